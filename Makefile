@@ -1,0 +1,40 @@
+# Every target builds .venv first when it is missing or older than the pins. Settings: make figures MODELS=mini-pythia
+PYTHON ?= $(shell for p in python3.11 python3; do $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$p && break; done)
+TORCH_INDEX ?=
+MODELS ?= mini-pythia,smollm2
+SEED ?= 0
+RUN = .venv/bin/python -m rare_token_neurons
+
+.PHONY: help figures redraw notebooks suite test clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@echo
+	@echo "Variables: MODELS=$(MODELS)  SEED=$(SEED)  PYTHON=$(PYTHON)  TORCH_INDEX=<package index to take torch from>"
+
+figures: .venv/.installed  ## run every notebook on the embedded models; figures/<model>/ is the result
+	$(RUN) run --model $(MODELS)
+
+redraw: .venv/.installed  ## draw every figure again from the tables in data/results, without a model
+	$(RUN) run --model $(MODELS) -p recompute never
+
+notebooks: .venv/.installed  ## refresh the executed notebooks in notebooks/
+	$(RUN) run --in-place
+
+suite: .venv/.installed  ## train mini-pythia's checkpoints again (about 90 minutes); SEED=1 trains another one
+	$(RUN) suite --seed $(SEED)
+
+test: .venv/.installed  ## run all tests
+	.venv/bin/python -m pytest
+	@echo "make test: every test passed."
+
+clean:  ## empty data/cache (run records, cached tensors, smollm2's weights); tables and figures stay
+	rm -rf data/cache .pytest_cache
+
+.venv/.installed: pyproject.toml requirements.lock
+	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+	{ echo "Python 3.11 is needed; name it with make PYTHON=/path/to/python3.11."; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(if $(TORCH_INDEX),.venv/bin/python -m pip install --quiet --constraint requirements.lock --no-deps --index-url $(TORCH_INDEX) torch)
+	.venv/bin/python -m pip install --quiet --constraint requirements.lock --editable '.[test]'
+	touch $@
