@@ -1,0 +1,229 @@
+"""One style for all figures, one `save`, and the drawing functions that several figures share.
+
+Every function draws into axes it is given; nothing here computes a result or reads a table.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from matplotlib.figure import Figure
+
+COLUMN, PAGE = 3.4, 7.0      # widths in inches: one column, two columns
+DPI = 200
+
+_OKABE = sns.color_palette("colorblind").as_hex()
+GREY = "#8c8c8c"             # nulls and controls, always
+COLORS = {
+    "rare": _OKABE[3],       # vermilion
+    "common": _OKABE[0],     # blue
+    "all": "#303030",
+    "random": GREY, "matched": "#b0b0b0", "null": GREY,
+    "boost": _OKABE[1], "suppress": _OKABE[9],
+    "plateau": _OKABE[4], "power law": _OKABE[2], "decay": _OKABE[8],
+}
+PHASE_NAMES = ("plateau", "power law", "decay")
+
+STYLE = {
+    "font.size": 8, "axes.titlesize": 8.5, "axes.labelsize": 8, "legend.fontsize": 7,
+    "xtick.labelsize": 7, "ytick.labelsize": 7, "legend.frameon": False,
+    "axes.titlelocation": "left", "axes.titleweight": "bold",
+    "lines.linewidth": 1.2, "lines.markersize": 3, "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6, "ytick.major.width": 0.6, "grid.linewidth": 0.4,
+    "figure.dpi": 100, "savefig.dpi": DPI, "figure.constrained_layout.use": True,
+    "pdf.fonttype": 42, "ps.fonttype": 42, "svg.hashsalt": "rare-token-neurons",
+    "axes.spines.top": False, "axes.spines.right": False,
+}
+
+
+def use_style() -> None:
+    """Set the figures' style for the whole process; a notebook calls it once."""
+    sns.set_theme(context="paper", style="ticks", palette="colorblind", rc=STYLE)
+
+
+@contextmanager
+def style():
+    """The same style inside a `with` block only."""
+    with mpl.rc_context():
+        use_style()
+        yield
+
+
+def panels(rows: int = 1, columns: int = 1, *, width: float = PAGE, height: float | None = None, **options):
+    """Figure and axes of a print width in inches; the height defaults to 0.72 of a panel's width a row."""
+    use_style()
+    height = height or 0.72 * width / columns * rows
+    return plt.subplots(rows, columns, figsize=(width, height), **options)
+
+
+def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Write `figure` to folder/name.png (200 dpi) and folder/name.pdf, the same bytes each time.
+
+    Each file is written under a temporary name and renamed, so that a reader never meets half a
+    figure; without a creation date and without the library's version the bytes depend on the
+    figure alone.
+
+    Parameters
+    ----------
+    name : for example "fig3_three_phases", without an ending.
+
+    Returns
+    -------
+    The two paths, PNG first.
+    """
+    if not name or Path(name).name != name or name.endswith((".png", ".pdf")):
+        raise ValueError(f"a figure's name is one word without folder or ending, not {name!r}")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for kind, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None, "Producer": None, "Creator": None})):
+        path = folder / f"{name}.{kind}"
+        temporary = folder / f".{name}.{os.getpid()}.{kind}"
+        try:
+            with mpl.rc_context({"pdf.fonttype": 42}):
+                figure.savefig(temporary, dpi=DPI, metadata=metadata)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        written.append(path)
+    return written
+
+
+def title(ax, finding: str) -> None:
+    """Title that states the finding, at the left, wrapped to the axes by the caller's line breaks."""
+    ax.set_title(finding, loc="left")
+
+
+def log_log(ax, x_label: str, y_label: str) -> None:
+    """Both axes logarithmic, both labelled (give the unit in the label)."""
+    ax.set(xscale="log", yscale="log", xlabel=x_label, ylabel=y_label)
+
+
+def shade_phases(ax, boundaries: tuple[int, int], n: int, *, names: bool = True) -> None:
+    """Shade plateau, power law and decay behind a rank curve.
+
+    boundaries : last rank of the plateau, last rank of the power law (`Phases.boundaries`);
+        an empty phase is not drawn.
+    n : number of neurons.
+    """
+    edges = (1, boundaries[0] + 0.5, boundaries[1] + 0.5, n)
+    for name, left, right, count in zip(PHASE_NAMES, edges[:-1], edges[1:],
+                                        np.diff((0, *boundaries, n)), strict=True):
+        if count <= 0:
+            continue
+        left, right = max(left, 1), min(right, n)
+        ax.axvspan(left, right, color=COLORS[name], alpha=0.13, linewidth=0, zorder=0)
+        if names:
+            ax.text(np.sqrt(left * right), 0.02, f"{name}\n{100 * count / n:.1f} %", ha="center", va="bottom",
+                    fontsize=6, color="#303030", transform=ax.get_xaxis_transform())
+
+
+def band(ax, x, low, high, *, color: str = GREY, label: str | None = None, alpha: float = 0.25) -> None:
+    """A band between `low` and `high`; `label` must say what it is (for example "95 % of 200 lognormals")."""
+    ax.fill_between(x, low, high, color=color, alpha=alpha, linewidth=0, label=label, zorder=1)
+
+
+def rank_curve(ax, values, phases=None, *, label: str | None = None, color: str | None = None,
+               interval=None, null=None, null_label: str = "null, 95 %", line: bool = True,
+               unit: str = "influence (nats)", **options) -> None:
+    """Influence by rank on log-log axes, with phases shaded, an interval and a grey null.
+
+    Parameters
+    ----------
+    values : (neurons,) influence, any order; drawn falling.  With `interval` or `null`: same ranks.
+    phases : `phases.Phases` of these values, or None; shades the phases and draws the middle's line.
+    label : legend entry (say n); a key of COLORS gives its colour unless `color` is given.
+    interval : (low, high), two (neurons,) arrays by rank, in the curve's colour.
+    null : (low, high), two (neurons,) arrays by rank, in grey.
+    """
+    falling = np.sort(np.asarray(values, dtype=float))[::-1]
+    ranks = np.arange(1, len(falling) + 1)
+    shown = np.where(falling > 0, falling, np.nan)            # dead neurons have no place on a log axis
+    log_log(ax, "rank of the neuron", unit)
+    if phases is not None:
+        shade_phases(ax, phases.boundaries, len(falling))
+        if line:
+            reach = ranks[: max(phases.boundaries[1], phases.middle[1])]
+            ax.plot(reach, phases.line(reach), color="#303030", linewidth=0.8, linestyle=(0, (4, 2)), zorder=2,
+                    label=rf"$\kappa$ = {phases.kappa:.2f}")
+    if null is not None:
+        band(ax, ranks, *null, label=null_label)
+    color = color or COLORS.get(label, COLORS["all"])
+    if interval is not None:
+        band(ax, ranks, *interval, color=color)
+    ax.plot(ranks, shown, color=color, label=label, zorder=3, **options)
+    bottom = np.nanmin(shown[: max(1, int(0.98 * len(shown)))]) if np.isfinite(shown).any() else 1e-12
+    ax.set_xlim(1, len(falling))
+    if ax.get_ylim()[0] < bottom / 30:                        # one dying neuron must not squeeze the curve
+        ax.set_ylim(bottom=bottom / 3)
+
+
+def group_dots(ax, observed: dict[str, float], null: dict[str, np.ndarray] | np.ndarray, *,
+               intervals: dict[str, tuple[float, float]] | None = None, label: str = "random groups, 95 %") -> None:
+    """Measured values of groups as dots with intervals, over the spread of random groups in grey.
+
+    Parameters
+    ----------
+    observed : group name -> value; names in COLORS get their colour.
+    null : draws (m,) for all groups, or group name -> draws.
+    intervals : group name -> (low, high).
+    """
+    for place, (name, value) in enumerate(observed.items()):
+        draws = null[name] if isinstance(null, dict) else null
+        low, middle, high = np.percentile(draws, [2.5, 50, 97.5])
+        ax.fill_between([place - 0.3, place + 0.3], low, high, color=GREY, alpha=0.3, linewidth=0,
+                        label=label if place == 0 else None)
+        ax.plot([place - 0.3, place + 0.3], [middle, middle], color=GREY, linewidth=0.8)
+        if intervals and name in intervals:
+            ax.plot([place, place], intervals[name], color=COLORS.get(name, COLORS["all"]), linewidth=1)
+        ax.plot(place, value, "o", color=COLORS.get(name, COLORS["all"]), markersize=4)
+    ax.set_xticks(range(len(observed)), list(observed))
+    ax.set_xlim(-0.6, len(observed) - 0.4)
+
+
+def over_steps(ax, steps, values, *, low=None, high=None, label: str | None = None, color: str | None = None,
+               **options) -> None:
+    """A quantity over training steps; the axis is symmetric-log, so that step 0 has a place.
+
+    steps, values, low, high : (checkpoints,).
+    """
+    color = color or COLORS.get(label, COLORS["all"])
+    steps, values = np.asarray(steps), np.asarray(values)
+    if low is not None:
+        band(ax, steps, low, high, color=color)
+    ax.plot(steps, values, marker="o", color=color, label=label, **options)
+    positive = steps[steps > 0]
+    ax.set_xscale("symlog", linthresh=float(positive.min()) if len(positive) else 1.0, linscale=0.4)
+    ax.set_xlabel("training step")
+
+
+def zipf(ax, counts, *, rare_at: float | None = None, label: str | None = None, color: str | None = None) -> None:
+    """Zipf plot of token counts, with the rare band shaded.
+
+    counts : (types,) occurrences of each token type, any order; zeros are left out.
+    rare_at : a count; the types at or below it are the rare band.
+    """
+    seen = np.sort(np.asarray(counts, dtype=float))[::-1]
+    seen = seen[seen > 0]
+    log_log(ax, "rank of the token type", "occurrences")
+    ax.plot(np.arange(1, len(seen) + 1), seen, color=color or COLORS["all"], label=label)
+    if rare_at is not None:
+        first = int(np.sum(seen > rare_at)) + 1
+        if first <= len(seen):
+            share, types = seen[first - 1:].sum() / seen.sum(), 1 - (first - 1) / len(seen)
+            ax.axvspan(first, len(seen), color=COLORS["rare"], alpha=0.13, linewidth=0,
+                       label=f"rare: {100 * types:.0f} % of types, {100 * share:.1f} % of tokens")
+
+
+def heat_map(ax, matrix, *, limit: float | None = None, label: str = "", **options) -> None:
+    """A signed matrix, diverging colours centred on zero, `label` on the colour bar."""
+    matrix = np.asarray(matrix, dtype=float)
+    limit = limit or float(np.nanmax(np.abs(matrix))) or 1.0
+    sns.heatmap(matrix, ax=ax, cmap="vlag", vmin=-limit, vmax=limit, center=0, square=True, rasterized=True,
+                cbar_kws={"label": label, "shrink": 0.8}, **{"xticklabels": False, "yticklabels": False, **options})
