@@ -1,0 +1,1 @@
+"""Rare token neurons: the arithmetic behind the numbered notebooks."""

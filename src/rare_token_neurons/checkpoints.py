@@ -1,0 +1,257 @@
+"""Suites of checkpoints: finding one, loading it, and taking its final layer apart.
+
+Every model comes from a folder of safetensors, wherever it was found: the embedded `mini-pythia` and
+`smollm2`, a local folder, or a hub repository (`owner/name`, downloaded and kept by huggingface_hub).
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import huggingface_hub
+import numpy as np
+import torch
+from huggingface_hub import errors as hub_errors
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from rare_token_neurons import smollm2
+from rare_token_neurons.paths import MINI_PYTHIA, shown
+
+HUB_FILES = ["*.safetensors", "*.json", "*.txt", "tokenizer*"]
+
+
+@dataclass
+class Subject:
+    """A language model and the pieces of its final layer, under one name whatever the family.
+
+    Shapes: d = width of the residual stream. No weight requires a gradient.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase | None
+    model_id: str
+    revision: str | None
+    step: int | None
+    family: str
+    mlp_out: nn.Module  # its INPUT is the neurons' activations, (blocks, length, neurons)
+    final_norm: nn.Module  # its INPUT is the final residual stream, (blocks, length, d)
+    norm: str  # "layer" (centres) or "rms"
+    norm_gain: Tensor  # (d,)
+    norm_bias: Tensor | None  # (d,)
+    norm_eps: float
+    w_out: Tensor  # (d, neurons): column i holds the output weights of neuron i
+    w_in: dict[str, Tensor]  # each (neurons, d): row i holds the input weights of neuron i
+    unembedding: Tensor  # (vocabulary, d)
+    unembedding_bias: Tensor | None  # (vocabulary,)
+    unigram_counts: Tensor | None = None  # (vocabulary,) float64, for the unigram direction
+
+    @property
+    def n_neurons(self):
+        """Neurons of the final layer's MLP."""
+        return self.w_out.shape[1]
+
+    @property
+    def d_model(self):
+        """Width of the residual stream."""
+        return self.w_out.shape[0]
+
+    @property
+    def n_vocab(self):
+        """Rows of the unembedding."""
+        return self.unembedding.shape[0]
+
+    @property
+    def n_layers(self):
+        """Layers of the model."""
+        return self.model.config.num_hidden_layers
+
+    @property
+    def dtype(self):
+        """float32 or float64."""
+        return self.w_out.dtype
+
+    @property
+    def device(self):
+        """Where the weights are."""
+        return self.w_out.device
+
+
+def _gpt_neox(model):
+    mlp, norm = model.gpt_neox.layers[-1].mlp, model.gpt_neox.final_layer_norm
+    return dict(mlp_out=mlp.dense_4h_to_h, final_norm=norm, norm="layer", norm_gain=norm.weight, norm_bias=norm.bias,
+                norm_eps=norm.eps, w_out=mlp.dense_4h_to_h.weight, w_in={"in": mlp.dense_h_to_4h.weight})
+
+
+def _llama(model):
+    mlp, norm = model.model.layers[-1].mlp, model.model.norm
+    return dict(mlp_out=mlp.down_proj, final_norm=norm, norm="rms", norm_gain=norm.weight, norm_bias=None,
+                norm_eps=norm.variance_epsilon, w_out=mlp.down_proj.weight,
+                w_in={"gate": mlp.gate_proj.weight, "up": mlp.up_proj.weight})
+
+
+FAMILIES = {"gpt_neox": _gpt_neox, "llama": _llama}
+
+
+def dissect(model, tokenizer=None, *, model_id="", revision=None, step=None):
+    """The final layer's pieces of a Hugging Face causal language model.
+
+    Parameters
+    ----------
+    model : PreTrainedModel of a family in `FAMILIES`, any floating dtype.
+
+    Returns
+    -------
+    Subject
+
+    Raises
+    ------
+    ValueError
+        An unknown family, a weight that is not finite, or a tokenizer with more entries than the embedding has rows.
+    """
+    family = model.config.model_type
+    if family not in FAMILIES:
+        raise ValueError(f"{model_id or 'the model'} is of the family {family!r}; known are {', '.join(FAMILIES)}.")
+    model.requires_grad_(False).eval()
+    for name, weight in model.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise ValueError(f"The weight {name} of {model_id or 'the model'} holds values that are not finite.")
+    head = model.get_output_embeddings()
+    if tokenizer is not None and len(tokenizer) > head.weight.shape[0]:
+        raise ValueError(f"The tokenizer of {model_id or 'the model'} has {len(tokenizer):,} entries, "
+                         f"its unembedding only {head.weight.shape[0]:,} rows.")
+    return Subject(model=model, tokenizer=tokenizer, model_id=model_id, revision=revision, step=step, family=family,
+                   unembedding=head.weight, unembedding_bias=getattr(head, "bias", None), **FAMILIES[family](model))
+
+
+def step_of(revision):
+    """The training step in a revision's name ("step512" -> 512), or None."""
+    found = re.fullmatch(r"step(\d+)", revision or "")
+    return int(found.group(1)) if found else None
+
+
+def _suite(model):
+    """The local folder of a model, or None for a hub repository."""
+    if model == "mini-pythia":
+        return MINI_PYTHIA
+    if model == "smollm2":
+        return smollm2.folder()
+    return Path(model) if Path(model).is_dir() else None
+
+
+def revisions(model):
+    """Names of the training checkpoints of a model by ascending step, `[]` for a model without.
+
+    Parameters
+    ----------
+    model : str, an embedded model, a folder or a hub id.
+    """
+    suite = _suite(model)
+    if suite is None:
+        try:
+            names = [branch.name for branch in huggingface_hub.list_repo_refs(model).branches]
+        except (hub_errors.HfHubHTTPError, hub_errors.HFValidationError, hub_errors.OfflineModeIsEnabled, OSError) as error:
+            raise FileNotFoundError(_unreachable(model, error)) from None
+    else:
+        names = [child.name for child in suite.iterdir() if child.is_dir()]
+    return sorted((name for name in names if step_of(name) is not None), key=step_of)
+
+
+def _unreachable(model, error):
+    if isinstance(error, (hub_errors.RepositoryNotFoundError, hub_errors.HFValidationError)):
+        return f"There is no model {model!r}: neither mini-pythia nor smollm2, no folder here, and no such hub repository."
+    return f"The model {model!r} is no folder here and the hub cannot be reached ({type(error).__name__})."
+
+
+def locate(model, revision=None):
+    """The local folder that holds a checkpoint's weights, downloaded first where it is a hub repository.
+
+    Raises
+    ------
+    FileNotFoundError
+        No such model, no such revision (the sentence says which exist), no safetensors in it.
+    """
+    suite = _suite(model)
+    if suite is None:
+        try:
+            folder = Path(huggingface_hub.snapshot_download(model, revision=revision, allow_patterns=HUB_FILES))
+        except hub_errors.RevisionNotFoundError:
+            raise FileNotFoundError(_no_revision(model, revision)) from None
+        except (hub_errors.HfHubHTTPError, hub_errors.HFValidationError, hub_errors.LocalEntryNotFoundError,
+                hub_errors.OfflineModeIsEnabled, OSError) as error:
+            raise FileNotFoundError(_unreachable(model, error)) from None
+    else:
+        steps = revisions(model)
+        revision = revision or (steps[-1] if steps else None)
+        folder = suite / revision if revision else suite
+        if revision and revision not in steps:
+            raise FileNotFoundError(_no_revision(model, revision))
+    if not list(folder.glob("*.safetensors")):
+        raise FileNotFoundError(f"The folder {shown(folder)} of {model!r} holds no safetensors weights "
+                                "(other formats are not read: they may carry code).")
+    return folder
+
+
+def _no_revision(model, revision):
+    known = revisions(model)
+    return f"{model!r} has no revision {revision!r}; " + (f"it has {', '.join(known)}." if known else "it has no checkpoints.")
+
+
+def weight_hash(model, revision=None):
+    """sha256 over the weight files of a checkpoint, in the order of their names."""
+    digest = hashlib.sha256()
+    for path in sorted(locate(model, revision).glob("*.safetensors")):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _beside(folder, name):
+    """A suite's file: in the checkpoint's folder, or one up, where all checkpoints share it."""
+    return next((place / name for place in (folder, folder.parent) if (place / name).exists()), None)
+
+
+def load_tokenizer(model, revision=None):
+    """The tokenizer of a model, from the checkpoint's folder or the suite's."""
+    folder = locate(model, revision)
+    found = _beside(folder, "tokenizer.json")
+    return AutoTokenizer.from_pretrained(found.parent if found else folder, trust_remote_code=False)
+
+
+def load(model, revision=None, *, device="cpu", dtype=torch.float32):
+    """Load one checkpoint and take its final layer apart.
+
+    Parameters
+    ----------
+    model : str, "mini-pythia", "smollm2", a folder, or a hub id.
+    revision : str or None, a checkpoint such as "step512"; None is the last one.
+    device : str, where the weights go.
+    dtype : torch.float32 or torch.float64, whatever the files hold.
+
+    Returns
+    -------
+    Subject
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        One sentence: what is missing, damaged or does not fit.
+    """
+    folder = locate(model, revision)
+    try:
+        network, report = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, attn_implementation="eager",
+            output_loading_info=True)
+    except (SafetensorError, EOFError) as error:
+        raise ValueError(f"The weights in {shown(folder)} are damaged: {error}.") from None
+    if report["missing_keys"]:
+        raise ValueError(f"The weights in {shown(folder)} lack {sorted(report['missing_keys'])[0]}.")
+    revision = folder.name if step_of(folder.name) is not None else revision
+    subject = dissect(network.to(device), load_tokenizer(model, revision), model_id=model, revision=revision,
+                      step=step_of(revision))
+    counts = _beside(folder, "unigram_counts.npy")
+    if counts:
+        subject.unigram_counts = torch.from_numpy(np.load(counts).astype(np.float64)).to(device)
+    return subject

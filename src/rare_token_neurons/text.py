@@ -1,0 +1,254 @@
+"""Text: documents, token blocks, unigram counts, and which tokens and positions are rare.
+
+A position is a row (block, t): t is the token READ, its target is token t + 1 of the block.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import wordfreq
+from spellchecker import SpellChecker
+
+from rare_token_neurons.paths import MINI_PILE, ROOT, shown
+
+BLOCK = 256  # tokens in a block, as in the paper
+FIRST = 3  # the first scored position of a block, as in the paper
+HELD_OUT = 0.05  # share of each source's documents
+DOCUMENT = 2_000  # characters of a document, where a plain text file has no documents of its own
+
+
+@dataclass
+class Blocks:
+    """Token blocks; no block crosses documents.
+
+    tokens : int64 (blocks, BLOCK); document : int64 (blocks,), row of the document table.
+    """
+
+    tokens: np.ndarray
+    document: np.ndarray
+
+
+def documents(text="mini-pile"):
+    """The documents of a text, with their split.
+
+    Parameters
+    ----------
+    text : "mini-pile", or the path of a UTF-8 text file (cut at blank lines into documents of 2,000 characters or more).
+
+    Returns
+    -------
+    pandas.DataFrame with source, document, text, split ("train" or "held-out"; about 5 % of each source is held out)
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        No such file; a file without text.
+    """
+    if text == "mini-pile":
+        files = sorted(MINI_PILE.glob("*.jsonl.xz"))
+        table = pd.concat([pd.read_json(path, lines=True).assign(source=path.name.split(".")[0]) for path in files],
+                          ignore_index=True)
+    else:
+        table = _plain_file(ROOT / text)
+    names = table["source"] + "/" + table["document"].astype(str)
+    table["order"] = [hashlib.sha256(name.encode()).hexdigest() for name in names]
+    place = table.groupby("source")["order"].rank() / table.groupby("source")["order"].transform("size")
+    table["split"] = np.where(place <= HELD_OUT, "held-out", "train")
+    return table[["source", "document", "text", "split"]]
+
+
+def _plain_file(path):
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no text file {shown(path)}.")
+    content = path.read_text(encoding="utf-8", errors="replace").replace("\0", " ")
+    if not content.strip():
+        raise ValueError(f"The text file {shown(path)} is empty.")
+    pieces, run = [], ""
+    for paragraph in content.split("\n\n"):
+        run = f"{run}\n\n{paragraph}" if run else paragraph
+        if len(run) >= DOCUMENT:
+            pieces, run = pieces + [run], ""
+    if run.strip():
+        pieces.append(run)
+    return pd.DataFrame({"source": path.stem, "document": np.arange(len(pieces)), "text": pieces})
+
+
+def text_hash(text="mini-pile"):
+    """sha256 of the files of a text."""
+    files = sorted(MINI_PILE.glob("*.jsonl.xz")) if text == "mini-pile" else [Path(ROOT / text)]
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def encode(tokenizer, texts):
+    """Token ids of each text, int32 arrays, without special tokens."""
+    backend = tokenizer.backend_tokenizer
+    return [np.array(encoding.ids, dtype=np.int32) for encoding in
+            backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+
+def blocks(ids, document, *, length=BLOCK, offset=None):
+    """Cut documents into blocks; what does not fill a block is left out.
+
+    Parameters
+    ----------
+    ids : list of int arrays, one a document.
+    document : int (documents,), the row of each in the document table.
+    offset : numpy Generator or None; with one, each document starts at a random offset, so that over several
+        epochs no part of the text is always left out.
+
+    Returns
+    -------
+    Blocks
+    """
+    pieces, owners = [], []
+    for row, tokens in zip(document, ids):
+        n, spare = divmod(len(tokens), length)
+        start = int(offset.integers(spare + 1)) if offset is not None else 0
+        pieces.append(tokens[start : start + n * length].reshape(n, length))
+        owners.append(np.full(n, row))
+    if not sum(map(len, pieces)):
+        raise ValueError(f"No document of the text fills one block of {length} tokens.")
+    return Blocks(np.concatenate(pieces).astype(np.int64), np.concatenate(owners).astype(np.int64))
+
+
+def unigram_counts(ids, n_vocab):
+    """How often each token occurs, int64 (n_vocab,)."""
+    return sum((np.bincount(tokens, minlength=n_vocab) for tokens in ids), np.zeros(n_vocab, dtype=np.int64))
+
+
+@lru_cache(maxsize=1)
+def _dictionary():
+    return SpellChecker(language="en")
+
+
+def vocabulary(tokenizer):
+    """One row a token: its text, whether it is a word token, whether a word may end before it.
+
+    A word token has a leading space and decodes to a dictionary word (ASCII letters); a token is a `boundary` when the
+    word before it ends there: it starts with anything but a letter, a digit or an apostrophe.
+
+    Returns
+    -------
+    pandas.DataFrame with token (text), word (bool), boundary (bool); index: token id
+    """
+    size = len(tokenizer)
+    special = set(tokenizer.all_special_ids)
+    texts = [tokenizer.decode([token]) for token in range(size)]
+    known = _dictionary()
+    word = [token not in special and text[:1] == " " and text[1:].isascii() and text[1:].isalpha()
+            and text[1:].lower() in known for token, text in enumerate(texts)]
+    boundary = [not (text[:1].isalnum() or text[:1] in "'\u2019\ufffd") for text in texts]
+    return pd.DataFrame({"token": texts, "word": word, "boundary": boundary})
+
+
+def english_counts(table):
+    """Occurrences per 10^9 words of general English (package wordfreq) of each word token, 0 for the others."""
+    return np.array([round(wordfreq.word_frequency(token.strip().lower(), "en") * 1e9) if word else 0
+                     for token, word in zip(table["token"], table["word"])], dtype=np.int64)
+
+
+def rare_tokens(counts, candidate, percentile):
+    """Which tokens are rare, and which are common.
+
+    Parameters
+    ----------
+    counts : int (n_vocab,); candidate : bool (n_vocab,), the tokens that may be either (word tokens).
+    percentile : float in (0, 100), of the candidates that the counts have seen, rarest first.
+
+    Returns
+    -------
+    rare, common : bool (n_vocab,)
+    threshold : float, the largest count of a rare token.
+
+    Raises
+    ------
+    ValueError
+        A percentile outside (0, 100), no candidate seen, or no candidate left on one side.
+    """
+    if not 0 < percentile < 100:
+        raise ValueError(f"rare_percentile is {percentile:g}; it must lie between 0 and 100, both excluded.")
+    seen = candidate & (counts > 0)
+    if not seen.any():
+        raise ValueError("The counts have seen none of the candidate tokens.")
+    threshold = float(np.percentile(counts[seen], percentile, method="lower"))
+    rare = seen & (counts <= threshold)
+    if rare.sum() == seen.sum():
+        raise ValueError(f"At rare_percentile {percentile:g} no token is left that is common.")
+    return rare, seen & ~rare, threshold
+
+
+def candidate_positions(tokens, chosen, table, *, rare_of="target", words_only=True, first=FIRST):
+    """Every scored position whose token is one of the chosen ones.
+
+    Parameters
+    ----------
+    tokens : int64 (blocks, length).
+    chosen : bool (n_vocab,).
+    table : from `vocabulary`; a word token counts only where a word boundary follows it.
+    rare_of : "target" (the token predicted) or "input" (the token read).
+
+    Returns
+    -------
+    int64 (n, 2), rows (block, t), first <= t <= length - 2
+    """
+    boundary = np.append(table["boundary"].to_numpy(), np.ones(max(0, len(chosen) - len(table)), dtype=bool))
+    hit = chosen[tokens]
+    if words_only:
+        hit[:, :-1] &= boundary[tokens[:, 1:]]
+        hit[:, -1] = False  # what follows is not in the block
+    shift = 1 if rare_of == "target" else 0
+    scored = hit[:, first + shift : tokens.shape[1] - 1 + shift]
+    block, column = np.nonzero(scored)
+    return np.stack([block, column + first], axis=1).astype(np.int64)
+
+
+def choose(blocks, rare, common, *, n, seed=0):
+    """Rare positions and as many common ones, from as few blocks as hold them, at most one block a document at first.
+
+    Blocks are taken in random order, first one of each document, until they hold `n` rare positions; the common
+    positions are drawn from the same blocks.
+
+    Parameters
+    ----------
+    blocks : Blocks.
+    rare, common : int64 (., 2), from `candidate_positions`.
+    n : int, rare positions wanted; all are taken where there are fewer.
+
+    Returns
+    -------
+    pandas.DataFrame with block, t, group ("rare" or "common"), document, target, half ("A" or "B", by document)
+
+    Raises
+    ------
+    ValueError
+        There is no rare position, or no common one.
+    """
+    for name, found in (("rare", rare), ("common", common)):
+        if not len(found):
+            raise ValueError(f"The text holds no {name} position: choose another percentile, or a longer text.")
+    generator = np.random.default_rng(seed)
+    held = np.bincount(rare[:, 0], minlength=len(blocks.tokens))
+    shuffled = generator.permutation(np.nonzero(held)[0])
+    turn = pd.Series(shuffled).groupby(blocks.document[shuffled]).cumcount().to_numpy()
+    taken = shuffled[np.argsort(turn, kind="stable")]
+    taken = np.sort(taken[: np.searchsorted(np.cumsum(held[taken]), n) + 1])
+    rows = {name: found[np.isin(found[:, 0], taken)] for name, found in (("rare", rare), ("common", common))}
+    if len(rows["rare"]) > n:
+        rows["rare"] = rows["rare"][np.sort(generator.choice(len(rows["rare"]), n, replace=False))]
+    size = min(len(rows["rare"]), len(rows["common"]))
+    rows["common"] = rows["common"][np.sort(generator.choice(len(rows["common"]), size, replace=False))]
+    table = pd.concat([pd.DataFrame({"block": found[:, 0], "t": found[:, 1], "group": name})
+                       for name, found in rows.items()], ignore_index=True)
+    table["document"] = blocks.document[table["block"]]
+    table["target"] = blocks.tokens[table["block"], table["t"] + 1]
+    names = np.sort(table["document"].unique())
+    half = pd.Series(np.where(generator.permutation(len(names)) % 2, "B", "A"), index=names)
+    table["half"] = half[table["document"]].to_numpy()
+    return table
