@@ -1,0 +1,182 @@
+"""How the activations of a group of neurons lie in space, and what groups drawn at random do.
+
+All statistics start from a correlation matrix, computed once for all neurons: a group's statistic needs only its
+sub-matrix, so a thousand random groups cost a thousand small eigenvalue problems. Two correlations are used
+throughout: centred (Pearson's r, which is also the cosine of the centred activations) and uncentred (the raw cosine,
+which the shared negative offset of GELU outputs alone makes positive).
+"""
+
+import numpy as np
+from scipy.cluster.hierarchy import leaves_list, linkage
+from scipy.spatial.distance import squareform
+
+SHARE = 0.95  # of the variance, for the effective dimension
+
+
+def alive(activations, tolerance=1e-4):
+    """Neurons that do vary: dead and constant ones have no correlation and are left out of every group.
+
+    Parameters
+    ----------
+    activations : (tokens, neurons) float.
+    tolerance : a neuron is out when its standard deviation is at most this share of the median over the neurons
+        that vary at all.
+
+    Returns
+    -------
+    (neurons,) bool
+    """
+    spread = np.asarray(activations, dtype=np.float64).std(axis=0)
+    if not np.isfinite(spread).all():
+        raise ValueError(f"The activations of {np.sum(~np.isfinite(spread))} neurons hold values that are not finite.")
+    varying = spread[spread > 0]
+    return spread > tolerance * np.median(varying) if len(varying) else spread > 0
+
+
+def correlation(activations, centred=True):
+    """Correlation of every pair of neurons over tokens.
+
+    Parameters
+    ----------
+    activations : (tokens, neurons) float; the large product runs in its own precision.
+    centred : True, Pearson's r; False, the raw cosine similarity.
+
+    Returns
+    -------
+    (neurons, neurons) float64, NaN in the rows and columns of constant (uncentred: all-zero) neurons.
+    """
+    values = np.asarray(activations)
+    values = values if np.issubdtype(values.dtype, np.floating) else values.astype(np.float64)
+    if values.ndim != 2 or len(values) < 3:
+        raise ValueError(f"Correlations need activations of shape (tokens, neurons) with 3 tokens or more, not {values.shape}.")
+    means = values.mean(axis=0, dtype=np.float64)
+    offset = means if centred else np.zeros_like(means)
+    values = values - offset.astype(values.dtype)
+    norms = np.sqrt(np.einsum("ti,ti->i", values, values, dtype=np.float64))
+    silent = norms <= 1e-6 * np.sqrt(len(values)) * np.abs(means) if centred else norms == 0
+    values /= np.where(silent, 1.0, norms).astype(values.dtype)
+    result = (values.T @ values).astype(np.float64)
+    result[silent] = result[:, silent] = np.nan
+    living = np.flatnonzero(~silent)
+    result[living, living] = 1.0
+    return result
+
+
+def within(matrix, groups):
+    """The correlations inside groups: (..., m) neuron indices -> (..., m, m)."""
+    groups = np.asarray(groups)
+    return matrix[groups[..., :, None], groups[..., None, :]]
+
+
+def between(matrix, group, others=None):
+    """The correlations of a group's neurons with others (None: all neurons with a correlation, outside the group)."""
+    if others is None:
+        others = np.setdiff1d(np.flatnonzero(np.isfinite(matrix.diagonal())), group)
+    return matrix[np.ix_(group, others)]
+
+
+def pairs(block):
+    """Each pair inside a group once: (..., m, m) -> (..., m (m - 1) / 2)."""
+    first, second = np.triu_indices(block.shape[-1], k=1)
+    return block[..., first, second]
+
+
+def mean_pair(block):
+    """Mean correlation of the pairs inside a group: (..., m, m) -> (...)."""
+    return pairs(block).mean(axis=-1)
+
+
+def mean_abs_pair(block):
+    """Mean absolute correlation of the pairs inside a group: (..., m, m) -> (...)."""
+    return np.abs(pairs(block)).mean(axis=-1)
+
+
+def negative_share(block):
+    """Share of the pairs inside a group with a negative correlation: (..., m, m) -> (...)."""
+    return (pairs(block) < 0).mean(axis=-1)
+
+
+def mean_between(block):
+    """Mean correlation of a group with other neurons: (..., r, c) -> (...)."""
+    return block.mean(axis=(-2, -1))
+
+
+def spectrum(block):
+    """Eigenvalues of correlation matrices, largest first, none below zero: (..., m, m) -> (..., m)."""
+    if not np.isfinite(block).all():
+        raise ValueError("The group holds a dead or constant neuron: leave it out (geometry.alive).")
+    return np.maximum(np.linalg.eigvalsh(block)[..., ::-1], 0.0)
+
+
+def cumulative_variance(block):
+    """Share of the standardised activations' variance in the first 1, 2, ... principal components: (..., m)."""
+    values = spectrum(block)
+    return np.cumsum(values, axis=-1) / values.sum(axis=-1, keepdims=True)
+
+
+def effective_dimension(block, share=SHARE):
+    """The smallest number of principal components that reach `share` of the variance.
+
+    The components are those of the STANDARDISED token-by-neuron activations, so their variances are the
+    eigenvalues of the correlation matrix. Divide by the group's size to compare groups (arXiv 2505.12822).
+
+    Parameters
+    ----------
+    block : (..., m, m) correlation matrices.
+    share : of the variance, above 0 and below 1.
+
+    Returns
+    -------
+    (...) int, from 1 to m.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"The share of the variance lies between 0 and 1, not at {share}.")
+    return (cumulative_variance(block) < share - 1e-9).sum(axis=-1) + 1
+
+
+def participation_ratio(block, samples=None):
+    """The participation ratio (sum lambda)^2 / sum lambda^2 = m^2 / (m + sum of all r^2 off the diagonal).
+
+    A finite sample makes every r^2 too large, by the sampling variance (1 - r^2)^2 / samples of r to first order,
+    and the ratio too small. With `samples` each r^2 is lowered by (1 - r^2)^2 / (samples - 3), which takes it off to
+    second order where the neurons are independent: those give m on average, and a value may lie above m. The tokens
+    of a document are not independent: their number corrects too little, and the interval over documents is what
+    says how sure the value is.
+
+    Parameters
+    ----------
+    block : (..., m, m) correlation matrices (centred).
+    samples : None (no correction), or the number of tokens behind the matrix.
+
+    Returns
+    -------
+    (...) float
+    """
+    if not np.isfinite(block).all():
+        raise ValueError("The group holds a dead or constant neuron: leave it out (geometry.alive).")
+    m = block.shape[-1]
+    squares = pairs(block) ** 2
+    if samples is not None:
+        if samples < m + 3:
+            raise ValueError(f"{samples} tokens are too few to correct the participation ratio of {m} neurons.")
+        squares = squares - (1.0 - squares) ** 2 / (samples - 3)
+    return m**2 / (m + 2.0 * squares.sum(axis=-1))
+
+
+def cluster(block, method="average"):
+    """Hierarchical clustering of a group's neurons, distance 1 - r.
+
+    Parameters
+    ----------
+    block : (m, m) correlation matrix.
+    method : of scipy's linkage, which is given the condensed DISTANCES (never rows of a distance matrix as points).
+
+    Returns
+    -------
+    order : (m,) int, the leaves from left to right.
+    tree : (m - 1, 4) scipy linkage, for seaborn's `row_linkage` and `col_linkage`.
+    """
+    distances = np.maximum(1.0 - (block + block.T) / 2, 0.0)
+    np.fill_diagonal(distances, 0.0)
+    tree = linkage(squareform(distances, checks=False), method=method, optimal_ordering=True)
+    return leaves_list(tree), tree

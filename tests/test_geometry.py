@@ -1,0 +1,139 @@
+"""Effective dimension, correlations and clustering: known answers and brute force."""
+
+import numpy as np
+import pytest
+
+from rare_token_neurons import controls, geometry
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def gelu_like(rng, tokens=3000, neurons=60):
+    """Activations with a shared negative offset, as GELU neurons have."""
+    return np.maximum(rng.normal(size=(tokens, neurons)), -0.15).astype(np.float32) - 0.2
+
+
+def test_a_matrix_of_rank_5_has_effective_dimension_5(rng):
+    basis = np.linalg.qr(rng.normal(size=(2000, 6)))[0][:, 1:] * np.sqrt(2000)
+    directions = np.linalg.qr(rng.normal(size=(40, 5)))[0]
+    noise = 1e-3 * rng.normal(size=(2000, 40))
+    block = geometry.correlation(basis @ directions.T + noise)
+    assert geometry.effective_dimension(block, share=0.999) == 5
+    one_per_neuron = geometry.correlation(np.repeat(basis, 8, axis=1) + noise)  # 5 sets of 8 equal neurons
+    assert geometry.effective_dimension(one_per_neuron) == 5
+    assert geometry.participation_ratio(one_per_neuron) == pytest.approx(5, rel=0.01)
+
+
+def test_effective_dimension_is_the_count_of_components_of_sklearn(rng):
+    from sklearn.decomposition import PCA
+    from sklearn.preprocessing import StandardScaler
+
+    values = rng.normal(size=(500, 12)) @ rng.normal(size=(12, 12))
+    variance = PCA().fit(StandardScaler().fit_transform(values)).explained_variance_ratio_
+    block = geometry.correlation(values)
+    assert geometry.cumulative_variance(block) == pytest.approx(np.cumsum(variance))
+    for share in (0.5, 0.8, 0.95, 0.999):
+        assert geometry.effective_dimension(block, share) == np.searchsorted(np.cumsum(variance), share) + 1
+
+
+def test_effective_dimension_of_equal_and_of_independent_neurons():
+    assert geometry.effective_dimension(np.ones((8, 8))) == 1
+    assert geometry.effective_dimension(np.eye(20)) == 19  # 19/20 are exactly 95 %
+
+
+@pytest.mark.parametrize("centred", [True, False])
+def test_correlation_against_numpy(rng, centred):
+    values = gelu_like(rng)
+    expected = np.corrcoef(values.T)
+    if not centred:
+        unit = values.astype(np.float64) / np.linalg.norm(values.astype(np.float64), axis=0)
+        expected = unit.T @ unit
+    assert geometry.correlation(values, centred) == pytest.approx(expected, abs=1e-5)
+    assert geometry.correlation(values.astype(np.float64), centred) == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_shared_offset_looks_like_co_activation_unless_centred(rng):
+    values = gelu_like(rng)
+    assert geometry.mean_pair(geometry.correlation(values, centred=False)) > 0.02
+    assert abs(geometry.mean_pair(geometry.correlation(values))) < 0.005
+
+
+def test_dead_and_constant_neurons_are_seen_and_refused(rng):
+    values = gelu_like(rng)
+    values[:, 3], values[:, 7], values[:, 9] = 0.0, -0.17, 1e-7 * values[:, 9]
+    assert np.flatnonzero(~geometry.alive(values)).tolist() == [3, 7, 9]
+    matrix = geometry.correlation(values)
+    assert np.flatnonzero(np.isnan(matrix.diagonal())).tolist() == [3, 7]
+    with pytest.raises(ValueError, match="dead or constant"):
+        geometry.effective_dimension(geometry.within(matrix, [2, 3, 4]))
+    with pytest.raises(ValueError, match="dead or constant"):
+        geometry.participation_ratio(geometry.within(matrix, [2, 3, 4]))
+    assert geometry.between(matrix, [0, 1]).shape == (2, 56)
+    assert not geometry.alive(np.zeros((10, 2))).any()
+
+
+def test_participation_ratio_correction_gives_independent_neurons_their_number(rng):
+    blocks = np.stack([geometry.correlation(rng.normal(size=(60, 20))) for _ in range(400)])
+    assert geometry.participation_ratio(blocks).mean() < 16
+    assert geometry.participation_ratio(blocks, samples=60).mean() == pytest.approx(20, rel=0.02)
+    mixing = 0.5 * rng.normal(size=(4, 20))
+    mixed = lambda tokens: geometry.correlation(rng.normal(size=(tokens, 4)) @ mixing + rng.normal(size=(tokens, 20)))
+    truth = geometry.participation_ratio(mixed(200_000))
+    small = np.stack([mixed(80) for _ in range(400)])
+    corrected = geometry.participation_ratio(small, samples=80).mean()
+    assert abs(corrected - truth) < 0.2 * abs(geometry.participation_ratio(small).mean() - truth)
+
+
+def test_pair_statistics_against_loops(rng):
+    matrix = geometry.correlation(rng.normal(size=(50, 9)))
+    group = [1, 4, 5, 8]
+    values = [matrix[i, j] for a, i in enumerate(group) for j in group[a + 1:]]
+    block = geometry.within(matrix, group)
+    assert geometry.mean_pair(block) == pytest.approx(np.mean(values))
+    assert geometry.mean_abs_pair(block) == pytest.approx(np.mean(np.abs(values)))
+    assert geometry.negative_share(block) == pytest.approx(np.mean(np.array(values) < 0))
+    assert geometry.between(matrix, group) == pytest.approx(matrix[np.ix_(group, [0, 2, 3, 6, 7])])
+    many = geometry.within(matrix, [group, [0, 1, 2, 3]])
+    assert many.shape == (2, 4, 4) and geometry.mean_pair(many)[0] == pytest.approx(np.mean(values))
+
+
+def test_a_planted_co_activating_group_is_told_from_random_ones(rng):
+    values = gelu_like(rng, tokens=4000, neurons=400)
+    group = np.arange(100, 126)
+    factors, loadings = np.maximum(rng.normal(size=(4000, 3)), 0), rng.random(size=(3, 26))
+    values[:, group] += 2 * (factors @ loadings).astype(np.float32)
+    matrix = geometry.correlation(values)
+    groups = controls.random_groups(400, 26, draws=999, seed=1)
+    for statistic, side in [(geometry.mean_pair, "greater"), (geometry.participation_ratio, "less"),
+                            (geometry.effective_dimension, "less"), (geometry.negative_share, "less")]:
+        null = statistic(geometry.within(matrix, groups))
+        assert controls.empirical_p(statistic(geometry.within(matrix, group)), null, side) == pytest.approx(0.001)
+        other = statistic(geometry.within(matrix, np.arange(26)))
+        assert controls.empirical_p(other, null, side) > 0.05
+
+
+def test_clustering_takes_condensed_distances(rng):
+    from scipy.cluster.hierarchy import fcluster
+
+    values = np.concatenate([rng.normal(size=(1000, 1)) + 0.5 * rng.normal(size=(1000, 5)) for _ in range(3)], axis=1)
+    shuffled = rng.permutation(15)
+    block = geometry.correlation(values[:, shuffled])
+    order, tree = geometry.cluster(block)
+    families = shuffled[order] // 5
+    assert np.count_nonzero(np.diff(families)) == 2  # each family stands together
+    assert tree[0, 2] == pytest.approx(1 - geometry.pairs(block).max())  # a height is a distance 1 - r
+    assert len(set(zip(fcluster(tree, 3, "maxclust"), shuffled // 5))) == 3
+
+
+def test_bad_input_by_name(rng):
+    with pytest.raises(ValueError, match="shape"):
+        geometry.correlation(np.zeros(5))
+    with pytest.raises(ValueError, match="share"):
+        geometry.effective_dimension(np.eye(3), share=95)
+    with pytest.raises(ValueError, match="too few"):
+        geometry.participation_ratio(np.eye(10), samples=10)
+    with pytest.raises(ValueError, match="not finite"):
+        geometry.alive(np.array([[np.nan, 1.0], [2.0, 3.0]]))

@@ -1,0 +1,80 @@
+"""Bootstrap over documents: equal to repeating the documents' tokens, and intervals that cover."""
+
+import numpy as np
+import pytest
+
+from rare_token_neurons import geometry, resampling
+
+
+def text(rng, documents=12, neurons=6):
+    """Activations with a mean far from zero and a level of their own in each document."""
+    lengths = rng.integers(5, 60, size=documents)
+    ids = rng.permutation(np.repeat(np.arange(documents) * 10, lengths))
+    level = rng.normal(size=(documents, neurons))
+    return level[ids // 10] + rng.normal(size=(len(ids), neurons)) + 3.0, ids
+
+
+@pytest.mark.parametrize("centred", [True, False])
+def test_resampling_documents_is_repeating_their_tokens(centred):
+    rng = np.random.default_rng(0)
+    values, ids = text(rng)
+    group = np.array([4, 1, 2])
+    weights = rng.multinomial(12, np.full(12, 1 / 12), size=5)
+    found = resampling.resampled(resampling.moments(values, ids, rows=group), weights, centred)
+    assert found.shape == (5, 3, 6)
+    for block, weight in zip(found, weights):
+        repeated = np.concatenate([np.tile(values[ids == 10 * d], (w, 1)) for d, w in enumerate(weight)])
+        assert block == pytest.approx(geometry.correlation(repeated, centred)[group], abs=1e-10)
+
+
+def test_bootstrap_is_batched_paired_and_reproducible():
+    values, ids = text(np.random.default_rng(1))
+    moments = resampling.moments(values, ids)
+    value, samples = resampling.bootstrap(geometry.mean_pair, moments, draws=70, seed=3)
+    assert value == pytest.approx(geometry.mean_pair(geometry.correlation(values)))
+    again = resampling.bootstrap(geometry.mean_pair, moments, draws=70, seed=3, batch=7)[1]
+    assert samples.shape == (70,) and samples == pytest.approx(again, abs=1e-12)
+    curves = resampling.bootstrap(geometry.cumulative_variance, moments, draws=70, seed=3)
+    low, high = resampling.interval(*curves)
+    assert low.shape == (6,) and np.all(low <= high)
+
+
+def test_the_interval_covers_the_truth_where_tokens_of_a_document_hang_together():
+    rng = np.random.default_rng(2)
+    values, ids = text(rng, documents=4000, neurons=4)
+    truth = geometry.mean_pair(geometry.correlation(values))
+    hits = 0
+    for trial in range(100):
+        chosen = rng.choice(4000, size=150, replace=False) * 10
+        inside = np.isin(ids, chosen)
+        low, high = resampling.interval(*resampling.bootstrap(
+            geometry.mean_pair, resampling.moments(values[inside], ids[inside]), draws=200, seed=trial))
+        hits += low <= truth <= high
+    assert hits >= 88
+
+
+def test_the_basic_interval_takes_off_the_bias_of_resampling():
+    rng = np.random.default_rng(3)
+    values, ids = rng.normal(size=(600, 12)), np.repeat(np.arange(40), 15)  # true correlations are 0
+    value, samples = resampling.bootstrap(geometry.mean_abs_pair, resampling.moments(values, ids), draws=400)
+    assert samples.mean() > 1.2 * value
+    low, high = resampling.interval(value, samples)
+    assert high < value + (samples.mean() - value)
+
+
+def test_contrast_sees_a_planted_group_and_nothing_where_there_is_nothing():
+    rng = np.random.default_rng(4)
+    values, ids = rng.normal(size=(4000, 80)), np.repeat(np.arange(100), 40)
+    values[:, :10] += 0.5 * rng.normal(size=(4000, 1))
+    groups = rng.permuted(np.tile(np.arange(20, 80), (20, 1)), axis=1)[:, :10]
+    value, low, high = resampling.contrast(geometry.mean_pair, values, ids, np.arange(10), groups, draws=200)
+    assert low < value < high and low > 0.1 and value == pytest.approx(0.2, abs=0.03)
+    value, low, high = resampling.contrast(geometry.mean_pair, values, ids, np.arange(10, 20), groups, draws=200)
+    assert low < 0 < high
+
+
+def test_bad_input_by_name():
+    with pytest.raises(ValueError, match="one document"):
+        resampling.moments(np.zeros((5, 2)), np.zeros(4))
+    with pytest.raises(ValueError, match="at least 2"):
+        resampling.bootstrap(geometry.mean_pair, resampling.moments(np.random.rand(5, 2), np.zeros(5)))
