@@ -87,8 +87,10 @@ def text_hash(text="mini-pile"):
 
 
 def encode(tokenizer, texts):
-    """Token ids of each text, int32 arrays, without special tokens."""
+    """Token ids of each text, int32 arrays, whole and without special tokens."""
     backend = tokenizer.backend_tokenizer
+    backend.no_truncation()  # some tokenizer files ask for a length or for padding
+    backend.no_padding()
     return [np.array(encoding.ids, dtype=np.int32) for encoding in
             backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
