@@ -161,7 +161,8 @@ def rare_tokens(counts, candidate, percentile):
 
     Parameters
     ----------
-    counts : int (n_vocab,); candidate : bool (n_vocab,), the tokens that may be either (word tokens).
+    counts : int (n_vocab,); candidate : bool (tokens,), the tokens that may be either (word tokens). Rows of the
+        embedding without a token (n_vocab > tokens) are neither.
     percentile : float in (0, 100), of the candidates that the counts have seen, rarest first.
 
     Returns
@@ -172,11 +173,13 @@ def rare_tokens(counts, candidate, percentile):
     Raises
     ------
     ValueError
-        A percentile outside (0, 100), no candidate seen, or no candidate left on one side.
+        A percentile outside (0, 100), fewer counts than tokens, no candidate seen, or none left that is common.
     """
     if not 0 < percentile < 100:
         raise ValueError(f"rare_percentile is {percentile:g}; it must lie between 0 and 100, both excluded.")
-    seen = candidate & (counts > 0)
+    if len(counts) < len(candidate):
+        raise ValueError(f"There are {len(counts):,} counts for {len(candidate):,} tokens.")
+    seen = np.pad(candidate, (0, len(counts) - len(candidate))) & (counts > 0)
     if not seen.any():
         raise ValueError("The counts have seen none of the candidate tokens.")
     threshold = float(np.percentile(counts[seen], percentile, method="lower"))
