@@ -218,7 +218,7 @@ def choose(blocks, rare, common, *, n, seed=0):
     """Rare positions and as many common ones, from as few blocks as hold them, at most one block a document at first.
 
     Blocks are taken in random order, first one of each document, until they hold `n` rare positions; the common
-    positions are drawn from the same blocks.
+    positions are drawn from the same blocks. Where these hold fewer common ones, as many rare ones are left out.
 
     Parameters
     ----------
@@ -233,7 +233,7 @@ def choose(blocks, rare, common, *, n, seed=0):
     Raises
     ------
     ValueError
-        There is no rare position, or no common one.
+        There is no rare position, or no common one (in these blocks).
     """
     for name, found in (("rare", rare), ("common", common)):
         if not len(found):
@@ -245,10 +245,10 @@ def choose(blocks, rare, common, *, n, seed=0):
     taken = shuffled[np.argsort(turn, kind="stable")]
     taken = np.sort(taken[: np.searchsorted(np.cumsum(held[taken]), n) + 1])
     rows = {name: found[np.isin(found[:, 0], taken)] for name, found in (("rare", rare), ("common", common))}
-    if len(rows["rare"]) > n:
-        rows["rare"] = rows["rare"][np.sort(generator.choice(len(rows["rare"]), n, replace=False))]
-    size = min(len(rows["rare"]), len(rows["common"]))
-    rows["common"] = rows["common"][np.sort(generator.choice(len(rows["common"]), size, replace=False))]
+    size = min(n, len(rows["rare"]), len(rows["common"]))
+    if not size:
+        raise ValueError("The blocks with the rare positions hold no common one: choose another percentile.")
+    rows = {name: found[np.sort(generator.choice(len(found), size, replace=False))] for name, found in rows.items()}
     table = pd.concat([pd.DataFrame({"block": found[:, 0], "t": found[:, 1], "group": name})
                        for name, found in rows.items()], ignore_index=True)
     table["document"] = blocks.document[table["block"]]
