@@ -64,14 +64,15 @@ def documents(text="mini-pile"):
 def _plain_file(path):
     if not path.is_file():
         raise FileNotFoundError(f"There is no text file {shown(path)}.")
-    content = path.read_text(encoding="utf-8", errors="replace").replace("\0", " ")
+    content = path.read_text(encoding="utf-8-sig", errors="replace").replace("\0", " ")
     if not content.strip():
         raise ValueError(f"The text file {shown(path)} is empty.")
     pieces, run = [], ""
     for paragraph in content.split("\n\n"):
         run = f"{run}\n\n{paragraph}" if run else paragraph
         if len(run) >= DOCUMENT:
-            pieces, run = pieces + [run], ""
+            pieces.append(run)
+            run = ""
     if run.strip():
         pieces.append(run)
     return pd.DataFrame({"source": path.stem, "document": np.arange(len(pieces)), "text": pieces})
