@@ -18,7 +18,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
-from pyarrow import ArrowException
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -87,7 +86,7 @@ def _whole(path):
     if not (path.exists() and seal.exists()):
         return False
     with path.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() == seal.read_text().strip():
+        if hashlib.file_digest(file, "sha256").hexdigest().encode() == seal.read_bytes().strip():
             return True
     print(f"{shown(path)} is damaged and is made again.")
     path.unlink()
