@@ -52,6 +52,8 @@ def new_folder(path):
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=".new-"))
     try:
         yield temporary
+        for made in (temporary, *temporary.rglob("*")):  # others on the machine may read it
+            made.chmod(0o755 if made.is_dir() else 0o644)
         with contextlib.suppress(OSError):
             os.replace(temporary, path)
         if not path.exists():
