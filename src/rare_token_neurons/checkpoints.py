@@ -21,6 +21,7 @@ from rare_token_neurons import smollm2
 from rare_token_neurons.paths import MINI_PYTHIA, shown
 
 HUB_FILES = ["*.safetensors", "*.json", "*.txt", "tokenizer*"]
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
 @dataclass
@@ -184,6 +185,8 @@ def locate(model, revision=None):
             raise FileNotFoundError(_unreachable(model, error)) from None
     else:
         steps = revisions(model)
+        if revision == suite.name and not steps:  # a step's folder, named on its own
+            revision = None
         revision = revision or (steps[-1] if steps else None)
         folder = suite / revision if revision else suite
         if revision and revision not in steps:
@@ -209,15 +212,34 @@ def weight_hash(model, revision=None):
 
 
 def _beside(folder, name):
-    """A suite's file: in the checkpoint's folder, or one up, where all checkpoints share it."""
-    return next((place / name for place in (folder, folder.parent) if (place / name).exists()), None)
+    """A file in the checkpoint's folder, or one up, where all checkpoints of a suite share it; None without."""
+    places = (folder, folder.parent) if step_of(folder.name) is not None else (folder,)
+    return next((place / name for place in places if (place / name).exists()), None)
 
 
 def load_tokenizer(model, revision=None):
-    """The tokenizer of a model, from the checkpoint's folder or the suite's."""
-    folder = locate(model, revision)
-    found = _beside(folder, "tokenizer.json")
-    return AutoTokenizer.from_pretrained(found.parent if found else folder, trust_remote_code=False)
+    """The tokenizer of a model, from the checkpoint's folder or the suite's.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        There is none (transformers would make an empty one up), or it cannot be read.
+    """
+    return _tokenizer(locate(model, revision))
+
+
+def _tokenizer(folder):
+    found = next(filter(None, (_beside(folder, name) for name in TOKENIZER_FILES)), None)
+    if found is None:
+        raise FileNotFoundError(f"The folder {shown(folder)} holds no tokenizer ({', '.join(TOKENIZER_FILES)}).")
+    try:
+        return AutoTokenizer.from_pretrained(found.parent, trust_remote_code=False)
+    except Exception as error:  # the tokenizers library raises nothing narrower
+        raise ValueError(f"The tokenizer in {shown(found.parent)} cannot be read: {_first_line(error)}") from None
+
+
+def _first_line(error):
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def load(model, revision=None, *, device="cpu", dtype=torch.float32):
@@ -249,7 +271,7 @@ def load(model, revision=None, *, device="cpu", dtype=torch.float32):
     if report["missing_keys"]:
         raise ValueError(f"The weights in {shown(folder)} lack {sorted(report['missing_keys'])[0]}.")
     revision = folder.name if step_of(folder.name) is not None else revision
-    subject = dissect(network.to(device), load_tokenizer(model, revision), model_id=model, revision=revision,
+    subject = dissect(network.to(device), _tokenizer(folder), model_id=model, revision=revision,
                       step=step_of(revision))
     counts = _beside(folder, "unigram_counts.npy")
     if counts:
