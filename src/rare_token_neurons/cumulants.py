@@ -1,0 +1,182 @@
+"""Every neuron's effect on the prediction, from joint cumulants, with a bound on the error.
+
+With g = rho (f - f_y) + tau (B_i - B_iy) (symbols: `predictions`), y the target,
+
+    loss change = log E_p exp(g) = E g + k2 / 2 + k3 / 6 + ...
+
+where k2 and k3, the cumulants of h = rho f + tau B under p, are polynomials in rho and tau whose coefficients are joint
+cumulants of f and B_i: six matrix products for all neurons together. f and z are centred under p and B at its mean
+over the positions, so that little cancels when raw moments become cumulants.
+
+The error of stopping at order 3 is bounded by k2 times a function of the range R of h over the vocabulary. With
+r(x) = exp(x) - 1 - x - x^2/2 - x^3/6 = x^4/24 E exp(x T), T ~ Beta(1, 4), convexity gives r(x) <= x^4 (4 + exp(x)) / 120,
+hence E r(h) <= k2 R^2 (4 + exp(R)) / 120; taking log(1 + u) as u costs at most u^2 / 2. An improbable token that rises
+a lot is in R, where the next cumulant would miss it.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+PAIRS = 2**19  # (position, neuron) pairs at a time in elementwise work
+ROUNDINGS = 8  # roundings that a raw second moment may have gathered
+
+@dataclass
+class Moments:
+    """Raw moments of B (relative to the centre) with f and z under p: (n, neurons) each; low, high: range (neurons,)."""
+
+    b: Tensor
+    fb: Tensor
+    ffb: Tensor
+    bb: Tensor
+    fbb: Tensor
+    bbb: Tensor
+    zb: Tensor | None
+    zfb: Tensor | None
+    zbb: Tensor | None
+    low: Tensor
+    high: Tensor
+
+
+def moments(readout, predictions, directions, entropy):
+    """All moments that order 3 needs, by matrix products over chunks of the vocabulary.
+
+    Parameters
+    ----------
+    directions : (d, neurons), gain u_i.
+    entropy : bool, whether the moments with z are needed.
+
+    Returns
+    -------
+    Moments
+    """
+    n, neurons = len(predictions.f), directions.shape[1]
+    with_z = entropy and not predictions.z_is_f
+    rows = 5 if with_z else 3  # p ff, p z f, p z, p f, p: the last ones also multiply B^2 and B^3
+    first, second, third = (predictions.f.new_zeros(k * n, neurons) for k in (rows, rows // 2 + 1, 1))
+    low, high = (predictions.f.new_full((neurons,), sign * torch.inf) for sign in (1, -1))
+    for part in readout.parts():
+        b = readout.rows(part, predictions.centre) @ directions  # (v, neurons)
+        smallest, largest = torch.aminmax(b, dim=0)
+        low, high = torch.minimum(low, smallest), torch.maximum(high, largest)
+        weights = _weights(predictions, part, rows)  # (rows n, v)
+        first.addmm_(weights, b)
+        power = b * b
+        second.addmm_(weights[-len(second):], power)
+        third.addmm_(weights[-n:], power.mul_(b))
+    first, second = first.view(rows, n, neurons), second.view(-1, n, neurons)
+    zb, zfb, zbb = (first[2], first[1], second[0]) if with_z else (first[1], first[0], second[0])
+    if not entropy:
+        zb = zfb = zbb = None
+    return Moments(b=first[-1], fb=first[-2], ffb=first[0], bb=second[-1], fbb=second[-2], bbb=third, zb=zb, zfb=zfb,
+                   zbb=zbb, low=low, high=high)
+
+
+def _weights(predictions, part, rows):
+    n = len(predictions.f)
+    f, log_p = predictions.f[:, part], predictions.log_p[:, part]
+    weights = f.new_empty(rows, n, f.shape[1])
+    p, pf = weights[-1], weights[-2]
+    torch.exp(log_p, out=p)
+    torch.mul(p, f, out=pf)
+    torch.mul(pf, f, out=weights[0])
+    if rows == 5:
+        z = log_p + predictions.entropy[:, None]
+        torch.mul(p, z, out=weights[2])
+        torch.mul(pf, z, out=weights[1])
+    return weights.view(rows * n, -1)
+
+
+@dataclass
+class Changes:
+    """What ablation changes at (n, neurons): loss and entropy in nats (entropy may be None)."""
+
+    loss: Tensor
+    entropy: Tensor | None
+    flagged: Tensor  # bool: a bound on the error exceeds the tolerance
+
+
+def expand(predictions, moments, rho, tau, b_target, absolute, relative):
+    """Loss and entropy changes to order 3, flagged where the error bound is above max(absolute, relative |change|).
+
+    Parameters
+    ----------
+    rho, tau : (n, neurons)
+    b_target : (n, neurons), B at the targets, relative to the same centre as the moments.
+
+    Returns
+    -------
+    Changes
+    """
+    loss, flagged = torch.empty_like(rho), torch.empty_like(rho, dtype=torch.bool)
+    entropy = None if moments.zb is None else torch.empty_like(rho)
+    step = max(1, PAIRS // rho.shape[1])
+    for start in range(0, len(rho), step):
+        rows = slice(start, start + step)
+        h = _tilt(predictions, moments, rho[rows], tau[rows], rows)
+        f_target = predictions.f[rows].gather(1, predictions.targets[rows, None])
+        loss[rows] = h.tau * (moments.b[rows] - b_target[rows]) - h.rho * f_target + h.k2 / 2 + h.k3 / 6
+        error = torch.maximum(h.rest, h.u.square() / 2)
+        flagged[rows] = ~(error <= (relative * loss[rows].abs()).clamp_min(absolute))
+        if entropy is not None:
+            entropy[rows], error = _entropy_change(predictions, moments, h, rows)
+            flagged[rows] |= ~(error <= (relative * entropy[rows].abs()).clamp_min(absolute))
+    return Changes(loss, entropy, flagged)
+
+
+@dataclass
+class _Tilt:
+    """Cumulants and bounds of h = rho f + tau B under p, all (rows, neurons)."""
+
+    rho: Tensor
+    tau: Tensor
+    k2: Tensor
+    k3: Tensor
+    variance: Tensor  # k2 and what rounding may hide of it
+    up: Tensor  # h - E h is at most this
+    down: Tensor  # E h - h is at most this
+    rest: Tensor  # E r(h - E h) is at most this
+    u: Tensor  # E exp(h - E h) - 1 is at most this
+
+
+def _tilt(predictions, moments, rho, tau, rows):
+    b, bb = moments.b[rows], moments.bb[rows]
+    f = predictions.f[rows]
+    ff, fff = predictions.ff[rows, None], predictions.fff[rows, None]
+    fb = moments.fb[rows]
+    ffb = moments.ffb[rows] - b * ff
+    fbb = moments.fbb[rows] - 2 * b * fb
+    bbb = moments.bbb[rows] - 3 * b * bb + 2 * b**3
+    k2 = (rho * rho * ff + 2 * rho * tau * fb + tau * tau * (bb - b * b)).clamp_min(0)
+    k3 = rho**3 * fff + 3 * rho * tau * (rho * ffb + tau * fbb) + tau**3 * bbb
+    variance = k2 + ROUNDINGS * torch.finfo(k2.dtype).eps * (rho * rho * ff + tau * tau * bb)
+    f_low, f_high = (rho * extreme[:, None] for extreme in torch.aminmax(f, dim=1))
+    b_low, b_high = tau * (moments.low - b), tau * (moments.high - b)
+    up = torch.maximum(f_low, f_high) + torch.maximum(b_low, b_high)
+    down = -torch.minimum(f_low, f_high) - torch.minimum(b_low, b_high)
+    # for x < 0, r(x) <= min(x^4 / 24, |x|^3 / 6)
+    rest = variance * torch.maximum(up * up, torch.minimum(down * down, 4 * down)) * (4 + up.exp()) / 120
+    return _Tilt(rho, tau, k2, k3, variance, up, down, rest, u=variance / 2 + k3.abs() / 6 + rest)
+
+
+def _entropy_change(predictions, moments, h, rows):
+    """Entropy change to joint order 3, and a bound on its error: (rows, neurons) each.
+
+    With p' the ablated prediction, H' - H = log E exp(h~) - E_p'[z + h~], h~ = h - E h. The bound adds those of its terms;
+    q(x) = exp(x) - 1 - x - x^2/2 obeys |q(x)| <= |x|^3 (3 + exp(x)) / 24, and E |z| h~^2 <= 2 max(z) k2 - E z h~^2.
+    """
+    rho, tau, b, zb = h.rho, h.tau, moments.b[rows], moments.zb[rows]
+    zf, zff = predictions.zf[rows, None], predictions.zff[rows, None]
+    zfb = moments.zfb[rows] - b * zf
+    zbb = moments.zbb[rows] - 2 * b * zb
+    second = rho * zf + tau * zb
+    third = rho * rho * zff + 2 * rho * tau * zfb + tau * tau * zbb
+    change = -second - third / 2 - h.k2 / 2 - h.k3 / 3
+
+    z_top = (predictions.log_p[rows].amax(1) + predictions.entropy[rows])[:, None]
+    growth = (3 + h.up.exp()) / 24
+    z_rest = (2 * z_top * h.variance - third).clamp_min(0) * torch.maximum(h.up, h.down.clamp_max(3)) * growth
+    h_rest = h.variance * torch.maximum(h.up * h.up, torch.minimum(h.down * h.down, 3 * h.down)) * growth
+    lead = (second + third / 2).abs() + h.variance + h.k3.abs() / 2
+    return change, h.rest + h.u * h.u / 2 + z_rest + h_rest + h.u * (lead + z_rest + h_rest)

@@ -1,0 +1,83 @@
+"""Brute force: hooks on the whole model, one forward pass a neuron, for the tests of the ablation arithmetic."""
+
+from contextlib import contextmanager
+
+import torch
+
+from rare_token_neurons.ablation import capture, references
+from rare_token_neurons.predictions import unigram_direction
+
+
+@contextmanager
+def exact_norms(model):
+    """RMS norms that keep the dtype: transformers computes them in float32 whatever comes in."""
+    norms = [module for module in model.modules() if hasattr(module, "variance_epsilon")]
+    for norm in norms:
+        norm.forward = lambda x, norm=norm: norm.weight * (x / (x.square().mean(-1, keepdim=True) + norm.variance_epsilon).sqrt())
+    try:
+        yield
+    finally:
+        for norm in norms:
+            del norm.forward
+
+
+def _logits(subject, tokens, replace=None, scale_of=None):
+    """Logits (blocks, length, vocabulary), with `replace` = (neuron, values (blocks, length)), or a frozen norm scale."""
+    hooks = []
+    if replace is not None:
+        def ablate(module, inputs):
+            activations = inputs[0].clone()
+            activations[..., replace[0]] = replace[1]
+            return (activations,)
+        hooks.append(subject.mlp_out.register_forward_pre_hook(ablate))
+    if scale_of is not None:
+        def keep_scale(module, inputs, output):
+            x, base = inputs[0], scale_of
+            if subject.norm == "layer":
+                x, base = x - x.mean(-1, keepdim=True), base - base.mean(-1, keepdim=True)
+            output = subject.norm_gain * x / (base.square().mean(-1, keepdim=True) + subject.norm_eps).sqrt()
+            return output if subject.norm_bias is None else output + subject.norm_bias
+        hooks.append(subject.final_norm.register_forward_hook(keep_scale))
+    try:
+        with torch.no_grad():
+            return subject.model(tokens).logits
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _final_residual(subject, tokens):
+    kept = []
+    hook = subject.final_norm.register_forward_pre_hook(lambda module, inputs: kept.append(inputs[0]))
+    with torch.no_grad():
+        subject.model(tokens)
+    hook.remove()
+    return kept[0]
+
+
+def hooked_changes(subject, tokens, positions, ablation="mean", freeze=None, seed=0, first=3, documents=None):
+    """Changes of loss, entropy and unigram projection, each (n, neurons), by one whole forward pass a neuron."""
+    with exact_norms(subject.model):
+        kept = capture(subject, tokens, first=first, documents=documents)
+        block, t = positions.unbind(1)
+        every = torch.arange(subject.n_neurons)
+        new = references(kept, positions, every, ablation, seed).expand(len(positions), -1)
+        scale_of = _final_residual(subject, tokens) if freeze == "scale" else None
+        direction = None if subject.unigram_counts is None else unigram_direction(subject.unigram_counts)
+        base = _logits(subject, tokens)[block, t]
+        changes = []
+        for neuron in range(subject.n_neurons):
+            values = torch.zeros(tokens.shape, dtype=subject.dtype)
+            values[block, t] = new[:, neuron].to(subject.dtype)
+            logits = _logits(subject, tokens, (neuron, values), scale_of)[block, t]
+            if freeze == "unigram":
+                logits = logits - ((logits - base) @ direction)[:, None] * direction
+            changes.append(torch.stack(_measures(logits, base, tokens[block, t + 1], direction)))
+        return torch.stack(changes, -1).unbind(0)
+
+
+def _measures(logits, base, targets, direction):
+    after, before = logits.log_softmax(-1), base.log_softmax(-1)
+    loss = before.gather(1, targets[:, None])[:, 0] - after.gather(1, targets[:, None])[:, 0]
+    entropy = (before.exp() * before).sum(-1) - (after.exp() * after).sum(-1)
+    return loss, entropy, torch.zeros_like(loss) if direction is None else (logits - base) @ direction
