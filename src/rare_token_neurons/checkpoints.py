@@ -265,11 +265,15 @@ def load(model, revision=None, *, device="cpu", dtype=torch.float32):
     try:
         network, report = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, attn_implementation="eager",
-            output_loading_info=True)
+            output_loading_info=True, ignore_mismatched_sizes=True)
     except (SafetensorError, EOFError) as error:
         raise ValueError(f"The weights in {shown(folder)} are damaged: {error}.") from None
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ValueError(f"The model in {shown(folder)} cannot be opened: {_first_line(error)}") from None
     if report["missing_keys"]:
         raise ValueError(f"The weights in {shown(folder)} lack {sorted(report['missing_keys'])[0]}.")
+    for name, found, asked in sorted(report["mismatched_keys"]):
+        raise ValueError(f"The weight {name} in {shown(folder)} is {tuple(found)}, config.json asks for {tuple(asked)}.")
     revision = folder.name if step_of(folder.name) is not None else revision
     subject = dissect(network.to(device), _tokenizer(folder), model_id=model, revision=revision,
                       step=step_of(revision))
