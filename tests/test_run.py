@@ -1,0 +1,342 @@
+"""The runner, on small notebooks made here: one behaviour a notebook."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+
+from rare_token_neurons import notebooks, paths, reports, run, store
+from rare_token_neurons.__main__ import COMMANDS
+
+PARAMETERS = 'model: str = "mini-pythia"  # the model\nsteps: list = []  # training steps\nseed: int = 0  # of every draw'
+MARK = 'with open("marks.txt", "a") as file:\n    file.write("{name} {{}} {{}}\\n".format(seed, steps))'
+ACCOUNT = """import json, pathlib
+folder = pathlib.Path("data/results/mini-pythia"); folder.mkdir(parents=True, exist_ok=True)
+(folder / "fig1_made.png").write_text("picture")
+account = {"seconds": {"forward": 1.5, "ablation": 2.5}, "tables": [], "figures": [str(folder / "fig1_made.png")]}
+pathlib.Path("data/cache/runs/mini-pythia/01.account.json").write_text(json.dumps(account))"""
+
+
+def write(folder, name, *cells, declared=PARAMETERS):
+    """Write notebooks/<name>.ipynb: a parameters cell, one that leaves a mark in marks.txt, and `cells`."""
+    book = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
+    book.cells = [nbformat.v4.new_code_cell(text) for text in (declared, MARK.format(name=name), *cells)]
+    if declared:
+        book.cells[0].metadata["tags"] = ["parameters"]
+    path = folder / "notebooks" / f"{name}.ipynb"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(book, path)
+    return path
+
+
+def marks(folder):
+    """Which notebooks ran, in order, with the seed and steps that they saw."""
+    path = folder / "marks.txt"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch):
+    """An empty repository: every folder that the runner knows lies under tmp_path."""
+    for name in ("NOTEBOOKS", "DATA", "RESULTS", "CACHE", "RUNS", "FIGURES"):
+        monkeypatch.setattr(paths, name, tmp_path / getattr(paths, name).relative_to(paths.ROOT))
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), [
+    (["-p", "sead", "1"], "did you mean seed?"),
+    (["-y", "sead: 1"], "did you mean seed?"),
+    (["-p", "seed", "one"], "seed is 'one'; it must be a whole number"),
+    (["-y", "seed: [1]"], "seed is [1]; it must be a whole number"),
+    (["-y", "seed: null"], "seed is None; it must be a whole number"),
+    (["-y", "seed: 2020-01-01"], "seed is no parameter with a plain value"),
+    (["-p", "seed", "-1"], "seed is -1; it must be 0 or more."),
+    (["-p", "steps", "[0, -4]"], "it must be a list of training steps"),
+    (["-p", "__class__", "x"], "__class__ is no parameter"),
+    (["-y", "[1, 2]"], "-y takes YAML such as"),
+    (["-y", "1: 2"], "-y takes YAML such as"),
+    (["-y", "seed: {"], "-y takes YAML such as"),
+    (["--model", "a", "-p", "model", "b"], "model is given twice"),
+    (["--model", " , "], None),
+    (["07"], "There is no notebook 07; there are: 01, 02."),
+    (["../01"], "There is no notebook ../01"),
+    (["--in-place", "-p", "seed", "1"], "--in-place takes no parameters"),
+])
+def test_a_wrong_argument_gives_one_sentence_and_starts_nothing(tree, capsys, arguments, sentence):
+    for name in ("01_one", "02_two"):
+        write(tree, name)
+    code = run.main([*arguments, "--dry-run"] if sentence is None else arguments)
+    shown = capsys.readouterr()
+    assert code == (0 if sentence is None else 2)
+    assert sentence is None or (sentence in shown.err and len(shown.err.strip().splitlines()) == 1)
+    assert not marks(tree) and not (tree / "data").exists()
+
+
+def test_a_notebook_without_parameters_or_with_a_computed_default_is_named(tree):
+    write(tree, "01_bare", declared="")
+    with pytest.raises(ValueError, match="01_bare.ipynb has no cell tagged parameters"):
+        run.plan(["1"])
+    write(tree, "01_bare", declared="seed: int = 1 + 1")
+    with pytest.raises(ValueError, match="not a plain literal"):
+        run.plan(["1"])
+
+
+def test_lists_come_as_text_or_as_lists_and_defaults_are_not_injected(tree):
+    write(tree, "01_one")
+    as_text, as_list = (run.plan(values=run._values(*given)) for given in (([("steps", "[16, 0]")], []), ([], ["steps: [0, 16]"])))
+    assert as_text[0].values == as_list[0].values == {"steps": [0, 16]}
+    assert as_text[0].key == as_list[0].key
+    assert as_text[0].folder.startswith("mini-pythia/") and "steps" in as_text[0].folder
+    assert run.plan(models=["mini-pythia"], values={"seed": "0"})[0].values == {}
+
+
+def test_a_parameter_of_one_notebook_is_left_to_it(tree):
+    write(tree, "01_one")
+    write(tree, "02_two", declared=PARAMETERS + "\npositions: int = 50")
+    jobs = run.plan(values={"positions": "60"})
+    assert [job.values for job in jobs] == [{}, {"positions": 60}]
+    assert [job.missing for job in jobs] == [("positions",), ()]
+    with pytest.raises(ValueError, match="There is no parameter 'positions'"):
+        run.plan(["01"], values={"positions": "60"})
+
+
+def test_models_are_the_outer_loop_and_a_notebook_about_all_runs_once(tree):
+    write(tree, "01_one")
+    write(tree, "02_all", declared="seed: int = 0")
+    jobs = run.plan(models=["mini-pythia", "smollm2", "mini-pythia"])
+    assert [(job.name, job.model) for job in jobs] == [("01_one", "mini-pythia"), ("02_all", "smollm2"), ("01_one", "smollm2")]
+
+
+def test_runs_in_the_root_with_its_parameters_reports_and_skips_what_is_unchanged(tree, capsys):
+    write(tree, "01_one", ACCOUNT)
+    write(tree, "02_two")
+    assert run.main(["-p", "seed", "0"]) == 0
+    assert marks(tree) == ["01_one 0 []", "02_two 0 []"]
+    assert (tree / "data/cache/runs/mini-pythia/01_one.ipynb").exists()
+    head, row, _ = capsys.readouterr().out.strip().splitlines()[-3:]
+    assert head.split() == ["notebook", "model", "seconds", "forward", "ablation", "figures", "largest", "deviation"]
+    assert row.split()[:2] + row.split()[3:] == ["01_one", "mini-pythia", "2", "2", "fig1", "-"]
+
+    assert run.main([]) == 0
+    assert capsys.readouterr().out.count("... unchanged") == 2 and len(marks(tree)) == 2
+    (tree / "data/results/mini-pythia/fig1_made.png").unlink()  # a lost figure is made again
+    assert run.main([]) == 0 and marks(tree)[2:] == ["01_one 0 []"]
+    write(tree, "02_two", "changed = True")
+    assert run.main([]) == 0 and marks(tree)[3:] == ["02_two 0 []"]
+    assert run.main(["02", "-p", "seed", "3", "-y", "steps: [0]"]) == 0 and marks(tree)[4:] == ["02_two 3 [0]"]
+    assert (tree / "data/cache/runs/mini-pythia/02_two.ipynb").exists()  # the other setting has a folder of its own
+
+
+def test_recompute_never_and_always_are_not_skipped(tree):
+    write(tree, "01_one", declared=PARAMETERS + '\nrecompute: str = "changed"')
+    for expected in (1, 2):
+        assert run.main(["-p", "recompute", "never"]) == 0
+        assert len(marks(tree)) == expected
+
+
+def test_a_failing_notebook_is_kept_and_ends_the_run(tree, capsys):
+    write(tree, "01_one")
+    write(tree, "02_fails", "\n# a comment\nraise ValueError('there is no rare position')")
+    write(tree, "03_after")
+    assert run.main([]) == 1
+    shown = capsys.readouterr()
+    assert shown.err.strip().splitlines() == [
+        "data/cache/runs/mini-pythia/02_fails.ipynb, kept, stopped at cell [3]: # a comment",
+        "ValueError: there is no rare position",
+    ]
+    assert "01_one mini-pythia" in shown.out and [line.split()[0] for line in marks(tree)] == ["01_one", "02_fails"]
+    kept = nbformat.read(tree / "data/cache/runs/mini-pythia/02_fails.ipynb", as_version=4)
+    assert any(output.output_type == "error" for cell in kept.cells for output in cell.get("outputs", []))
+    write(tree, "02_fails")
+    assert run.main([]) == 0
+    assert [line.split()[0] for line in marks(tree)] == ["01_one", "02_fails", "02_fails", "03_after"]
+
+
+def test_a_killed_kernel_is_reported_with_its_cell(tree, capsys):
+    write(tree, "01_dies", "import os\nos.kill(os.getpid(), 9)", "never = 'reached'")
+    assert run.main([]) == 1
+    path, error = capsys.readouterr().err.strip().splitlines()
+    assert "01_dies.ipynb, kept, stopped at cell [3]: import os" in path
+    assert "the kernel was killed" in error
+    assert not (tree / "data/cache/runs/mini-pythia/01.json").exists()
+
+
+def test_a_kernel_that_does_not_start_is_tried_again(tree, monkeypatch):
+    write(tree, "01_one")
+    tries = []
+
+    def fragile(*_, **__):
+        tries.append(1)
+        raise RuntimeError("Kernel died before replying to kernel_info")
+
+    monkeypatch.setattr(run.papermill, "execute_notebook", fragile)
+    with pytest.raises(run.NotebookError, match="no kernel started in 3 tries"):
+        run.execute(run.plan()[0])
+    assert len(tries) == run.KERNEL_STARTS
+
+
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT])
+def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, blow):
+    shutil.copytree(Path(run.__file__).parent, tmp_path / "src/rare_token_neurons", ignore=shutil.ignore_patterns("__pycache__"))
+    write(tmp_path, "01_one")
+    write(tmp_path, "02_waits", "import os, time\nwhile not os.path.exists('go'):\n    time.sleep(0.1)")
+    command = [sys.executable, "-m", "rare_token_neurons", "run"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "src")}
+    first = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    deadline = time.time() + 120
+    while len(marks(tmp_path)) < 2 and time.time() < deadline:
+        time.sleep(0.1)
+    time.sleep(0.3)
+    first.send_signal(blow)
+    said = first.communicate(timeout=60)[1]
+    assert first.returncode == (130 if blow == signal.SIGINT else -9)
+    assert ("goes on where this one stopped" in said) == (blow == signal.SIGINT)
+    (tmp_path / "go").touch()
+    second = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert second.returncode == 0 and "01_one    mini-pythia ... unchanged" in second.stdout
+    assert [line.split()[0] for line in marks(tmp_path)] == ["01_one", "02_waits", "02_waits"]
+
+
+def test_a_misspelled_parameter_on_the_command_line_names_the_right_one(tmp_path):
+    command = [sys.executable, "-m", "rare_token_neurons", "run", "03", "-p", "rare_percentil", "15"]
+    write(tmp_path, "03_three", declared=PARAMETERS + "\nrare_percentile: float = 50.0")
+    shutil.copytree(Path(run.__file__).parent, tmp_path / "src/rare_token_neurons", ignore=shutil.ignore_patterns("__pycache__"))
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(tmp_path / "src")}, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert "did you mean rare_percentile?" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_dry_run_starts_nothing_and_tells_minutes(tree, capsys):
+    write(tree, "01_one")
+    write(tree, "02_two")
+    (tree / "data/results").mkdir(parents=True)
+    pd.DataFrame([{"notebook": "01_one", "model": "mini-pythia", "seconds": 300, "forward": 1, "ablation": 2, "disk_mb": 70}]) \
+        .to_csv(tree / "data/results/minutes.csv", index=False)
+    assert run.main(["--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split() == ["01_one", "mini-pythia", "runs", "5.0", "70"]
+    assert lines[2].split() == ["02_two", "mini-pythia", "runs", "?", "?"]
+    assert "at least 5 minutes and 70 MB" in lines[-1] and not marks(tree)
+
+
+def test_measured_minutes_are_kept(tree):
+    write(tree, "01_one")
+    assert run.main(["--save-minutes"]) == 0 and run.main(["--save-minutes"]) == 0  # the second run measures nothing
+    table = pd.read_csv(tree / "data/results/minutes.csv")
+    assert table[["notebook", "model"]].to_numpy().tolist() == [["01_one", "mini-pythia"]] and table["seconds"][0] > 0
+
+
+def test_in_place_leaves_what_a_reader_wants_and_nothing_of_the_machine(tree):
+    path = write(tree, "01_one", "import os, sys\nprint('value', 3)\nprint('progress', file=sys.stderr)\nos.getcwd() + '/data'")
+    assert run.main(["--in-place"]) == 0
+    first = path.read_bytes()
+    book = nbformat.reads(first.decode(), as_version=4)
+    nbformat.validate(book)
+    assert [cell.execution_count for cell in book.cells] == [1, 2, 3]
+    assert [output.get("name", "result") for output in book.cells[2].outputs] == ["stdout", "result"]
+    assert book.cells[2].outputs[1].data["text/plain"] == "'data'"
+    for litter in (b"papermill", b"progress\\n", str(tree).encode(), b"start_time", b"injected"):
+        assert litter not in first
+    assert book.cells[0].metadata.tags == ["parameters"] and set(book.metadata) == {"kernelspec", "language_info"}
+    shutil.rmtree(tree / "data")
+    assert run.main(["--in-place"]) == 0 and path.read_bytes() == first
+    assert run.main([]) == 0 and len(marks(tree)) == 2  # outputs in notebooks/ do not count as a change
+
+
+def test_the_key_sees_parameters_modules_and_files(tree, monkeypatch):
+    path = write(tree, "01_one", "from rare_token_neurons import paths")
+    key = notebooks.content_key(path, {"model": "mini-pythia"})
+    assert key == notebooks.content_key(path, {"model": "mini-pythia"}) != notebooks.content_key(path, {"model": "smollm2"})
+    weights = tree / "data/mini-pythia/step0/model.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"weights")
+    with_weights = notebooks.content_key(path, {"model": "mini-pythia"})
+    assert with_weights != key
+    sources = tree / "sources"
+    shutil.copytree(notebooks.SOURCES, sources, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(notebooks, "SOURCES", sources)
+    assert notebooks.content_key(path, {"model": "mini-pythia"}) == with_weights
+    (sources / "store.py").write_text("# not imported by paths")
+    assert notebooks.content_key(path, {"model": "mini-pythia"}) == with_weights
+    (sources / "paths.py").write_text("# imported")
+    assert notebooks.content_key(path, {"model": "mini-pythia"}) != with_weights
+
+
+def test_modules_are_followed_through_imports():
+    assert notebooks.modules("from rare_token_neurons.parameters import check\nimport numpy") == {"parameters", "paths", "store"}
+    assert notebooks.modules("import rare_token_neurons.paths as p") == {"paths"}
+
+
+def table(**columns):
+    return pd.DataFrame({"step": [0, 1], "name": ["a", "b"], "x": [1.0, 3.0], "n": [4, 4]} | columns)
+
+
+@pytest.mark.parametrize(("changed", "expected"), [
+    ({}, 0.0),
+    ({"x": [1.0, 3.5]}, 0.5 / (3.0 + 2.0)),
+    ({"x": [1.1, 3.5]}, 0.5 / (3.0 + 2.0)),
+    ({"n": [4, 5]}, 1 / (4 + 4)),
+    ({"name": ["a", "c"]}, np.inf),
+    ({"step": [0, 2]}, np.inf),
+    ({"x": [np.nan, 3.0]}, np.inf),
+    ({"x": [np.inf, 3.0]}, np.inf),
+    ({"y": [0, 0]}, np.inf),
+])
+def test_deviation_known_answers(changed, expected):
+    assert reports.deviation(table(**changed), table()) == pytest.approx(expected)
+
+
+def test_deviation_matches_rows_by_key_and_treats_nan_zero_and_lists():
+    assert reports.deviation(table().iloc[::-1], table()) == 0.0
+    assert reports.deviation(table(x=[np.nan, 3.0]), table(x=[np.nan, 3.0])) == 0.0
+    assert reports.deviation(table(x=[0.0, 0.0]), table(x=[0.0, 0.0])) == 0.0
+    assert reports.deviation(table(x=[0.0, 1e-9]), table(x=[0.0, 0.0])) == np.inf
+    assert reports.deviation(table(ok=[True, False]), table(ok=[True, True])) == np.inf
+    assert reports.deviation(table(ids=[[1], [2]]), table(ids=[[1], [2]])) == 0.0
+    assert reports.deviation(table().head(1), table()) == np.inf
+    floats = pd.DataFrame({"x": [1.0, 2.0]})
+    assert reports.deviation(floats.iloc[::-1], floats) == pytest.approx(1 / 2.5)
+
+
+def test_deviation_from_the_commit(tree):
+    committed, fresh = "data/results/m/a.parquet", "data/results/m/new.parquet"
+    for name in (committed, fresh):
+        store.write_table(tree / name, table())
+    assert reports.from_commit([committed]) == "new"  # not a repository
+    git = ["git", "-C", str(tree), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", committed], ["commit", "-qm", "Add a table"]):
+        subprocess.run([*git, *command], check=True)
+    assert reports.from_commit([committed, fresh]) == 0.0
+    assert reports.from_commit([fresh]) == "new" and reports.from_commit([]) == "-"
+    store.write_table(tree / committed, table(n=[4, 5]))
+    assert reports.from_commit([committed]) == pytest.approx(1 / 8)
+    store.write_table(tree / committed, table(name=["a", "z"]))
+    assert reports.from_commit([committed]) == "other rows"
+
+
+def test_a_damaged_record_is_no_record(tree):
+    write(tree, "01_one")
+    assert run.main([]) == 0
+    (tree / "data/cache/runs/mini-pythia/01.json").write_text('{"key": ')
+    assert run.finished(run.plan()[0]) is None
+    assert run.main([]) == 0 and len(marks(tree)) == 2
+    assert json.loads((tree / "data/cache/runs/mini-pythia/01.json").read_text())["key"] == run.plan()[0].key
+
+
+def test_the_command_line_and_make_list_what_there_is():
+    commands = subprocess.run([sys.executable, "-m", "rare_token_neurons", "--help"], capture_output=True, text=True, check=True)
+    assert all(f"\n  {name} " in commands.stdout for name in COMMANDS)
+    wrong = subprocess.run([sys.executable, "-m", "rare_token_neurons", "rum"], capture_output=True, text=True)
+    assert wrong.returncode == 2 and "There is no command 'rum'" in wrong.stderr
+    targets = subprocess.run(["make", "help"], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True).stdout
+    assert all(f"make {name} " in targets for name in ("figures", "redraw", "notebooks", "suite", "test", "clean"))
