@@ -1,0 +1,84 @@
+"""Lines with breaks: the search is exact, a bent line gives itself back, phases follow from slopes."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from rare_token_neurons import lines
+
+
+def test_search_is_exact_against_brute_force():
+    rng = np.random.default_rng(0)
+    x = np.linspace(0, 5, 16)
+    y = rng.standard_normal((3, 16)).cumsum(axis=1)
+    places = np.linspace(0, 5, lines.KNOTS_PER_POINT * 16)
+    for number in (1, 2):
+        line = lines.fit(x, y, number)
+        for curve, rss in zip(y, line.rss, strict=True):
+            best = np.inf
+            for knots in itertools.combinations(places, number):
+                pieces = np.array([np.sum(np.searchsorted(x, knots) <= i) for i in range(16)])
+                if min(np.bincount(pieces, minlength=number + 1)) < lines.LEAST_POINTS:
+                    continue
+                design = np.column_stack([np.ones(16), x] + [np.maximum(x - knot, 0) for knot in knots])
+                best = min(best, np.linalg.lstsq(design, curve, rcond=None)[1][0])
+            assert rss == pytest.approx(best, rel=1e-9)
+
+
+def test_fit_of_a_bent_line_is_the_line():
+    x = np.linspace(0, 7, 61)
+    places = np.linspace(0, 7, lines.KNOTS_PER_POINT * 61)
+    knots = places[[30, 80]]
+    y = 2 - 0.1 * x - 0.6 * np.maximum(x - knots[0], 0) - 2 * np.maximum(x - knots[1], 0)
+    line = lines.fit(x, y, 2)
+    np.testing.assert_allclose(line.knots, knots)
+    np.testing.assert_allclose(line.slopes, [-0.1, -0.7, -2.7], atol=1e-9)
+    np.testing.assert_allclose(line.fitted, y, atol=1e-9)
+
+
+def test_bins_hold_every_rank_once_and_keep_a_power_law_straight():
+    starts, x = lines.bins(2048)
+    sizes = np.diff(np.append(starts, 2048))
+    assert starts[0] == 0 and sizes.sum() == 2048 and sizes.min() == 1
+    y = lines.in_bins(np.arange(1, 2049) ** -0.7, starts)
+    np.testing.assert_allclose(y, -0.7 * x, atol=5e-3)
+
+
+def test_many_curves_are_fitted_as_one_by_one():
+    rng = np.random.default_rng(1)
+    x, y = np.linspace(0, 6, 40), rng.standard_normal((450, 40)).cumsum(axis=1)
+    together = lines.fit(x, y, 2)
+    for place in (0, 200, 449):
+        alone = lines.fit(x, y[place], 2)
+        np.testing.assert_array_equal(together.knots[place], alone.knots)
+        np.testing.assert_allclose(together.fitted[place], alone.fitted, atol=1e-9)
+
+
+@pytest.mark.parametrize("slopes, expected", [
+    ((-0.1, -0.7, -3.0), (10, 100, 0.7)),
+    ((-2.0, -0.7, -3.0), (0, 100, 0.7)),        # a steep head is made of outliers
+    ((-0.1, -0.7, -0.2), (10, 1000, 0.7)),      # a flat tail is no decay
+])
+def test_phases_of_two_breaks(slopes, expected):
+    line = lines.Line(np.log([10, 100]), np.array(slopes), np.zeros(3), np.zeros(()))
+    assert [float(value) for value in lines.boundaries(line, 1000)] == pytest.approx(expected)
+
+
+def test_one_break_belongs_to_the_shorter_stretch():
+    early = lines.Line(np.log([10]), np.array([-0.1, -0.7]), np.zeros(3), np.zeros(()))
+    late = lines.Line(np.log([100]), np.array([-0.7, -3.0]), np.zeros(3), np.zeros(()))
+    assert [float(value) for value in lines.boundaries(early, 1000)] == pytest.approx([10, 1000, 0.7])
+    assert [float(value) for value in lines.boundaries(late, 1000)] == pytest.approx([0, 100, 0.7])
+
+
+def test_dead_bins_take_the_smallest_mean():
+    y = lines.in_bins(np.array([4.0, 2.0, 0.0, 0.0]), np.array([0, 1, 2]))
+    np.testing.assert_allclose(np.exp(y), [4, 2, 2])
+
+
+def test_bad_numbers_of_breaks_are_named():
+    with pytest.raises(ValueError, match="0, 1 or 2"):
+        lines.fit(np.arange(30.0), np.arange(30.0), 3)
+    with pytest.raises(ValueError, match="too short"):
+        lines.fit(np.arange(9.0), np.arange(9.0), 2)
