@@ -1,0 +1,92 @@
+"""Overlap of rankings and communities of correlations: known answers."""
+
+import networkx as nx
+import numpy as np
+import pytest
+from scipy import stats
+
+from rare_token_neurons import controls, geometry, networks
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def activations(rng, modules, neurons, strength, tokens=2000):
+    """Groups of neurons that share a factor each."""
+    factors = rng.normal(size=(tokens, modules))
+    return strength * np.repeat(factors, neurons // modules, axis=1) + rng.normal(size=(tokens, neurons))
+
+
+def test_top_and_overlap_by_hand():
+    first, second = np.array([5.0, 4, 3, 2, 1]), np.array([5.0, 1, 4, 2, 3])
+    assert networks.top(first, 2).tolist() == [0, 1] and networks.top(second, 3).tolist() == [0, 2, 4]
+    assert networks.shared(first, second, 2) == 1 and networks.jaccard(first, second, 2) == pytest.approx(1 / 3)
+    assert networks.jaccard(first, first, 3) == 1 and networks.jaccard(first, -first, 2) == 0
+    assert networks.jaccard(np.stack([first, first]), np.stack([first, second]), 2) == pytest.approx([1, 1 / 3])
+
+
+def test_the_null_of_the_overlap_is_that_of_shuffled_rankings(rng):
+    values = rng.random(60)
+    table = networks.jaccard_table(values, rng.permutation(values), [5, 20])
+    shuffled = np.stack([rng.permutation(values) for _ in range(4000)])
+    for k, expected, low, high in zip(table.k, table.null_jaccard, table.null_low, table.null_high):
+        null = networks.jaccard(np.broadcast_to(values, shuffled.shape), shuffled, k)
+        assert null.mean() == pytest.approx(expected, rel=0.05)
+        assert np.mean((null >= low) & (null <= high)) >= 0.94
+    same = networks.jaccard_table(values, values, [5])
+    assert same.p[0] == pytest.approx(1 / 5461512)  # 60 over 5
+
+
+def test_rank_correlation_is_spearmans_with_ties(rng):
+    first, second = rng.integers(0, 9, size=(2, 4, 50))
+    expected = [stats.spearmanr(a, b).statistic for a, b in zip(first, second)]
+    assert networks.rank_correlation(first, second) == pytest.approx(expected)
+    assert networks.rank_correlation(np.arange(5), np.arange(5) ** 3) == pytest.approx(1)
+    assert np.isnan(networks.rank_correlation(np.ones(5), np.arange(5)))
+
+
+def test_planted_modules_are_found(rng):
+    block = geometry.correlation(activations(rng, 3, 24, strength=1.5))
+    found = networks.communities(block)
+    assert sorted(map(sorted, found)) == [list(range(8)), list(range(8, 16)), list(range(16, 24))]
+    edges = np.maximum(block, 0) - np.eye(24)
+    degree, total = edges.sum(axis=1), edges.sum()
+    by_hand = sum(edges[8 * c: 8 * c + 8, 8 * c: 8 * c + 8].sum() / total - (degree[8 * c: 8 * c + 8].sum() / total) ** 2
+                  for c in range(3))
+    assert networks.modularity(block) == pytest.approx(by_hand) and by_hand > 0.5
+
+
+def test_negative_correlations_are_no_edges_unless_absolute():
+    block = np.array([[1.0, -0.5, 0.25], [-0.5, 1.0, 0.0], [0.25, 0.0, 1.0]])
+    assert sorted(networks.graph(block).edges) == [(0, 2)]
+    absolute = networks.graph(block, weights="absolute")
+    assert absolute[0][1]["weight"] == 0.5 and not list(nx.selfloop_edges(absolute))
+    assert np.isnan(networks.modularity(-np.ones((4, 4))))
+    assert networks.modularity(np.stack([block, block])).shape == (2,)
+
+
+def test_a_modular_group_stands_out_and_a_plain_one_does_not(rng):
+    values = rng.normal(size=(1500, 200))
+    values[:, :20] = activations(rng, 4, 20, strength=1.0, tokens=1500)
+    matrix = geometry.correlation(values)
+    groups = controls.random_groups(200, 20, draws=60, seed=2)
+    table = networks.modularity_table(matrix, np.arange(20), groups, resolutions=(1.0, 1.2), seeds=2)
+    assert (table.z > 4).all() and (table.p < 0.04).all()
+    plain = networks.modularity_table(matrix, np.arange(100, 120), groups, resolutions=(1.0,), seeds=2)
+    assert abs(plain.z[0]) < 3 and plain.p[0] > 0.05 and plain.null_low[0] < plain.modularity[0] < plain.null_high[0]
+    again = networks.modularity_table(matrix, np.arange(100, 120), groups, resolutions=(1.0,), seeds=2)
+    assert plain.equals(again)
+
+
+def test_controls_that_do_not_differ_have_no_z():
+    table = networks.modularity_table(np.ones((9, 9)), [0, 1, 2], [[3, 4, 5], [5, 6, 7]], resolutions=(0.5,), seeds=1)
+    assert np.isnan(table.z[0]) and table.p[0] == 1
+
+
+def test_bad_input_by_name():
+    with pytest.raises(ValueError, match="top"):
+        networks.top(np.arange(3), 4)
+    with pytest.raises(ValueError, match="positive or absolute"):
+        networks.graph(np.eye(2), weights="signed")
