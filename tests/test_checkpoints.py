@@ -1,0 +1,372 @@
+"""Loading a checkpoint from a folder: the same model whatever the file holds, or one sentence that says what is wrong."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig,
+                          LlamaForCausalLM, PreTrainedTokenizerFast)
+
+from rare_token_neurons import checkpoints
+
+VOCABULARY, WIDTH, NEURONS, LAYERS = 40, 16, 48, 3
+KINDS = ["neox", "neox-tied", "llama", "llama-tied"]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    """No test reaches for the hub: it is as if HF_HUB_OFFLINE=1 had been set."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+def network(kind="neox", seed=0):
+    """A small model with every weight away from its initial value."""
+    torch.manual_seed(seed)
+    shape = dict(vocab_size=VOCABULARY, hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=2,
+                 intermediate_size=NEURONS, max_position_embeddings=32, tie_word_embeddings=kind.endswith("tied"))
+    if kind.startswith("neox"):
+        model = GPTNeoXForCausalLM(GPTNeoXConfig(**shape))
+    else:
+        model = LlamaForCausalLM(LlamaConfig(**shape, num_key_value_heads=1))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+    return model.eval()
+
+
+def words(size=30):
+    backend = Tokenizer(models.WordLevel({f"w{row}": row for row in range(size)}, unk_token="w0"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=backend)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A whole checkpoint, to be damaged."""
+    path = tmp_path / "own-model"
+    network().save_pretrained(path)
+    words().save_pretrained(path)
+    return path
+
+
+def edit(path, change):
+    """Apply `change` to the tensors of a checkpoint's file."""
+    tensors = load_file(path / "model.safetensors")
+    change(tensors)
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+
+
+def edit_config(path, **values):
+    config = json.loads((path / "config.json").read_text())
+    config.update(values)
+    (path / "config.json").write_text(json.dumps({name: value for name, value in config.items() if value is not None}))
+
+
+def sentence(error):
+    """The message of an error, checked to be one line."""
+    text = str(error.value)
+    assert "\n" not in text and len(text) < 400, text
+    return text
+
+
+# ---- what a Subject holds
+
+
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_folder_gives_back_the_model_in_float32_whatever_its_files_hold(tmp_path, kind, dtype):
+    saved = network(kind).to(dtype)
+    saved.save_pretrained(tmp_path)
+    words().save_pretrained(tmp_path)
+    subject = checkpoints.load(str(tmp_path))
+    assert subject.dtype == torch.float32 and not subject.model.training
+    expected, found = saved.state_dict(), subject.model.state_dict()
+    assert expected.keys() == found.keys()
+    for name in expected:
+        assert found[name].dtype == torch.float32 and torch.equal(found[name], expected[name].float()), name
+    same, tokens = network(kind, seed=1), torch.arange(12).view(1, 12)
+    same.load_state_dict(expected)
+    with torch.no_grad():
+        torch.testing.assert_close(subject.model(tokens).logits, same(tokens).logits, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_float64_on_request(tmp_path, kind):
+    network(kind).save_pretrained(tmp_path)
+    words().save_pretrained(tmp_path)
+    subject = checkpoints.load(str(tmp_path), dtype=torch.float64)
+    assert {weight.dtype for weight in subject.model.parameters()} == {torch.float64} == {subject.dtype}
+    assert torch.equal(subject.w_out, checkpoints.load(str(tmp_path)).w_out.double())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_pieces_of_the_final_layer_rebuild_the_logits(kind):
+    """Residual stream before the MLP's neurons are written, plus w_out @ activations, through norm and unembedding."""
+    model = network(kind)
+    subject = checkpoints.dissect(model)
+    seen = {}
+    subject.mlp_out.register_forward_hook(lambda _, inputs, output: seen.update(activations=inputs[0], written=output))
+    subject.final_norm.register_forward_hook(lambda _, inputs, output: seen.update(residual=inputs[0]))
+    tokens = torch.arange(10).view(1, 10)
+    with torch.no_grad():
+        logits = model(tokens).logits
+    assert seen["activations"].shape == (1, 10, NEURONS) and seen["residual"].shape == (1, 10, WIDTH)
+    bias = 0 if subject.mlp_out.bias is None else subject.mlp_out.bias
+    torch.testing.assert_close(seen["activations"] @ subject.w_out.T + bias, seen["written"])
+    stream = seen["residual"] - seen["residual"].mean(-1, keepdim=True) if subject.norm == "layer" else seen["residual"]
+    scale = (stream.pow(2).mean(-1, keepdim=True) + subject.norm_eps).rsqrt()
+    normed = scale * stream * subject.norm_gain + (0 if subject.norm_bias is None else subject.norm_bias)
+    torch.testing.assert_close(normed @ subject.unembedding.T, logits, rtol=1e-4, atol=1e-4)
+
+
+def test_names_and_shapes_are_those_of_the_field():
+    neox, llama = checkpoints.dissect(network("neox")), checkpoints.dissect(network("llama-tied"))
+    for subject in (neox, llama):
+        assert (subject.n_neurons, subject.d_model, subject.n_vocab, subject.n_layers) == (NEURONS, WIDTH, VOCABULARY, LAYERS)
+        assert subject.w_out.shape == (WIDTH, NEURONS) and subject.unembedding_bias is None
+        assert {weight.shape for weight in subject.w_in.values()} == {(NEURONS, WIDTH)}
+        assert not any(weight.requires_grad for weight in subject.model.parameters())
+    assert (neox.family, neox.norm, list(neox.w_in)) == ("gpt_neox", "layer", ["in"])
+    assert (llama.family, llama.norm, sorted(llama.w_in)) == ("llama", "rms", ["gate", "up"])
+    assert neox.norm_bias.shape == (WIDTH,) and llama.norm_bias is None
+    assert llama.unembedding.data_ptr() == llama.model.get_input_embeddings().weight.data_ptr()  # tied
+    assert neox.unembedding.data_ptr() != neox.model.get_input_embeddings().weight.data_ptr()
+
+
+def test_a_gated_neuron_is_the_gate_times_up():
+    model = network("llama")
+    subject, seen = checkpoints.dissect(model), {}
+    mlp = model.model.layers[-1].mlp
+    mlp.register_forward_hook(lambda _, inputs, output: seen.update(read=inputs[0]))
+    subject.mlp_out.register_forward_hook(lambda _, inputs, output: seen.update(activations=inputs[0]))
+    with torch.no_grad():
+        model(torch.arange(6).view(1, 6))
+        gated = torch.nn.functional.silu(seen["read"] @ subject.w_in["gate"].T) * (seen["read"] @ subject.w_in["up"].T)
+    torch.testing.assert_close(seen["activations"], gated)
+
+
+def test_an_unknown_family_is_named():
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=20, n_embd=8, n_layer=1, n_head=2, n_positions=8))
+    if "gpt2" in checkpoints.FAMILIES:
+        model.config.model_type = "unheard-of"
+    with pytest.raises(ValueError, match=r"^own is of the family '.*'; known are gpt_neox, llama") as error:
+        checkpoints.dissect(model, model_id="own")
+    sentence(error)
+
+
+def test_the_old_spelling_of_the_rotary_settings_means_the_same(folder):
+    """Pythia's files on the hub say rotary_pct and rotary_emb_base."""
+    tokens = torch.arange(20).view(1, 20)
+    new = checkpoints.load(str(folder)).model
+    edit_config(folder, rope_parameters=None, rotary_pct=0.25, rotary_emb_base=10_000)
+    old = checkpoints.load(str(folder)).model
+    with torch.no_grad():
+        assert torch.equal(old(tokens).logits, new(tokens).logits)
+    edit_config(folder, rotary_pct=1.0)
+    with torch.no_grad():
+        assert not torch.allclose(checkpoints.load(str(folder)).model(tokens).logits, new(tokens).logits)
+
+
+def test_attention_is_eager_and_the_tokenizer_comes_along(folder):
+    subject = checkpoints.load(str(folder))
+    assert subject.model.config._attn_implementation == "eager"
+    assert subject.tokenizer("w3 w7")["input_ids"] == [3, 7]
+    assert (subject.model_id, subject.revision, subject.step) == (str(folder), None, None)
+
+
+# ---- suites: a model and its revisions
+
+
+@pytest.fixture
+def suite(tmp_path):
+    """step0, step16 and step128, each its own weights, one tokenizer and one table of counts for all."""
+    for step in (0, 16, 128):
+        network(seed=step).save_pretrained(tmp_path / f"step{step}")
+    (tmp_path / "notes").mkdir()
+    words().save_pretrained(tmp_path)
+    np.save(tmp_path / "unigram_counts.npy", np.arange(VOCABULARY))
+    return tmp_path
+
+
+def test_revisions_are_in_order_of_training(suite):
+    assert checkpoints.revisions(str(suite)) == ["step0", "step16", "step128"]
+    assert checkpoints.revisions(str(suite / "step0")) == []
+
+
+def test_a_suite_is_loaded_by_revision_and_the_last_without(suite):
+    for revision, step in (("step0", 0), ("step16", 16), ("step128", 128), (None, 128)):
+        subject = checkpoints.load(str(suite), revision)
+        assert (subject.revision, subject.step) == (f"step{step}", step)
+        assert torch.equal(subject.w_out, network(seed=step).gpt_neox.layers[-1].mlp.dense_4h_to_h.weight)
+        assert len(subject.tokenizer) == 30
+        assert torch.equal(subject.unigram_counts, torch.arange(VOCABULARY).double())
+
+
+def test_a_steps_folder_can_be_named_on_its_own(suite):
+    subject = checkpoints.load(str(suite / "step16"))
+    assert (subject.revision, subject.step, len(subject.tokenizer)) == ("step16", 16, 30)
+    assert checkpoints.weight_hash(str(suite / "step16"), subject.revision) == checkpoints.weight_hash(str(suite), "step16")
+
+
+def test_only_a_suite_shares_its_tokenizer(suite):
+    """What lies beside an unrelated model is not that model's."""
+    network().save_pretrained(suite / "unrelated")
+    with pytest.raises(FileNotFoundError, match="^The folder unrelated holds no tokenizer"):
+        checkpoints.load(str(suite / "unrelated"))
+
+
+def test_the_step_is_in_the_revisions_name():
+    steps = {"step0": 0, "step143000": 143_000, "main": None, "step": None, "step12b": None, None: None, "xstep3": None}
+    assert {name: checkpoints.step_of(name) for name in steps} == steps
+
+
+def test_the_weight_hash_is_that_of_the_weights(suite):
+    hashes = {name: checkpoints.weight_hash(str(suite), name) for name in checkpoints.revisions(str(suite))}
+    assert len(set(hashes.values())) == 3 and hashes["step128"] == checkpoints.weight_hash(str(suite))
+    shutil.copy(suite / "step16" / "model.safetensors", suite / "step128" / "model.safetensors")  # a wrong branch
+    assert checkpoints.weight_hash(str(suite), "step128") == hashes["step16"]
+
+
+def test_weights_in_several_files_are_one_checkpoint(folder, tmp_path):
+    parts = tmp_path / "parts"
+    network().save_pretrained(parts, max_shard_size="5KB")
+    words().save_pretrained(parts)
+    assert len(list(parts.glob("*.safetensors"))) > 1
+    assert torch.equal(checkpoints.load(str(parts)).w_out, checkpoints.load(str(folder)).w_out)
+    sorted(parts.glob("*.safetensors"))[1].unlink()
+    with pytest.raises(ValueError, match="^The model in parts cannot be opened: .*model-00002") as error:
+        checkpoints.load(str(parts))
+    sentence(error)
+
+
+# ---- what is missing
+
+
+def test_a_missing_revision_says_which_exist(suite, folder):
+    with pytest.raises(FileNotFoundError, match=r"has no revision 'step17'; it has step0, step16, step128\.$"):
+        checkpoints.load(str(suite), "step17")
+    with pytest.raises(FileNotFoundError, match=r"has no revision 'step17'; it has no checkpoints\.$"):
+        checkpoints.load(str(folder), "step17")
+    with pytest.raises(FileNotFoundError, match="has no revision 'notes'"):
+        checkpoints.load(str(suite), "notes")
+
+
+@pytest.mark.parametrize("call", [checkpoints.load, checkpoints.revisions, checkpoints.weight_hash, checkpoints.load_tokenizer])
+@pytest.mark.parametrize("model", ["no-such-model", "EleutherAI/pythia-70m-deduped-that-is-nowhere"])
+def test_a_hub_model_without_a_network_is_one_sentence(call, model):
+    with pytest.raises(FileNotFoundError, match=rf"^The model '{model}' is no folder here and the hub cannot be reached") as error:
+        call(model)
+    sentence(error)
+
+
+@pytest.mark.parametrize("model", ["/no/such/folder", "a/b/c", "spaces in it"])
+def test_what_cannot_be_a_model_is_one_sentence(model):
+    for call in (checkpoints.load, checkpoints.revisions):
+        with pytest.raises(FileNotFoundError, match="^There is no model '.*': neither mini-pythia nor smollm2") as error:
+            call(model)
+        sentence(error)
+
+
+@pytest.mark.parametrize("weights", [None, "pytorch_model.bin"])
+def test_only_safetensors_are_read(folder, weights):
+    """A pickle may run code as it is opened: it is refused, and nothing in it is executed."""
+    (folder / "model.safetensors").unlink()
+    if weights:
+        torch.save(network().state_dict(), folder / weights)
+    with pytest.raises(FileNotFoundError, match="^The folder own-model of .* holds no safetensors weights") as error:
+        checkpoints.load(str(folder))
+    sentence(error)
+
+
+def test_remote_code_is_never_run(folder):
+    (folder / "evil.py").write_text("raise SystemExit('this ran')")
+    edit_config(folder, model_type="evil", auto_map={"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"})
+    with pytest.raises(ValueError, match="^The model in own-model cannot be opened") as error:
+        checkpoints.load(str(folder))
+    sentence(error)
+
+
+# ---- what is damaged
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("damage", [truncate, lambda path: path.write_bytes(b""), lambda path: path.write_bytes(b"x" * 99),
+                                    lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\n")])
+def test_damaged_weights_are_named(folder, damage):
+    damage(folder / "model.safetensors")
+    with pytest.raises(ValueError, match="^The weights in own-model are damaged: ") as error:
+        checkpoints.load(str(folder))
+    sentence(error)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", ["gpt_neox.final_layer_norm.bias", "gpt_neox.layers.0.mlp.dense_h_to_4h.weight"])
+def test_a_weight_that_is_not_finite_is_named(folder, name, bad):
+    def spoil(tensors):
+        tensors[name].view(-1)[3] = bad
+
+    edit(folder, spoil)
+    with pytest.raises(ValueError, match=f"^The weight {name} of .* holds values that are not finite") as error:
+        checkpoints.load(str(folder))
+    sentence(error)
+
+
+@pytest.mark.parametrize("name", ["gpt_neox.layers.2.mlp.dense_4h_to_h.weight", "embed_out.weight"])
+def test_a_weight_that_the_file_lacks_is_named(folder, name):
+    """transformers would fill it with random numbers and go on."""
+    edit(folder, lambda tensors: tensors.pop(name))
+    with pytest.raises(ValueError, match=rf"^The weights in own-model lack ({name}|lm_head.weight)\.$"):
+        checkpoints.load(str(folder))
+
+
+def test_a_weight_of_another_shape_is_named(folder):
+    edit_config(folder, vocab_size=44)
+    with pytest.raises(ValueError, match=r"^The weight gpt_neox.embed_in.weight in own-model is \(40, 16\), "
+                                         r"config.json asks for \(44, 16\)\.$"):
+        checkpoints.load(str(folder))
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", '{"model_type": "nonsense"}'])
+def test_a_damaged_config_is_one_sentence(folder, content):
+    (folder / "config.json").write_text(content)
+    with pytest.raises(ValueError, match="^The model in own-model cannot be opened: ") as error:
+        checkpoints.load(str(folder))
+    sentence(error)
+
+
+def test_a_tokenizer_larger_than_the_embedding_is_refused(folder):
+    words(VOCABULARY + 1).save_pretrained(folder)
+    with pytest.raises(ValueError, match=r"^The tokenizer of .* has 41 entries, its unembedding only 40 rows\.$"):
+        checkpoints.load(str(folder))
+    words(VOCABULARY).save_pretrained(folder)
+    assert len(checkpoints.load(str(folder)).tokenizer) == checkpoints.load(str(folder)).n_vocab
+
+
+def test_a_folder_without_a_tokenizer_is_refused(folder):
+    """transformers would make an empty one up from the family's name."""
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(FileNotFoundError, match="^The folder own-model holds no tokenizer") as error:
+        checkpoints.load(str(folder))
+    sentence(error)
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", '{"model": {"type": "nonsense"}}'])
+def test_a_damaged_tokenizer_is_one_sentence(folder, content):
+    (folder / "tokenizer.json").write_text(content)
+    with pytest.raises(ValueError, match="^The tokenizer in own-model cannot be read: ") as error:
+        checkpoints.load(str(folder))
+    sentence(error)
+
+
+def test_other_programs_open_the_same_files(folder):
+    """Nothing here is a format of its own."""
+    plain = AutoModelForCausalLM.from_pretrained(folder)
+    assert torch.equal(plain.get_output_embeddings().weight, checkpoints.load(str(folder)).unembedding)
