@@ -123,9 +123,10 @@ def test_runs_in_the_root_with_its_parameters_reports_and_skips_what_is_unchange
     assert run.main(["-p", "seed", "0"]) == 0
     assert marks(tree) == ["01_one 0 []", "02_two 0 []"]
     assert (tree / "data/cache/runs/mini-pythia/01_one.ipynb").exists()
-    head, row, _ = capsys.readouterr().out.strip().splitlines()[-3:]
+    head, row, _, end = capsys.readouterr().out.strip().splitlines()[-4:]
     assert head.split() == ["notebook", "model", "seconds", "forward", "ablation", "figures", "largest", "deviation"]
     assert row.split()[:2] + row.split()[3:] == ["01_one", "mini-pythia", "2", "2", "fig1", "-"]
+    assert end.endswith("figures are in data/results/mini-pythia.")
 
     assert run.main([]) == 0
     assert capsys.readouterr().out.count("... unchanged") == 2 and len(marks(tree)) == 2
@@ -304,6 +305,8 @@ def test_deviation_matches_rows_by_key_and_treats_nan_zero_and_lists():
     assert reports.deviation(table(ok=[True, False]), table(ok=[True, True])) == np.inf
     assert reports.deviation(table(ids=[[1], [2]]), table(ids=[[1], [2]])) == 0.0
     assert reports.deviation(table().head(1), table()) == np.inf
+    unknown = table(step=pd.array([0, None], dtype="Int64"))
+    assert reports.deviation(unknown, unknown) == 0.0 and reports.deviation(unknown, table()) == np.inf
     floats = pd.DataFrame({"x": [1.0, 2.0]})
     assert reports.deviation(floats.iloc[::-1], floats) == pytest.approx(1 / 2.5)
 

@@ -37,7 +37,7 @@ def deviation(table, reference):
             break
     if key:
         table, reference = (frame.sort_values(key, ignore_index=True) for frame in (table, reference))
-        if table[key].to_numpy(object).tolist() != reference[key].to_numpy(object).tolist():
+        if not table[key].astype(str).equals(reference[key].astype(str)):
             return math.inf
     return max((_column_deviation(table[name], reference[name]) for name in table.columns if name not in key), default=0.0)
 
@@ -76,7 +76,14 @@ def from_commit(tables):
 
 
 def closing_table(jobs, records, skipped):
-    """What was run, as text: notebook, model, seconds (of which forward passes, ablation), figures, deviation."""
+    """What was run, as text: notebook, model, seconds (of which forward passes, ablation), figures, deviation.
+
+    Parameters
+    ----------
+    jobs : list of run.Job
+    records : list of dict, of the jobs that are finished, in the same order
+    skipped : list of the jobs that were not repeated
+    """
     rows = []
     for job, record in zip(jobs, records, strict=False):
         seconds = record["seconds"]
@@ -89,7 +96,9 @@ def closing_table(jobs, records, skipped):
             "figures": ", ".join(sorted({Path(name).stem.split("_")[0] for name in record["figures"]})) or "-",
             "largest deviation": record["deviation"] if isinstance(record["deviation"], str) else f"{record['deviation']:.1e}",
         })
-    return pd.DataFrame(rows).to_string(index=False)
+    spent = sum(record["seconds"]["all"] for job, record in zip(jobs, records, strict=False) if job not in skipped)
+    folders = sorted({str(Path(name).parent) for record in records for name in record["figures"]})
+    return f"{pd.DataFrame(rows).to_string(index=False)}\n{spent:.0f} s in all; figures are in {', '.join(folders) or 'no folder'}."
 
 
 def dry_run(jobs, finished):
