@@ -315,7 +315,7 @@ def test_deviation_from_the_commit(tree):
     committed, fresh = "data/results/m/a.parquet", "data/results/m/new.parquet"
     for name in (committed, fresh):
         store.write_table(tree / name, table())
-    assert reports.from_commit([committed]) == "new"  # not a repository
+    assert reports.from_commit([committed]) == "-"  # not a repository
     git = ["git", "-C", str(tree), "-c", "user.name=a", "-c", "user.email=a@b"]
     for command in (["init", "-q"], ["add", committed], ["commit", "-qm", "Add a table"]):
         subprocess.run([*git, *command], check=True)

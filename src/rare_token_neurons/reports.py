@@ -61,18 +61,35 @@ def _column_deviation(column, reference):
 
 
 def from_commit(tables):
-    """The largest deviation of written tables from the commit that is checked out; "new", or "-" without one."""
+    """The largest deviation of written tables from the commit that is checked out.
+
+    Parameters
+    ----------
+    tables : list of str, paths from the repository's root.
+
+    Returns
+    -------
+    float, or "other rows" (not comparable), "new" (none is in the commit), "-" (no table, or no git)
+    """
+    if not tables or _git("rev-parse", "--verify", "HEAD") is None:
+        return "-"
     found = []
     for name in tables:
-        try:
-            shown = subprocess.run(["git", "-C", str(paths.ROOT), "show", f"HEAD:./{name}"], capture_output=True)
-        except FileNotFoundError:
-            return "-"
-        if shown.returncode == 0:
-            found.append(deviation(pd.read_parquet(paths.ROOT / name), pd.read_parquet(io.BytesIO(shown.stdout))))
+        content = _git("show", f"HEAD:./{name}")
+        if content is not None:
+            found.append(deviation(pd.read_parquet(paths.ROOT / name), pd.read_parquet(io.BytesIO(content))))
     if not found:
-        return "new" if tables else "-"
+        return "new"
     return "other rows" if max(found) == math.inf else max(found)
+
+
+def _git(*arguments):
+    """What git answers, bytes; None where it fails or is not there."""
+    try:
+        done = subprocess.run(["git", "-C", str(paths.ROOT), *arguments], capture_output=True)
+    except FileNotFoundError:
+        return None
+    return done.stdout if done.returncode == 0 else None
 
 
 def closing_table(jobs, records, skipped):
