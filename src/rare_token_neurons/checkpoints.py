@@ -21,6 +21,7 @@ from rare_token_neurons import smollm2
 from rare_token_neurons.paths import MINI_PYTHIA, shown
 
 HUB_FILES = ["*.safetensors", "*.json", "*.txt", "tokenizer*"]
+HUB_FAILURES = (hub_errors.HTTPError, hub_errors.HFValidationError, OSError)  # an answer, a connection; a name; offline
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
@@ -153,7 +154,7 @@ def revisions(model):
     if suite is None:
         try:
             names = [branch.name for branch in huggingface_hub.list_repo_refs(model).branches]
-        except (hub_errors.HfHubHTTPError, hub_errors.HFValidationError, hub_errors.OfflineModeIsEnabled, OSError) as error:
+        except HUB_FAILURES as error:
             raise FileNotFoundError(_unreachable(model, error)) from None
     else:
         names = [child.name for child in suite.iterdir() if child.is_dir()]
@@ -180,8 +181,7 @@ def locate(model, revision=None):
             folder = Path(huggingface_hub.snapshot_download(model, revision=revision, allow_patterns=HUB_FILES))
         except hub_errors.RevisionNotFoundError:
             raise FileNotFoundError(_no_revision(model, revision)) from None
-        except (hub_errors.HfHubHTTPError, hub_errors.HFValidationError, hub_errors.LocalEntryNotFoundError,
-                hub_errors.OfflineModeIsEnabled, OSError) as error:
+        except HUB_FAILURES as error:
             raise FileNotFoundError(_unreachable(model, error)) from None
     else:
         steps = revisions(model)
