@@ -15,6 +15,8 @@ import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from rare_token_neurons import store
+
 COLUMN, PAGE = 3.4, 7.0      # widths in inches: one column, two columns
 DPI = 200
 
@@ -92,6 +94,7 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
         finally:
             temporary.unlink(missing_ok=True)
         written.append(path)
+        store.note_figure(path)
     return written
 
 

@@ -15,9 +15,11 @@ from rare_token_neurons import ablation, checkpoints, store, text
 from rare_token_neurons.paths import RESULTS, ROOT
 
 MEMORY_GB = 1.0  # working memory of the ablation
+GROUP_SHARE = 0.017  # of the neurons: the rare group (the paper's plateau)
 
 
-def _stage(settings, name, compute, *, reads, inputs, modules):
+def stage(settings, name, compute, *, reads, inputs, modules):
+    """The table `name` of these settings; `reads` are the parameters that decide it (see `store.stage`)."""
     chosen = {parameter: getattr(settings, parameter) for parameter in reads}
     return store.stage(settings.results / f"{name}.parquet", store.key(chosen, inputs, [*modules, "tables"]), compute,
                        recompute=settings.recompute)
@@ -42,7 +44,7 @@ def _flat(ids):
     return {"ids": torch.from_numpy(np.concatenate(ids)), "ends": torch.from_numpy(np.cumsum([len(x) for x in ids]))}
 
 
-def _counts_name(settings):
+def counts_name(settings):
     """Which counts decide rarity: general English knows only words, so without `words_only` the text is counted."""
     if settings.counts != "auto":
         return settings.counts
@@ -52,7 +54,7 @@ def _counts_name(settings):
 def _counts(settings, vocabulary):
     """The counts that decide rarity, int64 (tokens,)."""
     tokenizer, documents, ids, _ = _corpus(settings.model, settings.text)
-    name = _counts_name(settings)
+    name = counts_name(settings)
     if name == "wordfreq":
         return text.english_counts(vocabulary)
     if name == "text":
@@ -68,7 +70,7 @@ def _counts(settings, vocabulary):
 
 
 def _counts_hash(settings):
-    name = _counts_name(settings)
+    name = counts_name(settings)
     return name if name in ("wordfreq", "text") else hashlib.sha256((ROOT / name).read_bytes()).hexdigest()
 
 
@@ -92,7 +94,7 @@ def tokens(settings):
         table["group"] = np.select([rare, common], ["rare", "common"], "")
         return table.rename_axis("token_id").reset_index()
 
-    return _stage(settings, "tokens", compute, reads=("rare_percentile", "words_only", "trained_here"),
+    return stage(settings, "tokens", compute, reads=("rare_percentile", "words_only", "trained_here"),
                   inputs=_text_inputs(settings), modules=["text"])
 
 
@@ -123,13 +125,13 @@ def _chosen(settings):
 
 def blocks(settings):
     """The text that every checkpoint reads: block, document, source, name of the document, tokens (a list)."""
-    return _stage(settings, "blocks", lambda: _chosen(settings)[0], reads=POSITION_PARAMETERS,
+    return stage(settings, "blocks", lambda: _chosen(settings)[0], reads=POSITION_PARAMETERS,
                   inputs=_text_inputs(settings), modules=["text"])
 
 
 def positions(settings):
     """The positions measured: block, t, group, document, target (token id), half ("A" or "B", by document)."""
-    return _stage(settings, "positions", lambda: _chosen(settings)[1], reads=POSITION_PARAMETERS,
+    return stage(settings, "positions", lambda: _chosen(settings)[1], reads=POSITION_PARAMETERS,
                   inputs=_text_inputs(settings), modules=["text"])
 
 
@@ -173,7 +175,7 @@ def weights(settings, default="all"):
 
     inputs = {} if settings.recompute == "never" else {name: checkpoints.weight_hash(settings.model, name)
                                                        for name in revisions(settings, default)}
-    return _stage(settings, "checkpoints", compute, reads=("steps",), inputs={str(k): v for k, v in inputs.items()},
+    return stage(settings, "checkpoints", compute, reads=("steps",), inputs={str(k): v for k, v in inputs.items()},
                   modules=["checkpoints"])
 
 
@@ -228,7 +230,7 @@ def losses(settings, default="all"):
                       **mean_over_documents(loss[mask], owner[mask])} for group, mask in masks.items()]
         return pd.DataFrame(rows).astype({"step": "Int64"})
 
-    return _stage(settings, "losses", compute, reads=("steps", *POSITION_PARAMETERS), inputs=_model_inputs(settings, default),
+    return stage(settings, "losses", compute, reads=("steps", *POSITION_PARAMETERS), inputs=model_inputs(settings, default),
                   modules=["ablation", "checkpoints", "text"])
 
 
@@ -263,7 +265,8 @@ def training_log(settings):
 # ---- influence (notebook 03)
 
 
-def _model_inputs(settings, default):
+def model_inputs(settings, default="last"):
+    """Hashes of what a table of a model depends on: text, counts, weights."""
     if settings.recompute == "never":
         return {}
     names = revisions(settings, default)
@@ -284,7 +287,7 @@ def influence_sums(settings, revision, group):
     key = store.key({"ablation": settings.ablation, "seed": settings.seed}, content, ["ablation", "checkpoints"])
 
     def compute():
-        subject, kept = _captured(settings, revision)
+        subject, kept = captured(settings, revision)
         with store.clock("ablation"):
             made = ablation.influence(subject, kept, found.to(subject.device), torch.from_numpy(owners),
                                       ablation=settings.ablation, seed=settings.seed, memory_gb=MEMORY_GB)
@@ -297,7 +300,8 @@ def influence_sums(settings, revision, group):
 
 
 @lru_cache(maxsize=1)
-def _captured(settings, revision):
+def captured(settings, revision=None):
+    """A checkpoint (None: the last) as a Subject with the text's unigram counts, and its Capture of the blocks."""
     subject = checkpoints.load(settings.model, revision, device=settings.device)
     subject.unigram_counts = torch.from_numpy(_unigram_counts(settings, subject.n_vocab)).to(subject.device)
     return subject, capture(settings, subject, blocks(settings))
@@ -315,8 +319,8 @@ def influence(settings, default="last"):
     Returns
     -------
     DataFrame with revision, step, group ("rare" or "common", by target), neuron; in nats: mean_abs (mean |change| over the
-    positions), mean, abs_mean (|mean change|), sem (of mean_abs, over documents), mean_abs_a, mean_a, mean_abs_b,
-    mean_b (the same on the document halves A and B), entropy and unigram (mean change of the output's entropy, and of
+    positions), mean, abs_mean (|mean change|), sem (of mean_abs, over documents), mean_abs_a, mean_a,
+    abs_mean_a, and _b (the same on the document halves A and B), entropy and unigram (mean change of the output's entropy, and of
     the logits' projection on the log-unigram direction); positions, documents, fallback (share of pairs taken exactly)
     """
 
@@ -326,8 +330,8 @@ def influence(settings, default="last"):
                           for group in ("rare", "common")], ignore_index=True)
 
     name = "influence" if default == "last" else "influence_over_training"
-    return _stage(settings, name, compute, reads=("steps", "ablation", *POSITION_PARAMETERS),
-                  inputs=_model_inputs(settings, default), modules=["ablation", "checkpoints", "text"])
+    return stage(settings, name, compute, reads=("steps", "ablation", *POSITION_PARAMETERS),
+                  inputs=model_inputs(settings, default), modules=["ablation", "checkpoints", "text"])
 
 
 def _influence_rows(settings, revision, group, halves):
@@ -338,6 +342,7 @@ def _influence_rows(settings, revision, group, halves):
         n = sums.n[rows].sum()
         columns[f"mean_abs_{name.lower()}"] = sums.abs_sum[rows].sum(0) / n
         columns[f"mean_{name.lower()}"] = sums.change_sum[rows].sum(0) / n
+        columns[f"abs_mean_{name.lower()}"] = columns[f"mean_{name.lower()}"].abs()
     for name, total in (("entropy", sums.entropy_sum), ("unigram", sums.unigram_sum)):
         columns[name] = torch.full_like(sums.mean, torch.nan) if total is None else total.sum(0) / sums.n.sum()
     table = pd.DataFrame({name: column.double().numpy() for name, column in columns.items()})
@@ -345,6 +350,52 @@ def _influence_rows(settings, revision, group, halves):
     for name, value in (("group", group), ("step", checkpoints.step_of(revision)), ("revision", revision or "")):
         table.insert(0, name, value)
     return table.assign(positions=int(sums.n.sum()), documents=len(sums.n), fallback=sums.fallback).astype({"step": "Int64"})
+
+
+# ---- the rare group and what later notebooks measure of it
+
+
+def rare_group(influence_rows, group="rare"):
+    """The top 1.7 % of the neurons by influence on half A of the documents, most influential first.
+
+    Parameters
+    ----------
+    influence_rows : rows of `influence` of one revision; what is said of the group is measured on half B.
+    group : "rare" or "common", the targets.
+
+    Returns
+    -------
+    int64 (m,)
+    """
+    rows = influence_rows[influence_rows["group"] == group].sort_values("neuron")
+    size = int(np.ceil(GROUP_SHARE * len(rows)))
+    return np.argsort(-rows["mean_abs_a"].to_numpy(), kind="stable")[:size]
+
+
+def activations(settings, revision=None, where="rare", half="B"):
+    """The final layer's activations at the settings' positions, from one half of the documents.
+
+    Parameters
+    ----------
+    revision : None for the last checkpoint.
+    where : "rare" or "common" (positions of that group) or "all" (every scored position).
+    half : "A" or "B".
+
+    Returns
+    -------
+    values : float32 (n, neurons); documents : int64 (n,)
+    """
+    chosen = positions(settings)
+    subject, kept = captured(settings, revision)
+    if where == "all":
+        rows = kept.positions.cpu().numpy()
+        owners = kept.documents.cpu().numpy()[rows[:, 0]]
+        inside = np.isin(owners, chosen.loc[chosen["half"] == half, "document"])
+        rows, owners = rows[inside], owners[inside]
+    else:
+        found, owners = group_positions(chosen[chosen["half"] == half], where)
+        rows = found.numpy()
+    return kept.activations.cpu().numpy()[rows[:, 0], rows[:, 1] - kept.first], owners
 
 
 def _hash(arrays):
