@@ -16,10 +16,12 @@ from huggingface_hub import errors as hub_errors
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
 from rare_token_neurons import smollm2
 from rare_token_neurons.paths import MINI_PYTHIA, shown
 
+transformers_logging.disable_progress_bar()  # hundreds of lines in a notebook
 HUB_FILES = ["*.safetensors", "*.json", "*.txt", "tokenizer*"]
 HUB_FAILURES = (hub_errors.HTTPError, hub_errors.HFValidationError, OSError)  # an answer, a connection; a name; offline
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")

@@ -143,7 +143,7 @@ def token_tensor(blocks_table):
 def group_positions(positions_table, group):
     """Rows (block, t) of one group, int64 tensor (n, 2), and the document of each, int64 (n,)."""
     rows = positions_table[positions_table["group"] == group]
-    return torch.from_numpy(rows[["block", "t"]].to_numpy(dtype=np.int64)), rows["document"].to_numpy()
+    return torch.tensor(rows[["block", "t"]].to_numpy(dtype=np.int64)), rows["document"].to_numpy()
 
 
 # ---- checkpoints and losses (notebook 02)
@@ -183,7 +183,7 @@ def capture(settings, subject, blocks_table):
     """The capture of the settings' blocks by one checkpoint; that of a model's last checkpoint is kept in the cache."""
     content = {"weights": checkpoints.weight_hash(settings.model, subject.revision), "tokens": _hash(blocks_table["tokens"]),
                "documents": _hash([blocks_table["document"].to_numpy()])}
-    read, owners = token_tensor(blocks_table).to(subject.device), torch.from_numpy(blocks_table["document"].to_numpy())
+    read, owners = token_tensor(blocks_table).to(subject.device), torch.tensor(blocks_table["document"].to_numpy())
 
     def compute():
         with store.clock("forward"):
@@ -289,7 +289,7 @@ def influence_sums(settings, revision, group):
     def compute():
         subject, kept = captured(settings, revision)
         with store.clock("ablation"):
-            made = ablation.influence(subject, kept, found.to(subject.device), torch.from_numpy(owners),
+            made = ablation.influence(subject, kept, found.to(subject.device), torch.tensor(owners),
                                       ablation=settings.ablation, seed=settings.seed, memory_gb=MEMORY_GB)
         parts = {name: value.cpu().contiguous() for name, value in vars(made).items() if isinstance(value, torch.Tensor)}
         return parts | {"fallback": torch.tensor(made.fallback, dtype=torch.float64)}
@@ -336,7 +336,7 @@ def influence(settings, default="last"):
 
 def _influence_rows(settings, revision, group, halves):
     sums = influence_sums(settings, revision, group)
-    in_half = {name: torch.from_numpy(halves[sums.documents.numpy()].eq(name).to_numpy()) for name in "AB"}
+    in_half = {name: torch.tensor(halves[sums.documents.numpy()].eq(name).to_numpy()) for name in "AB"}
     columns = {"mean_abs": sums.mean_abs, "mean": sums.mean, "abs_mean": sums.mean.abs(), "sem": sums.sem}
     for name, rows in in_half.items():
         n = sums.n[rows].sum()
