@@ -106,7 +106,7 @@ def test_zipf_counts_the_rare_band():
     figure, ax = plots.panels()
     plots.zipf(ax, [100, 50, 2, 2, 0], rare_at=2)
     labels = [patch.get_label() for patch in ax.patches]
-    assert labels == ["rare: 50 % of types, 2.6 % of tokens"]
+    assert labels == ["rare: 50 % of types, 2.6 % of uses"]
 
 
 def test_steps_have_a_place_for_zero():

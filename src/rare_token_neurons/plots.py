@@ -123,8 +123,9 @@ def shade_phases(ax, boundaries: tuple[int, int], n: int, *, names: bool = True)
         left, right = max(left, 1), min(right, n)
         ax.axvspan(left, right, color=COLORS[name], alpha=0.13, linewidth=0, zorder=0)
         if names:
-            ax.text(np.sqrt(left * right), 0.02, f"{name}\n{100 * count / n:.1f} %", ha="center", va="bottom",
-                    fontsize=6, color="#303030", transform=ax.get_xaxis_transform())
+            narrow = right == n and right / left < 4      # its name would stand out of the axes
+            ax.text(0.9 * n if narrow else np.sqrt(left * right), 0.02, f"{name}\n{100 * count / n:.1f} %", va="bottom",
+                    ha="right" if narrow else "center", fontsize=6, color="#303030", transform=ax.get_xaxis_transform())
 
 
 def band(ax, x, low, high, *, color: str = GREY, label: str | None = None, alpha: float = 0.25) -> None:
@@ -221,7 +222,7 @@ def zipf(ax, counts, *, rare_at: float | None = None, label: str | None = None, 
         if first <= len(seen):
             share, types = seen[first - 1:].sum() / seen.sum(), 1 - (first - 1) / len(seen)
             ax.axvspan(first, len(seen), color=COLORS["rare"], alpha=0.13, linewidth=0,
-                       label=f"rare: {100 * types:.0f} % of types, {100 * share:.1f} % of tokens")
+                       label=f"rare: {100 * types:.0f} % of types, {100 * share:.1f} % of uses")
 
 
 def heat_map(ax, matrix, *, limit: float | None = None, label: str = "", **options) -> None:
