@@ -1,5 +1,7 @@
 """Small random models whose final layer matters: norm gains and biases away from 1 and 0, losses that ablation moves."""
 
+from functools import partial
+
 import pytest
 import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM
@@ -9,28 +11,28 @@ from rare_token_neurons.checkpoints import dissect
 VOCABULARY, WIDTH, NEURONS, LENGTH = 97, 32, 48, 16
 
 
-def _neox(parallel):
+def _neox(parallel, vocabulary):
     return GPTNeoXForCausalLM(GPTNeoXConfig(
-        vocab_size=VOCABULARY, hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=4, intermediate_size=NEURONS,
+        vocab_size=vocabulary, hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=4, intermediate_size=NEURONS,
         max_position_embeddings=LENGTH, use_parallel_residual=parallel, attn_implementation="eager"))
 
 
-def _llama(tied=True):
+def _llama(vocabulary):
     return LlamaForCausalLM(LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        intermediate_size=NEURONS, max_position_embeddings=LENGTH, tie_word_embeddings=tied, attn_implementation="eager"))
+        vocab_size=vocabulary, hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=NEURONS, max_position_embeddings=LENGTH, tie_word_embeddings=True, attn_implementation="eager"))
 
 
-BUILDERS = {"neox-parallel": lambda: _neox(True), "neox-sequential": lambda: _neox(False), "llama-tied": _llama}
+BUILDERS = {"neox-parallel": partial(_neox, True), "neox-sequential": partial(_neox, False), "llama-tied": _llama}
 
 
-def tiny_subject(kind, dtype=torch.float32, seed=0, strength=8.0, device="cpu"):
-    """A tiny model, taken apart. The same seed gives the same weights in every dtype.
+def tiny_subject(kind, dtype=torch.float32, *, strength=8.0, vocabulary=VOCABULARY, device="cpu"):
+    """A tiny model, taken apart: the same weights in every dtype and on every device.
 
-    strength : how far the weights are above transformers' initialisation; 8 moves losses by 0.01 to 1 nat.
+    strength : how far the weights are above transformers' initialisation; at 8 one neuron moves a loss by about 0.01.
     """
-    torch.manual_seed(seed)
-    model = BUILDERS[kind]()
+    torch.manual_seed(0)
+    model = BUILDERS[kind](vocabulary)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "norm" in name:
@@ -39,8 +41,9 @@ def tiny_subject(kind, dtype=torch.float32, seed=0, strength=8.0, device="cpu"):
                 weight.mul_(strength)
             else:
                 weight.add_(0.1 * torch.randn_like(weight))
+    counts = torch.randint(0, 1000, (vocabulary,)).double()
     subject = dissect(model.to(device, dtype))
-    subject.unigram_counts = torch.randint(0, 1000, (VOCABULARY,)).double().to(device)
+    subject.unigram_counts = counts.to(device)
     return subject
 
 

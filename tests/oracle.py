@@ -60,14 +60,14 @@ def hooked_changes(subject, tokens, positions, ablation="mean", freeze=None, see
     with exact_norms(subject.model):
         kept = capture(subject, tokens, first=first, documents=documents)
         block, t = positions.unbind(1)
-        every = torch.arange(subject.n_neurons)
+        every = torch.arange(subject.n_neurons, device=tokens.device)
         new = references(kept, positions, every, ablation, seed).expand(len(positions), -1)
         scale_of = _final_residual(subject, tokens) if freeze == "scale" else None
         direction = None if subject.unigram_counts is None else unigram_direction(subject.unigram_counts)
         base = _logits(subject, tokens)[block, t]
         changes = []
         for neuron in range(subject.n_neurons):
-            values = torch.zeros(tokens.shape, dtype=subject.dtype)
+            values = torch.zeros(tokens.shape, dtype=subject.dtype, device=tokens.device)
             values[block, t] = new[:, neuron].to(subject.dtype)
             logits = _logits(subject, tokens, (neuron, values), scale_of)[block, t]
             if freeze == "unigram":
@@ -81,3 +81,28 @@ def _measures(logits, base, targets, direction):
     loss = before.gather(1, targets[:, None])[:, 0] - after.gather(1, targets[:, None])[:, 0]
     entropy = (before.exp() * before).sum(-1) - (after.exp() * after).sum(-1)
     return loss, entropy, torch.zeros_like(loss) if direction is None else (logits - base) @ direction
+
+
+def captured_changes(subject, kept, positions, neurons, ablation="mean", seed=0):
+    """Loss changes and max |g|, each (n, m), by definition and in float64, from a capture: norm and unembed x + delta w."""
+    block, t = positions.unbind(1)
+    x = kept.residual[block, t - kept.first].double()
+    delta = references(kept, positions, neurons, ablation, seed) - kept.activations[block, t - kept.first][:, neurons].double()
+    y = kept.tokens[block, t + 1][:, None]
+    before = _unembedded(subject, x)
+    changes, largest = [], []
+    for column, neuron in enumerate(neurons):
+        after = _unembedded(subject, x + delta[:, column, None] * subject.w_out[:, neuron].double())
+        g = (after - before) - (after - before).gather(1, y)
+        changes.append((before.log_softmax(1) - after.log_softmax(1)).gather(1, y)[:, 0])
+        largest.append(g.abs().amax(1))
+    return torch.stack(changes, 1), torch.stack(largest, 1)
+
+
+def _unembedded(subject, x):
+    if subject.norm == "layer":
+        x = x - x.mean(-1, keepdim=True)
+    x = subject.norm_gain.double() * x / (x.square().mean(-1, keepdim=True) + subject.norm_eps).sqrt()
+    x = x if subject.norm_bias is None else x + subject.norm_bias.double()
+    logits = x @ subject.unembedding.double().T
+    return logits if subject.unembedding_bias is None else logits + subject.unembedding_bias.double()

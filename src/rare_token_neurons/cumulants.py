@@ -19,12 +19,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-PAIRS = 2**19  # (position, neuron) pairs at a time in elementwise work
+PAIRS = 2**16  # (position, neuron) pairs at a time in elementwise work
 ROUNDINGS = 8  # roundings that a raw second moment may have gathered
+
 
 @dataclass
 class Moments:
-    """Raw moments of B (relative to the centre) with f and z under p: (n, neurons) each; low, high: range (neurons,)."""
+    """Raw moments of B (relative to the centre) with f and z under p, (n, neurons) each, and B's extremes, (neurons,)."""
 
     b: Tensor
     fb: Tensor
@@ -35,23 +36,25 @@ class Moments:
     zb: Tensor | None
     zfb: Tensor | None
     zbb: Tensor | None
+    target: Tensor  # (n, neurons), B at the targets
     low: Tensor
     high: Tensor
 
 
-def moments(readout, predictions, directions, entropy):
+def moments(readout, predictions, u, entropy):
     """All moments that order 3 needs, by matrix products over chunks of the vocabulary.
 
     Parameters
     ----------
-    directions : (d, neurons), gain u_i.
+    u : (d, neurons) float64, output weights after the norm's centring.
     entropy : bool, whether the moments with z are needed.
 
     Returns
     -------
     Moments
     """
-    n, neurons = len(predictions.f), directions.shape[1]
+    directions = readout.directions(u)
+    n, neurons = len(predictions.f), u.shape[1]
     with_z = entropy and not predictions.z_is_f
     rows = 5 if with_z else 3  # p ff, p z f, p z, p f, p: the last ones also multiply B^2 and B^3
     first, second, third = (predictions.f.new_zeros(k * n, neurons) for k in (rows, rows // 2 + 1, 1))
@@ -70,7 +73,7 @@ def moments(readout, predictions, directions, entropy):
     if not entropy:
         zb = zfb = zbb = None
     return Moments(b=first[-1], fb=first[-2], ffb=first[0], bb=second[-1], fbb=second[-2], bbb=third, zb=zb, zfb=zfb,
-                   zbb=zbb, low=low, high=high)
+                   zbb=zbb, target=readout.rows(predictions.targets, predictions.centre) @ directions, low=low, high=high)
 
 
 def _weights(predictions, part, rows):
@@ -97,31 +100,31 @@ class Changes:
     flagged: Tensor  # bool: a bound on the error exceeds the tolerance
 
 
-def expand(predictions, moments, rho, tau, b_target, absolute, relative):
-    """Loss and entropy changes to order 3, flagged where the error bound is above max(absolute, relative |change|).
+def expand(predictions, moments, rho, tau, absolute, relative):
+    """Loss and entropy changes to order 3, flagged where the error bound is above the tolerance.
 
     Parameters
     ----------
-    rho, tau : (n, neurons)
-    b_target : (n, neurons), B at the targets, relative to the same centre as the moments.
+    rho, tau : (n, neurons) float64
+    absolute, relative : float, the tolerance is max(absolute, relative |change|); for entropy 10 absolute.
 
     Returns
     -------
     Changes
     """
-    loss, flagged = torch.empty_like(rho), torch.empty_like(rho, dtype=torch.bool)
-    entropy = None if moments.zb is None else torch.empty_like(rho)
+    loss, flagged = torch.empty_like(moments.b), torch.empty_like(rho, dtype=torch.bool)
+    entropy = None if moments.zb is None else torch.empty_like(loss)
     step = max(1, PAIRS // rho.shape[1])
     for start in range(0, len(rho), step):
         rows = slice(start, start + step)
-        h = _tilt(predictions, moments, rho[rows], tau[rows], rows)
+        h = _tilt(predictions, moments, rho[rows].to(loss.dtype), tau[rows].to(loss.dtype), rows)
         f_target = predictions.f[rows].gather(1, predictions.targets[rows, None])
-        loss[rows] = h.tau * (moments.b[rows] - b_target[rows]) - h.rho * f_target + h.k2 / 2 + h.k3 / 6
-        error = torch.maximum(h.rest, h.u.square() / 2)
+        loss[rows] = h.tau * (moments.b[rows] - moments.target[rows]) - h.rho * f_target + h.k2 / 2 + h.k3 / 6
+        error = torch.maximum(h.rest, h.u.square() / 2) + h.variance - h.k2
         flagged[rows] = ~(error <= (relative * loss[rows].abs()).clamp_min(absolute))
         if entropy is not None:
             entropy[rows], error = _entropy_change(predictions, moments, h, rows)
-            flagged[rows] |= ~(error <= (relative * entropy[rows].abs()).clamp_min(absolute))
+            flagged[rows] |= ~(error <= (relative * entropy[rows].abs()).clamp_min(10 * absolute))
     return Changes(loss, entropy, flagged)
 
 

@@ -1,8 +1,11 @@
-"""The pairs that order 3 cannot settle, by an exact sum over the vocabulary.
+"""The pairs that order 3 cannot settle, by an exact log-sum-exp over the vocabulary.
 
-With g = rho (f - f_y) + tau (B - B_y) (symbols: `predictions`), the loss change is log E_p exp(g), taken as
-log1p(E_p expm1(g)); where that would cancel (the expectation near -1) or lose a token whose p underflows (g above 40)
-as logsumexp(log p + g).
+With h = rho f + tau B (symbols: `predictions`) the loss change is log E_p exp(h) - h_y, and
+log E_p exp(h) = logsumexp(log p + h): p exp(h) would lose tokens whose p underflows. Its float32 error is a few 1e-7, of
+no account for the changes that come here; the small ones, which would need log1p(E_p expm1(h)), order 3 has settled.
+
+Where a neuron makes up most of the residual stream, rho f and tau B are large and cancel; there h is taken as
+U gain (s' c' - s c), the difference formed in float64.
 
 Pairs are grouped by neurons, so that a neuron's row of B is computed once, and within a group by position, whose f and
 log p are read once: a tile of a few pairs by the whole vocabulary stays near the processor.
@@ -11,49 +14,59 @@ log p are read once: a tile of a few pairs by the whole vocabulary stays near th
 import torch
 
 TILE = 2**19  # entries (pairs x vocabulary) worked on at a time
+STRAIN = 3.0  # rho above which rho f and tau B are not added up in the working precision
 
 
-def settle(readout, predictions, directions, rho, tau, changes, group):
+def settle(readout, predictions, u, rho, tau, changes, group):
     """Overwrite the flagged changes of loss and entropy with exact ones.
 
     Parameters
     ----------
-    directions : (d, neurons), gain u_i.
-    rho, tau : (n, neurons)
+    u : (d, neurons) float64, output weights after the norm's centring.
+    rho, tau : (n, neurons) float64
     changes : Changes, overwritten.
     group : int, neurons whose B is held at a time.
     """
-    columns = changes.flagged.any(0).nonzero()[:, 0]
-    tile = max(1, TILE // predictions.f.shape[1])
+    directions = readout.directions(u)
+    strained = rho > STRAIN
+    changes.flagged |= strained
+    plain = changes.flagged & ~strained
+    often = plain.sum(0)
+    columns = often.argsort(descending=True)[:(often > 0).sum()]  # the most often flagged first: dense groups
     for neurons in columns.split(group):
-        b = torch.cat([directions[:, neurons].T @ readout.rows(part, predictions.centre).T for part in readout.parts()], 1)
-        flagged = changes.flagged[:, neurons]
-        for position in flagged.any(1).nonzero()[:, 0].tolist():
-            p = predictions.log_p[position].exp()
-            for some in flagged[position].nonzero()[:, 0].split(tile):
-                pairs = position, neurons[some]
-                _settle_tile(predictions, position, p, b[some], rho[pairs], tau[pairs], changes, pairs)
+        b = readout.project(directions[:, neurons].T, predictions.centre)
+        for position, some in _tiles(plain[:, neurons], b.shape[1]):
+            pairs = position, neurons[some]
+            _settle(predictions, rho[pairs], tau[pairs], b[some], changes, pairs)
+    for pairs in _tiles(strained, len(readout.unembedding)):
+        position = pairs[0]
+        still = predictions.scale[position] * rho[pairs][:, None] * predictions.residual[position]
+        moved = readout.gain * (still + tau[pairs][:, None] * u[:, pairs[1]].T)  # (k, d)
+        h = readout.project(moved.to(changes.loss.dtype), predictions.centre)
+        _settle(predictions, torch.zeros_like(rho[pairs]), torch.ones_like(rho[pairs]), h, changes, pairs)
 
 
-def _settle_tile(predictions, position, p, b, rho, tau, changes, pairs):
-    """k pairs of one position; p : (vocabulary,), b : (k, vocabulary), rho and tau : (k,)."""
-    log_p, target = predictions.log_p[position], predictions.targets[position]
-    g = torch.outer(rho, predictions.f[position]).addcmul_(tau[:, None], b)
-    g -= g[:, target, None].clone()
-    growth = torch.expm1(g)
-    mean = growth @ p
-    loss = torch.log1p(mean)
-    entropy = None
+def _tiles(flagged, n_vocab):
+    """Yield (position, neurons) with at most TILE / n_vocab flagged neurons each."""
+    for position in flagged.any(1).nonzero()[:, 0].tolist():
+        for neurons in flagged[position].nonzero()[:, 0].split(max(1, TILE // n_vocab)):
+            yield position, neurons
+
+
+def _settle(predictions, rho, tau, b, changes, pairs):
+    """k pairs of one position; rho, tau : (k,), b : (k, vocabulary)."""
+    position = pairs[0]
+    f, log_p, target = predictions.f[position], predictions.log_p[position], predictions.targets[position]
+    rho, tau = rho.to(f.dtype), tau.to(f.dtype)
+    tilted = torch.addcmul(log_p[None], rho[:, None], f[None]).addcmul_(tau[:, None], b)  # log p + h
+    # softmax is one fused pass, but adds up carelessly (1e-5 over 50,000 tokens): torch.sum, which adds pairwise, makes up
+    ablated = torch.softmax(tilted, 1)
+    whole, mode = ablated.sum(1), predictions.modes[position]
+    share = ablated[:, mode] / whole
+    total = tilted[:, mode] - share.log()  # log E_p exp(h)
+    faint = share < 1e-2
+    if faint.any():
+        total[faint] = torch.logsumexp(tilted[faint], 1)
+    changes.loss[pairs] = total - (rho * f[target] + tau * b[:, target])
     if changes.entropy is not None:
-        z = log_p + predictions.entropy[position]
-        moved = growth @ (p * z) + g @ p + growth.mul_(g) @ p  # E exp(g) (z + g)
-        entropy = loss - moved * torch.exp(-loss)
-    harsh = ~((mean > -0.5) & (g.amax(1) < 40))
-    if harsh.any():
-        ablated = torch.log_softmax(g[harsh] + log_p, 1)
-        loss[harsh] = log_p[target] - ablated[:, target]
-        if entropy is not None:
-            entropy[harsh] = -(ablated.exp() * ablated).sum(1) - predictions.entropy[position]
-    changes.loss[pairs] = loss
-    if entropy is not None:
-        changes.entropy[pairs] = entropy
+        changes.entropy[pairs] = total - ablated.mul_(tilted).sum(1) / whole - predictions.entropy[position]

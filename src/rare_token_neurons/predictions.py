@@ -10,6 +10,7 @@ the base logits (at |logit| ~ 1000 a float32 logit is off by 1e-4, and so is p) 
 difference of large terms when the neuron makes up most of c).
 """
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -51,6 +52,14 @@ class Readout:
             rows -= self.direction[part][:, None] * self.along.to(rows.dtype)
         return rows
 
+    def project(self, vectors, centre):
+        """Logits that residual vectors (k, d), gain included, add up to, less a constant each: (k, vocabulary)."""
+        return torch.cat([vectors @ self.rows(part, centre).T for part in self.parts()], 1)
+
+    def directions(self, u):
+        """Output weights (d, neurons) with the gain, in the unembedding's dtype."""
+        return (self.gain.double()[:, None] * u).to(self.unembedding.dtype)
+
     def centred(self, vectors):
         """Residual vectors (..., d) as the norm sees them, in float64."""
         vectors = vectors.double()
@@ -66,6 +75,7 @@ class Predictions:
     targets: Tensor  # (n,)
     f: Tensor  # (n, vocabulary), centred under p
     log_p: Tensor  # (n, vocabulary)
+    modes: Tensor  # (n,) the most probable tokens
     centre: Tensor  # (d,) the unembedding's mean row under the mean of p
     entropy: Tensor  # (n,) nats
     z_is_f: bool
@@ -122,7 +132,7 @@ def predict(readout, residual, targets, step=256):
         columns["zff"][block] = (weighted * z).sum(1)
         columns["fff"][block] = (weighted * f[block]).sum(1)
     centre = sum(mean_p[part] @ readout.unembedding[part] for part in readout.parts())
-    return Predictions(c, square, targets, f, log_p, centre, z_is_f=readout.bias is None and not readout.frozen, **columns)
+    return Predictions(c, square, targets, f, log_p, log_p.argmax(1), centre, z_is_f=readout.bias is None and not readout.frozen, **columns)
 
 
 def _split(readout, wide):
@@ -179,3 +189,15 @@ def unigram_direction(counts):
     if not logs.norm() > 0:
         raise ValueError("The unigram counts must be at least 0 and not all equal.")
     return logs / logs.norm()
+
+
+@contextmanager
+def full_precision():
+    """No gradients, no TF32 or bfloat16 in float32 products."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -1,0 +1,281 @@
+"""How long ablating every neuron takes: this kernel, one forward pass, and the two usual ways.
+
+Each measurement is a process of its own, since a process' peak memory never falls. Extrapolated seconds say from what.
+"""
+
+import argparse
+import multiprocessing
+import resource
+import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+from rare_token_neurons import checkpoints, text
+from rare_token_neurons.ablation import TOLERANCE, capture, influence, loss_changes
+
+SHAPES = {  # the final layers of Pythia: width, layers, heads, neurons, vocabulary
+    "pythia-70m": (512, 6, 8, 2048, 50304),
+    "pythia-410m": (1024, 24, 16, 4096, 50304),
+    "pythia-1b": (2048, 16, 8, 8192, 50304),
+}
+POSITIONS = (256, 1024, 4096)
+SCORED = 0.047  # share of the Pile's tokens that the paper's 50 % rule calls rare
+BLOCK = 256
+CHECKED = 64  # neurons, and positions, on which the error is measured
+
+
+def subject_of(model, whole=True):
+    """A random model of a shape in `SHAPES` (with its last layer alone unless `whole`), or any model `load` knows."""
+    if model not in SHAPES and not isinstance(model, tuple):
+        return checkpoints.load(model)
+    width, layers, heads, neurons, vocabulary = SHAPES.get(model, model)
+    torch.manual_seed(0)
+    network = GPTNeoXForCausalLM(GPTNeoXConfig(
+        vocab_size=vocabulary, hidden_size=width, num_hidden_layers=layers if whole else 1, num_attention_heads=heads,
+        intermediate_size=neurons, max_position_embeddings=BLOCK, attn_implementation="eager"))
+    subject = checkpoints.dissect(network, model_id=str(model))
+    subject.unembedding.mul_(3 / subject.unembedding.std() / width**0.5)  # logits spread by about 3, as trained ones do
+    return subject
+
+
+def tokens_of(subject, n):
+    """At least n tokens in blocks: held-out text where there is a tokenizer, else random."""
+    blocks = -(-n // BLOCK)
+    if subject.tokenizer is None:
+        return torch.randint(subject.n_vocab, (blocks, BLOCK), generator=torch.Generator().manual_seed(1))
+    table = text.documents().query("split == 'held-out'").sample(frac=1, random_state=1)
+    ids = text.encode(subject.tokenizer, table["text"])
+    return torch.from_numpy(text.blocks(ids, np.arange(len(ids))).tokens[:blocks])
+
+
+def scored(subject, n):
+    """A capture with n positions: all or, where it has more, evenly spaced ones."""
+    kept = capture(subject, tokens_of(subject, n + n // 50 + BLOCK))
+    return kept, kept.positions[torch.linspace(0, len(kept.positions) - 1, n).long()]
+
+
+def seconds(function, repeats=1):
+    """Shortest wall time of a call."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def product_speed(size=3072):
+    """float32 operations a second in a square matrix product."""
+    a, b = torch.randn(2, size, size)
+    return 2 * size**3 / seconds(lambda: a @ b, repeats=3)
+
+
+def peak_gb():
+    """Peak memory of this process (Linux counts it from the process' start, elsewhere a parent's may show through)."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024 / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+# --- one measurement a function; each returns a dict of numbers
+
+
+def forward(model, tokens=4096):
+    """(a) The forward pass that finds activations and residuals: seconds a token."""
+    subject = subject_of(model)
+    read = tokens_of(subject, tokens)
+    capture(subject, read[:1])
+    return {"a_token": seconds(lambda: capture(subject, read)) / read.numel(), "sample": read.numel(), "peak": peak_gb()}
+
+
+def hooked(model, tokens=1024):
+    """(b) A hook on one neuron and a forward pass to the logits: seconds a token and neuron."""
+    subject = subject_of(model)
+    read = tokens_of(subject, tokens)
+
+    def ablate(module, inputs):
+        activations = inputs[0].clone()
+        activations[..., 0] = 0
+        return (activations,)
+
+    subject.mlp_out.register_forward_pre_hook(ablate)
+    with torch.no_grad():
+        subject.model(read[:1])
+        took = seconds(lambda: subject.model(read, use_cache=False).logits.log_softmax(-1))
+    return {"a_token": took / read.numel(), "sample": read.numel(), "peak": peak_gb()}
+
+
+def by_definition(subject, kept, positions, neurons, dtype):
+    """Loss changes (n, m) from the cached residual: move it, norm it and unembed it anew for each neuron."""
+    block, t = positions.unbind(1)
+    x, target = kept.residual[block, t - kept.first].to(dtype), kept.tokens[block, t + 1][:, None]
+    gain, unembedding = subject.norm_gain.to(dtype), subject.unembedding.to(dtype)
+
+    def loss(x):
+        x = x - x.mean(-1, keepdim=True) if subject.norm == "layer" else x
+        x = gain * x / (x.square().mean(-1, keepdim=True) + subject.norm_eps).sqrt()
+        x = x if subject.norm_bias is None else x + subject.norm_bias.to(dtype)
+        return -(x @ unembedding.T).log_softmax(-1).gather(1, target)[:, 0]
+
+    before, changes = loss(x), []
+    for neuron in neurons.tolist():
+        delta = kept.means[neuron].to(dtype) - kept.activations[block, t - kept.first, neuron].to(dtype)
+        changes.append(loss(x + delta[:, None] * subject.w_out[:, neuron].to(dtype)) - before)
+    return torch.stack(changes, 1)
+
+
+def cached(model, n=1024, neurons=4):
+    """(c) Cached residual and unembedding: seconds a neuron at n positions."""
+    subject = subject_of(model, whole=False)
+    kept, positions = scored(subject, n)
+    run = partial(by_definition, subject, kept, positions, dtype=torch.float32)
+    with torch.no_grad():
+        once = seconds(lambda: run(neurons=torch.arange(1)))
+        more = seconds(lambda: run(neurons=torch.arange(1 + neurons)))
+    return {"a_neuron": (more - once) / neurons, "sample": neurons, "peak": peak_gb()}
+
+
+def operations(subject, n, neurons):
+    """Operations in the kernel's matrix products: B, its six sums with p, and the base logits."""
+    return 2 * subject.n_vocab * (subject.d_model * neurons + 6 * n * neurons + n * subject.d_model)
+
+
+def kernel(model, n, memory_gb=2.0):
+    """(d) This kernel, guard on: all neurons at n positions, after a small warm-up."""
+    subject = subject_of(model, whole=False)
+    kept, positions = scored(subject, n)
+    influence(subject, kept, positions[:8], neurons=torch.arange(8), entropy=False)
+    speed, found = product_speed(), []
+    took = seconds(lambda: found.append(influence(subject, kept, positions, entropy=False, memory_gb=memory_gb)))
+    share = operations(subject, n, subject.n_neurons) / took / max(speed, product_speed())
+    return {"seconds": took, "peak": peak_gb(), "share": share, "fallback": found[0].fallback}
+
+
+def neurons_taken(model, n=256):
+    """Seconds for a quarter, half and all of the neurons at n positions."""
+    subject = subject_of(model, whole=False)
+    kept, positions = scored(subject, n)
+    counts = [subject.n_neurons // part for part in (4, 2, 1)]
+    influence(subject, kept, positions[:8], neurons=torch.arange(8), entropy=False)
+    took = [seconds(lambda: influence(subject, kept, positions, neurons=torch.arange(m), entropy=False)) for m in counts]
+    return {"counts": counts, "seconds": took}
+
+
+def errors(model, n=CHECKED):
+    """Largest error against float64 on the same capture, half of the neurons being the most influential ones."""
+    subject = subject_of(model, whole=False)
+    kept, positions = scored(subject, n)
+    order = influence(subject, kept, positions, entropy=False).mean_abs.argsort(descending=True)
+    half = min(CHECKED, subject.n_neurons) // 2
+    neurons = torch.cat([order[:half], order[half :: max(1, (len(order) - half) // half)][:half]])
+    with torch.no_grad():
+        expected = by_definition(subject, kept, positions, neurons, torch.float64)
+    error = (loss_changes(subject, kept, positions, neurons=neurons) - expected).abs()
+    absolute, relative = TOLERANCE[torch.float32]
+    return {"largest": error.max().item(), "of_tolerance": (error / (relative * expected.abs()).clamp_min(absolute)).max().item(),
+            "neurons": len(neurons), "positions": n}
+
+
+# --- all of them
+
+
+def alone(function, *arguments, threads=None):
+    """Run a measurement in a process of its own."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(_with_threads, threads, function, *arguments).result()
+
+
+def _with_threads(threads, function, *arguments):
+    if threads:
+        torch.set_num_threads(threads)
+    return function(*arguments)
+
+
+def bench(models=(*SHAPES, "smollm2"), positions=POSITIONS, *, threads=None, say=print):
+    """Measure each model.
+
+    Parameters
+    ----------
+    models : names in `SHAPES`, models that `checkpoints.load` knows, or shapes.
+    positions : numbers of positions for the kernel; the alternatives are reported for the middle one.
+    threads : int or None (torch's own number).
+
+    Returns
+    -------
+    pandas.DataFrame with one row a measurement: model, what, positions, seconds, peak memory (GB), note
+    """
+    rows = []
+    for model in models:
+        for row in _measured(model, sorted(positions), partial(alone, threads=threads)):
+            rows.append({"model": str(model), **row})
+            say(" | ".join(_cells(rows[-1])))
+    return pd.DataFrame(rows)
+
+
+def _measured(model, positions, run):
+    """Yield the rows of one model."""
+    middle = positions[len(positions) // 2]
+    read = round(middle / SCORED)
+    a, b, c = run(forward, model), run(hooked, model), run(cached, model, middle)
+    d = {n: run(kernel, model, n) for n in positions}
+    neurons, error = run(neurons_taken, model, positions[0]), run(errors, model)
+    every = neurons["counts"][-1]
+    whole = {"b": b["a_token"] * read * every, "c": c["a_neuron"] * every}
+    share = a["a_token"] / (d[middle]["seconds"] / middle)
+    yield _row("(a) one forward pass", middle, a["a_token"] * read, a["peak"],
+               f"{read:,} tokens, extrapolated from {a['sample']:,}; (d) costs less than (a) while fewer than {share:.1%} of "
+               "the tokens are scored")
+    yield _row("(b) hook and forward pass per neuron", middle, whole["b"], b["peak"],
+               f"extrapolated from 1 neuron, {b['sample']:,} tokens; (b)/(d) = {whole['b'] / d[middle]['seconds']:,.0f}")
+    yield _row("(c) cached residual, unembedding per neuron", middle, whole["c"], c["peak"],
+               f"extrapolated from {c['sample']} neurons; (c)/(d) = {whole['c'] / d[middle]['seconds']:,.0f}")
+    for n in positions:
+        yield _row(f"(d) this kernel, {every:,} neurons", n, d[n]["seconds"], d[n]["peak"],
+                   f"{d[n]['fallback']:.2%} of the pairs exact; {d[n]['share']:.0%} of the matrix-product speed")
+    yield _row("error against float64", error["positions"], None, None,
+               f"at most {error['largest']:.1e} nats, {error['of_tolerance']:.2f} of the tolerance, over {error['neurons']} neurons")
+    for name, counts, took in (("position", positions, [d[n]["seconds"] for n in positions]),
+                               ("neuron", neurons["counts"], neurons["seconds"])):
+        slope, offset = np.polyfit(counts, took, 1)
+        off = max(abs(np.polyval((slope, offset), counts) / took - 1))
+        yield _row(f"seconds by {name}s", None if name == "position" else positions[0], None, None,
+                   f"{offset:.2f} s + {1e3 * slope:.3f} ms a {name}, off by at most {off:.0%} at {counts}")
+
+
+def _row(what, positions, seconds, peak, note):
+    return {"what": what, "positions": positions, "seconds": seconds, "peak memory (GB)": peak, "note": note}
+
+
+def _cells(row):
+    return [row["model"], row["what"], f"{row['positions']:,}" if row["positions"] else "",
+            f"{row['seconds']:,.3g}" if row["seconds"] else "", f"{row['peak memory (GB)']:.2f}" if row["seconds"] else "",
+            row["note"]]
+
+
+def main(argv=None):
+    """`python -m rare_token_neurons bench`: print the table of measurements in Markdown."""
+    parser = argparse.ArgumentParser(prog="python -m rare_token_neurons bench", description=__doc__)
+    parser.add_argument("models", nargs="*", default=[*SHAPES, "smollm2"],
+                        help=f"{', '.join(SHAPES)}, or a model such as smollm2 (default: these four)")
+    parser.add_argument("--positions", type=int, nargs="+", default=POSITIONS)
+    parser.add_argument("--threads", type=int)
+    arguments = parser.parse_args(argv)
+    if min(arguments.positions) < 1:
+        parser.error("positions must be at least 1")
+    for model in set(arguments.models) - set(SHAPES):
+        try:
+            checkpoints.locate(model)
+        except (FileNotFoundError, ValueError) as error:
+            parser.error(str(error))
+    print("| model | what | positions | seconds | peak memory (GB) | note |\n|---|---|---|---|---|---|")
+    bench(arguments.models, arguments.positions, threads=arguments.threads, say=lambda line: print(f"| {line} |", flush=True))
+    return 0

@@ -1,0 +1,331 @@
+"""The ablation arithmetic against brute force: hooks on the whole model, and float64 on the same capture."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import BUILDERS, VOCABULARY
+from oracle import captured_changes, exact_norms, hooked_changes
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from rare_token_neurons import ablation, checkpoints, exact
+from rare_token_neurons.ablation import capture, influence, loss_changes, losses, references
+
+DOCUMENTS = torch.tensor([0, 0, 1, 2, 2, 3])
+POSITIONS = torch.tensor([(block, t) for block in range(6) for t in (3, 7, 14)])
+CASES = [("mean", None), ("zero", None), ("resample", None), ("mean", "unigram"), ("mean", "scale"), ("resample", "unigram"),
+         ("zero", "scale")]
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"))]
+
+
+def tolerance(change, absolute=1e-6):
+    return (1e-3 * change.abs()).clamp_min(absolute)
+
+
+def captured(subject, tokens):
+    with exact_norms(subject.model):
+        return capture(subject, tokens.to(subject.device), documents=DOCUMENTS)
+
+
+# --- every (position, neuron) against one whole forward pass a neuron
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("kind", "ablated", "freeze"), [(kind, *case) for kind in BUILDERS for case in CASES])
+def test_changes_match_hooks_on_the_whole_model(tiny, tokens, kind, ablated, freeze, device):
+    wide = tiny(kind, torch.float64, device=device)
+    positions, where = POSITIONS.to(device), dict(ablation=ablated, freeze=freeze, seed=3)
+    loss, entropy, unigram = hooked_changes(wide, tokens.to(device), positions, documents=DOCUMENTS, **where)
+    assert loss.abs().median() > 1e-3, "the model is too tame to test anything"
+
+    kept = captured(wide, tokens)
+    assert (loss_changes(wide, kept, positions, **where) - loss).abs().max() < 1e-9
+    found = influence(wide, kept, positions, torch.arange(len(positions)), **where)
+    assert (found.change_sum - loss).abs().max() < 1e-9
+    assert (found.entropy_sum - entropy).abs().max() < 1e-8
+    assert (found.unigram_sum - unigram).abs().max() < 1e-9
+
+    narrow = tiny(kind, device=device)
+    kept = captured(narrow, tokens)
+    changes = loss_changes(narrow, kept, positions, **where)
+    assert changes.dtype == torch.float32
+    assert ((changes - loss).abs() <= tolerance(loss)).all()
+    found = influence(narrow, kept, positions, torch.arange(len(positions)), **where)
+    assert ((found.change_sum - loss).abs() <= tolerance(loss)).all()
+    assert ((found.entropy_sum - entropy).abs() <= tolerance(entropy, 1e-5)).all()
+    assert ((found.unigram_sum - unigram).abs() <= tolerance(unigram)).all()
+
+
+def test_order_3_serves_most_pairs_of_a_gentle_model(tiny, tokens):
+    subject = tiny("neox-parallel", strength=2.0, vocabulary=3000)
+    kept = captured(subject, tokens)
+    expected, _ = captured_changes(subject, kept, kept.positions, torch.arange(48))
+    found = influence(subject, kept, kept.positions, torch.arange(len(kept.positions)))
+    assert found.fallback < 0.2
+    assert ((found.change_sum - expected).abs() <= tolerance(expected)).all()
+
+
+# --- the guard, on a real language model
+
+
+@pytest.fixture(scope="module")
+def real():
+    """A trained model, its capture, positions, its 24 most influential neurons and as many others, and the truth."""
+    try:
+        subject = checkpoints.load("smollm2")
+    except FileNotFoundError:
+        subject = checkpoints.load("mini-pythia")
+    text = "The old captain looked at the sea, and said nothing for a long while; the crew waited below the mast in silence. " * 3
+    kept = capture(subject, torch.tensor(subject.tokenizer(text)["input_ids"][:64])[None])
+    positions = kept.positions[::3]
+    order = influence(subject, kept, positions, entropy=False).mean_abs.argsort(descending=True)
+    neurons = torch.cat([order[:24], order[24::len(order) // 24]])
+    expected, _ = captured_changes(subject, kept, positions, neurons)
+    return subject, kept, positions, neurons, expected
+
+
+def test_no_error_above_the_tolerance_goes_unflagged(real, monkeypatch):
+    subject, kept, positions, neurons, expected = real
+    assert ((loss_changes(subject, kept, positions, neurons=neurons) - expected).abs() <= tolerance(expected)).all()
+    monkeypatch.setattr(ablation, "settle", lambda *arguments: None)
+    without = (loss_changes(subject, kept, positions, neurons=neurons) - expected).abs()
+    assert (without > tolerance(expected, 1e-5)).any(), "the comparison would not notice a missing fallback"
+
+
+def test_the_fallback_is_for_few_pairs(real):
+    subject, kept, positions, _, _ = real
+    assert 0 < influence(subject, kept, positions, entropy=False).fallback < 0.12
+
+
+# --- hard cases: peaked predictions, large activations, a neuron that makes up the residual stream
+
+
+def harden(subject, how):
+    if how == "activations x 30":
+        for weight in subject.w_in.values():
+            weight.mul_(30)
+    elif how == "one dominant neuron":
+        subject.w_out[:, 5] *= 1e5
+    else:
+        gain = subject.norm_gain if subject.family == "llama" else subject.unembedding
+        gain.mul_(float(how.split("x ")[1]))
+    return subject
+
+
+HARD = ["unembedding x 10", "unembedding x 100", "activations x 30", "one dominant neuron"]
+
+
+@pytest.mark.parametrize("how", HARD)
+@pytest.mark.parametrize("kind", ["neox-parallel", "llama-tied"])
+def test_hard_cases_match_float64_on_the_same_capture(tiny, tokens, kind, how):
+    subject = harden(tiny(kind), how)
+    kept = captured(subject, tokens)
+    expected, largest = captured_changes(subject, kept, POSITIONS, torch.arange(48))
+    assert ((loss_changes(subject, kept, POSITIONS) - expected).abs() <= 1e-5 + 1e-6 * largest).all()
+
+
+@pytest.mark.parametrize("how", HARD)
+@pytest.mark.parametrize("kind", ["neox-parallel", "llama-tied"])
+def test_hard_cases_match_the_whole_model_in_float64(tiny, tokens, kind, how):
+    subject = harden(tiny(kind, torch.float64), how)
+    expected, _, _ = hooked_changes(subject, tokens, POSITIONS, documents=DOCUMENTS)
+    error = (loss_changes(subject, captured(subject, tokens), POSITIONS) - expected).abs()
+    assert (error <= 1e-9 * expected.abs().clamp_min(1)).all()
+
+
+@pytest.mark.parametrize("how", ["unembedding x 100", "one dominant neuron"])
+def test_float64_is_needed_where_the_docstring_says(tiny, tokens, how, monkeypatch):
+    subject = harden(tiny("neox-parallel"), how)
+    kept = captured(subject, tokens)
+    expected, largest = captured_changes(subject, kept, POSITIONS, torch.arange(48))
+    monkeypatch.setattr(torch.Tensor, "double", torch.Tensor.float)
+    assert ((loss_changes(subject, kept, POSITIONS) - expected).abs() > 1e-5 + 1e-6 * largest).any()
+
+
+# --- what influence adds up
+
+
+def test_influence_sums_by_document_and_its_error_is_the_documents(tiny, tokens):
+    subject = tiny("neox-parallel")
+    kept = captured(subject, tokens)
+    changes = loss_changes(subject, kept, POSITIONS).double()
+    of_position = DOCUMENTS[POSITIONS[:, 0]]
+    found = influence(subject, kept, POSITIONS)
+    assert found.documents.tolist() == [0, 1, 2, 3] and found.n.tolist() == [6, 3, 6, 3]
+    for row, document in enumerate(found.documents):
+        own = changes[of_position == document]
+        torch.testing.assert_close(found.change_sum[row], own.sum(0))
+        torch.testing.assert_close(found.abs_sum[row], own.abs().sum(0))
+    torch.testing.assert_close(found.mean_abs, changes.abs().mean(0))
+    torch.testing.assert_close(found.mean, changes.mean(0))
+    by_hand = sum((changes[of_position == k].abs() - found.mean_abs).sum(0) ** 2 for k in range(4)) * 4 / 3
+    torch.testing.assert_close(found.sem, by_hand.sqrt() / 18)
+
+
+def test_influence_of_some_neurons_without_entropy_or_counts(tiny, tokens):
+    subject = tiny("neox-parallel")
+    kept = captured(subject, tokens)
+    some = influence(subject, kept, POSITIONS, neurons=torch.tensor([40, 2]), entropy=False)
+    torch.testing.assert_close(some.mean_abs, influence(subject, kept, POSITIONS).mean_abs[[40, 2]], rtol=1e-4, atol=1e-6)
+    assert some.entropy_sum is None and some.unigram_sum is not None
+    subject.unigram_counts = None
+    assert influence(subject, kept, POSITIONS).unigram_sum is None
+
+
+# --- capture and resampling
+
+
+def test_capture_keeps_scored_positions_and_never_unembeds(tiny, tokens):
+    subject = tiny("llama-tied")
+    calls = []
+    subject.model.get_output_embeddings().register_forward_hook(lambda *arguments: calls.append(1))
+    kept = capture(subject, tokens, first=4, batch=4)
+    assert not calls and not subject.mlp_out._forward_pre_hooks and not subject.final_norm._forward_pre_hooks
+    assert kept.activations.shape == (6, 11, 48) and kept.residual.shape == (6, 11, 32)
+    assert kept.positions[:2].tolist() == [[0, 4], [0, 5]] and kept.positions[-1].tolist() == [5, 14]
+    with torch.no_grad():
+        logits = subject.model(tokens).logits[:, 4:-1]
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 5:].flatten(), reduction="none")
+    torch.testing.assert_close(losses(subject, kept), expected)
+
+
+def test_resampled_activations_come_from_other_documents_alone(tiny, tokens):
+    kept = captured(tiny("neox-parallel"), tokens)
+    own = DOCUMENTS[:, None, None].expand_as(kept.activations).float()
+    marked = replace(kept, activations=own.contiguous())
+    drawn = references(marked, kept.positions, torch.arange(48), "resample", seed=1)
+    assert (drawn != DOCUMENTS[kept.positions[:, 0], None]).all()
+    of_third = drawn[kept.positions[:, 0] == 2]  # document 1: the others hold 2, 2 and 1 blocks of 5
+    assert (of_third == 0).double().mean() == pytest.approx(0.4, abs=0.06)
+    assert (of_third == 3).double().mean() == pytest.approx(0.2, abs=0.06)
+
+
+def test_a_draw_depends_on_seed_position_and_neuron_alone(tiny, tokens):
+    kept = captured(tiny("neox-parallel"), tokens)
+    every = references(kept, kept.positions, torch.arange(48), "resample", seed=1)
+    part = references(kept, kept.positions[[50, 7]], torch.tensor([9, 4]), "resample", seed=1)
+    assert torch.equal(part, every[[50, 7]][:, [9, 4]])
+    assert (references(kept, kept.positions, torch.arange(48), "resample", seed=2) != every).double().mean() > 0.9
+
+
+# --- memory, devices, precision
+
+
+class Watch(TorchDispatchMode):
+    """Notes the devices and the largest size in bytes of all tensors that operations return."""
+
+    def __init__(self):
+        super().__init__()
+        self.devices, self.largest = set(), 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        result = function(*arguments, **(keywords or {}))
+        for tensor in torch.utils._pytree.tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                self.devices.add(tensor.device.type)
+                self.largest = max(self.largest, tensor.numel() * tensor.element_size())
+        return result
+
+
+def test_little_memory_gives_the_same_changes_in_small_pieces(tiny, tokens):
+    subject = tiny("neox-parallel", vocabulary=3000, strength=2.0)
+    kept = captured(subject, tokens)
+    with Watch() as watch:
+        small = loss_changes(subject, kept, memory_gb=0.004)
+    assert watch.largest < 4e6, "one tensor is larger than the memory allowed"
+    torch.testing.assert_close(small, loss_changes(subject, kept), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("ablated", ablation.ABLATIONS)
+@pytest.mark.parametrize("freeze", ablation.FREEZES)
+def test_every_tensor_lives_on_the_inputs_device(tiny, tokens, ablated, freeze):
+    subject = tiny("neox-parallel")
+    kept = captured(subject, tokens)
+    torch.set_default_device("meta")  # a tensor made without a device would land there
+    try:
+        with Watch() as watch:
+            influence(subject, kept, POSITIONS, ablation=ablated, freeze=freeze)
+            loss_changes(subject, kept, ablation=ablated, freeze=freeze)
+            losses(subject, kept)
+    finally:
+        torch.set_default_device(None)
+    assert watch.devices == {"cpu"}
+
+
+def test_products_never_use_reduced_precision(tiny, tokens, monkeypatch):
+    subject = tiny("neox-parallel")
+    kept = captured(subject, tokens)
+    seen = []
+    monkeypatch.setattr(ablation, "moments",
+                        lambda *arguments: seen.append(torch.get_float32_matmul_precision()) or original(*arguments))
+    torch.set_float32_matmul_precision("medium")
+    try:
+        loss_changes(subject, kept, POSITIONS)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert seen == ["highest"]
+
+
+original = ablation.moments
+
+
+# --- bad input, by name
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (dict(positions=torch.tensor([[6, 5]])), "blocks outside 0 to 5"),
+    (dict(positions=torch.tensor([[-1, 5]])), "blocks outside"),
+    (dict(positions=torch.tensor([[0, 2]])), "between 3 and 14"),
+    (dict(positions=torch.tensor([[0, 15]])), "between 3 and 14"),
+    (dict(positions=torch.tensor([0, 5])), "shape"),
+    (dict(positions=torch.tensor([[0.0, 5.0]])), "whole numbers"),
+    (dict(ablation="median"), "median.*mean, zero, resample"),
+    (dict(freeze="norm"), "norm.*unigram, scale"),
+    (dict(neurons=torch.tensor([48])), "between 0 and 47"),
+    (dict(memory_gb=0), "memory_gb"),
+])
+def test_bad_arguments_are_named(tiny, tokens, arguments, message):
+    subject = tiny("neox-parallel")
+    kept = captured(subject, tokens)
+    for function in (loss_changes, influence):
+        with pytest.raises(ValueError, match=message):
+            function(subject, kept, **arguments)
+
+
+def test_bad_captures_are_named(tiny, tokens):
+    subject = tiny("neox-parallel")
+    kept = captured(subject, tokens)
+    broken = kept.activations.clone()
+    broken[0, 0, 0] = torch.nan
+    with pytest.raises(ValueError, match="not finite"):
+        loss_changes(subject, replace(kept, activations=broken))
+    with pytest.raises(ValueError, match="another model"):
+        loss_changes(subject, replace(kept, activations=kept.activations[..., :10]))
+    with pytest.raises(ValueError, match="two documents"):
+        loss_changes(subject, capture(subject, tokens, documents=torch.zeros(6)), ablation="resample")
+    subject.unigram_counts = None
+    with pytest.raises(ValueError, match="unigram counts"):
+        loss_changes(subject, kept, freeze="unigram")
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (dict(tokens=torch.zeros(16, dtype=torch.int64)), "shape"),
+    (dict(tokens=torch.zeros(2, 16)), "int64"),
+    (dict(tokens=torch.full((2, 16), VOCABULARY)), f"between 0 and {VOCABULARY - 1}"),
+    (dict(first=15), "no scored position"),
+    (dict(documents=torch.arange(5)), "one document a block"),
+])
+def test_bad_captures_are_refused(tiny, tokens, change, message):
+    arguments = {"tokens": tokens, **change}
+    with pytest.raises(ValueError, match=message):
+        capture(tiny("neox-parallel"), arguments.pop("tokens"), **arguments)
+
+
+def test_influence_needs_positions_and_their_documents(tiny, tokens):
+    subject = tiny("neox-parallel")
+    kept = captured(subject, tokens)
+    with pytest.raises(ValueError, match="no positions"):
+        influence(subject, kept, POSITIONS[:0])
+    with pytest.raises(ValueError, match="one document a position"):
+        influence(subject, kept, POSITIONS, torch.arange(3))

@@ -1,0 +1,77 @@
+"""The benchmark at toy size: every row is there, its numbers hang together, and no test asserts a time."""
+
+import os
+import re
+
+import pytest
+import torch
+from oracle import captured_changes
+
+from rare_token_neurons import bench
+
+TOY = (16, 2, 2, 32, 300)  # width, layers, heads, neurons, vocabulary
+
+
+@pytest.fixture(scope="module")
+def table():
+    return bench.bench([TOY], (20, 40, 80), threads=1, say=lambda line: None).set_index("what")
+
+
+def test_every_row_is_there_with_its_extrapolation_named(table):
+    assert [row[:3] for row in table.index] == ["(a)", "(b)", "(c)", "(d)", "(d)", "(d)", "err", "sec", "sec"]
+    assert table["positions"].iloc[:7].tolist() == [40, 40, 40, 20, 40, 80, 64]
+    for what in table.index[:3]:
+        assert "extrapolated from" in table.loc[what, "note"]
+    assert (table["seconds"].iloc[:6] > 0).all() and (table["peak memory (GB)"].iloc[:6] > 0.05).all()
+
+
+def test_ratios_are_those_of_the_seconds(table):
+    a, b, c = table["seconds"].iloc[:3]
+    d = table["seconds"].iloc[4]
+    assert f"(c)/(d) = {c / d:,.0f}" in table["note"].iloc[2] and f"(b)/(d) = {b / d:,.0f}" in table["note"].iloc[1]
+    # forward seconds a token over kernel seconds a position
+    assert f"{a / round(40 / bench.SCORED) / (d / 40):.1%}" in table["note"].iloc[0]
+
+
+def test_error_is_within_the_tolerance_and_slopes_are_fitted(table):
+    note = table["note"].iloc[6]
+    assert "32 neurons" in note and 0 < float(re.search(r"([\d.]+) of the tolerance", note).group(1)) <= 1
+    assert "at (20, 40, 80)" in table["note"].iloc[7].replace("[", "(").replace("]", ")")
+    assert "ms a neuron" in table["note"].iloc[8]
+
+
+def test_the_baseline_is_the_definition():
+    subject = bench.subject_of(TOY, whole=False)
+    kept, positions = bench.scored(subject, 30)
+    assert len(positions.unique(dim=0)) == 30
+    neurons = torch.tensor([3, 30])
+    with torch.no_grad():
+        found = bench.by_definition(subject, kept, positions, neurons, torch.float64)
+        expected, _ = captured_changes(subject, kept, positions, neurons)
+    torch.testing.assert_close(found, expected)
+
+
+def test_operations_are_those_of_a_hand_count():
+    subject = bench.subject_of(TOY, whole=False)
+    # 300 x 16 x 32 (B), six of 10 x 300 x 32, and 10 x 16 x 300 (logits), two operations each
+    assert bench.operations(subject, 10, 32) == 2 * (300 * 16 * 32 + 6 * 10 * 300 * 32 + 10 * 16 * 300)
+
+
+def test_each_measurement_has_a_process_of_its_own():
+    assert len({bench.alone(os.getpid) for _ in range(2)} | {os.getpid()}) == 3
+
+
+def test_bad_arguments_are_named_before_anything_runs(monkeypatch, capsys):
+    monkeypatch.setattr(bench, "bench", lambda *arguments, **named: pytest.fail("something ran"))
+    monkeypatch.setattr(bench.checkpoints, "locate", lambda model: (_ for _ in ()).throw(FileNotFoundError(f"no {model}")))
+    for arguments, message in ((["pythia-70b"], "no pythia-70b"), (["pythia-70m", "--positions", "0"], "positions")):
+        with pytest.raises(SystemExit):
+            bench.main(arguments)
+        assert message in capsys.readouterr().err
+
+
+def test_main_prints_a_markdown_table(monkeypatch, capsys):
+    monkeypatch.setattr(bench, "bench", lambda models, positions, threads, say: say(f"{models} {positions} {threads}"))
+    assert bench.main(["pythia-70m", "--positions", "8", "16", "--threads", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("| model | what |") and lines[-1] == "| ['pythia-70m'] [8, 16] 1 |"
