@@ -7,6 +7,7 @@ data/cache/runs/<folder>/, where <folder> is the model and, unless all is defaul
 import argparse
 import hashlib
 import json
+import logging
 import os
 import sys
 import time
@@ -21,7 +22,10 @@ from nbclient.exceptions import DeadKernelError
 from rare_token_neurons import notebooks, parameters, paths, reports, store
 
 KERNEL_STARTS = 3  # a kernel on a busy machine may die before its first answer
+QUIET = ("--IPKernelApp.log_level=40",)  # errors only: its warnings (no encryption on the loopback) concern servers
 DEAD = "DeadKernelError: the kernel was killed; most often the machine had no memory left"
+
+logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it would log is checked before, or reported after
 
 
 class NotebookError(Exception):
@@ -166,7 +170,7 @@ def _papermill(job):
     for attempt in range(1, KERNEL_STARTS + 1):
         try:
             papermill.execute_notebook(notebooks.braced(job.notebook), notebooks.braced(job.executed), job.values,
-                                       kernel_name="python3", cwd=paths.ROOT, progress_bar=False)
+                                       kernel_name="python3", cwd=paths.ROOT, progress_bar=False, extra_arguments=[*QUIET])
             return
         except papermill.PapermillExecutionError as error:
             raise NotebookError(_report(job, error.exec_count, error.source, f"{error.ename}: {error.evalue}")) from None
