@@ -44,6 +44,13 @@ def test_effective_dimension_of_equal_and_of_independent_neurons():
     assert geometry.effective_dimension(np.eye(20)) == 19  # 19/20 are exactly 95 %
 
 
+def test_the_interpolated_dimension_counts_the_last_component_in_part(rng):
+    assert geometry.effective_dimension(np.eye(20), 0.93, interpolate=True) == pytest.approx(18.6)
+    blocks = np.stack([geometry.correlation(rng.normal(size=(50, 8)) @ rng.normal(size=(8, 8))) for _ in range(20)])
+    whole, part = (geometry.effective_dimension(blocks, interpolate=one) for one in (False, True))
+    assert np.array_equal(np.ceil(part), whole) and len(np.unique(part)) == 20 > len(np.unique(whole))
+
+
 @pytest.mark.parametrize("centred", [True, False])
 def test_correlation_against_numpy(rng, centred):
     values = gelu_like(rng)

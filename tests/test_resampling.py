@@ -71,6 +71,57 @@ def test_contrast_sees_a_planted_group_and_nothing_where_there_is_nothing():
     assert low < value < high and low > 0.1 and value == pytest.approx(0.2, abs=0.03)
     value, low, high = resampling.contrast(geometry.mean_pair, values, ids, np.arange(10, 20), groups, draws=200)
     assert low < 0 < high
+    apart = resampling.contrast(geometry.mean_pair, values, ids, np.arange(10, 20), groups, draws=200, drawn=False)
+    assert apart[0] == value and apart[2] - apart[1] < high - low  # documents only
+
+
+def test_with_endless_text_a_group_like_any_other_is_not_set_apart():
+    rng = np.random.default_rng(5)
+    mixing = rng.normal(size=(30, 120)) / 6  # every pair of neurons is correlated, this way or that
+    values, ids = rng.normal(size=(20_000, 30)) @ mixing, np.repeat(np.arange(200), 100)
+    groups = rng.permuted(np.tile(np.arange(120), (40, 1)), axis=1)[:, :10]
+    found = [resampling.bootstrap(geometry.mean_pair, resampling.moments(values[:, group], ids), draws=60) for group in groups]
+    everyone, samples = np.array([value for value, _ in found]), np.stack([sample for _, sample in found], axis=1)
+    others, excluded = np.arange(20, 40), 0
+    for one in range(20):
+        value, low, high = resampling.against(everyone[[one, *others]], samples[:, [one, *others]])
+        excluded += not low < 0 < high
+    assert excluded <= 4
+
+
+@pytest.mark.parametrize("centred", [True, False])
+def test_correlation_with_the_outside_is_that_of_the_matrix(centred):
+    values, ids = text(np.random.default_rng(6), neurons=15)
+    groups = np.array([[0, 3, 4], [9, 2, 14]])
+    matrix = geometry.correlation(values, centred)
+    found, samples = resampling.outside(values, ids, groups, draws=50, seed=2, centred=centred)
+    assert found == pytest.approx([geometry.between(matrix, group).mean() for group in groups])
+    exact = resampling.bootstrap(lambda blocks: blocks[:, :, np.setdiff1d(np.arange(15), groups[0])].mean(axis=(1, 2)),
+                                 resampling.moments(values, ids, rows=groups[0]), draws=50, seed=2, centred=centred)[1]
+    assert np.corrcoef(samples[:, 0], exact)[0, 1] > (0.8 if centred else 0.1)
+    with pytest.raises(ValueError, match="constant"):
+        resampling.outside(np.zeros((9, 3)), np.arange(9), [[0]])
+
+
+def test_a_group_that_other_documents_would_choose_too():
+    rng = np.random.default_rng(7)
+    n, sums = rng.integers(1, 9, size=50), rng.random((50, 30))
+    sums[:, [4, 8]] += 5
+    groups = resampling.reselected(sums * n[:, None], n, 3, draws=40)
+    assert groups.shape == (40, 3) and np.array_equal(np.sort(groups[:, :2], axis=1), np.tile([4, 8], (40, 1)))
+    assert len(set(groups[:, 2])) > 3
+
+
+def test_means_and_ratios_of_documents():
+    rng = np.random.default_rng(8)
+    ids = np.repeat(np.arange(60), 10)
+    values = rng.normal(size=60)[ids] + rng.normal(size=600) + 2
+    value, low, high = resampling.mean(values, ids)
+    assert value == pytest.approx(values.mean())
+    by_document = values.reshape(60, 10).mean(axis=1)
+    assert (high - low) / 2 == pytest.approx(1.96 * by_document.std() / 60**0.5, rel=0.15)
+    ratio = resampling.mean(2 * values, ids, over=values)
+    assert ratio == pytest.approx((2, 2, 2))
 
 
 def test_bad_input_by_name():

@@ -86,7 +86,7 @@ def bootstrap(statistic, moments, *, draws=1000, seed=0, centred=True, batch=250
     count = len(moments.documents)
     if count < 2:
         raise ValueError(f"Resampling documents needs at least 2 of them, here is {count}.")
-    weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1.0 / count), size=draws)
+    weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)
     samples = [statistic(resampled(moments, part, centred)) for part in np.split(weights, range(batch, draws, batch))]
     return statistic(resampled(moments, np.ones(count), centred))[0], np.concatenate(samples)
 
@@ -109,23 +109,119 @@ def interval(value, samples, level=0.95):
     return tuple(2 * np.asarray(value, dtype=np.float64) - tails)
 
 
-def contrast(statistic, activations, documents, group, groups, *, draws=1000, seed=0, centred=True):
-    """A group's statistic less its mean over control groups, with the documents resampled in both at once.
+def against(values, samples, seed=0, drawn=True):
+    """A group's statistic less the mean of its control groups, with an interval.
+
+    With `drawn`, each resample compares the group with ONE control group drawn at random, so that the interval covers
+    the choice of the controls as well as that of the documents: with much text any group differs "significantly" from
+    the mean of others, a group without a property of its own does not differ from the next one. For a claim of
+    absence the difference from the mean is what has to be small: `drawn=False`, documents only.
 
     Parameters
     ----------
-    statistic : callable, (draws, m, m) -> (draws,), such as `effective_dimension`.
-    activations : (tokens, neurons); documents : (tokens,) int.
-    group : (m,) neuron indices; groups : (g, m) control groups (50 are enough for their mean).
+    values : (1 + g,) the group's statistic, then the controls'.
+    samples : (draws, 1 + g) the same for each resample.
+    seed, drawn : see above.
 
     Returns
     -------
-    value, low, high : float, the difference and its interval.
+    value, low, high : float
+    """
+    values, samples = np.asarray(values, dtype=np.float64), np.asarray(samples, dtype=np.float64)
+    value = values[0] - np.nanmean(values[1:])
+    control = np.nanmean(samples[:, 1:], axis=1)
+    if drawn:
+        control = samples[np.arange(len(samples)), 1 + np.random.default_rng(seed).integers(len(values) - 1, size=len(samples))]
+    low, high = interval(value, samples[:, 0] - control)
+    return float(value), float(low), float(high)
+
+
+def contrast(statistic, activations, documents, group, groups, *, draws=1000, seed=0, centred=True, drawn=True):
+    """`against` for a statistic of the correlations inside a group, documents resampled in all groups alike.
+
+    Parameters
+    ----------
+    statistic : callable, (draws, m, m) -> (draws,), such as `geometry.effective_dimension`.
+    activations : (tokens, neurons); documents : (tokens,) int.
+    group : (m,) neuron indices; groups : (g, m) control groups (50 are enough).
+    drawn : see `against`.
+
+    Returns
+    -------
+    value, low, high : float
     """
     activations = np.asarray(activations)
-    value, samples = bootstrap(statistic, moments(activations[:, group], documents), draws=draws, seed=seed, centred=centred)
-    controls = [bootstrap(statistic, moments(activations[:, other], documents), draws=draws, seed=seed, centred=centred)
-                for other in groups]
-    value = value - np.mean([control for control, _ in controls], axis=0)
-    samples = samples - np.mean([sample for _, sample in controls], axis=0)
-    return (float(value), *map(float, interval(value, samples)))
+    found = [bootstrap(statistic, moments(activations[:, one], documents), draws=draws, seed=seed, centred=centred)
+             for one in (group, *groups)]
+    return against([value for value, _ in found], np.stack([samples for _, samples in found], axis=1), seed, drawn)
+
+
+def outside(activations, documents, groups, *, draws=1000, seed=0, centred=True):
+    """Mean correlation of each group's neurons with the neurons outside it, and its resamples.
+
+    The mean over all pairs is the covariance of two averages of standardised activations, so that a group costs two
+    numbers a token. The neurons' scales are those of the whole text, in the resamples too.
+
+    Parameters
+    ----------
+    activations : (tokens, neurons) without constant neurons ; documents : (tokens,) int ; groups : (g, m) int.
+
+    Returns
+    -------
+    values : (g,) ; samples : (draws, g)
+    """
+    groups, z = np.atleast_2d(groups), np.asarray(activations, dtype=np.float64)
+    z = z - z.mean(axis=0) if centred else z
+    scale = np.sqrt((z**2).mean(axis=0))
+    if not (scale > 0).all():
+        raise ValueError("The activations hold a constant neuron: leave it out (geometry.alive).")
+    size, neurons = groups.shape[1], z.shape[1]
+    member = np.zeros((neurons, len(groups)))
+    np.put_along_axis(member, groups.T, 1.0, axis=0)
+    inner = (z / scale) @ member  # (tokens, g)
+    outer = (z @ (1 / scale))[:, None] - inner
+    inner, outer = inner / size, outer / (neurons - size)
+    ids, place, n = np.unique(documents, return_inverse=True, return_counts=True)
+    sums = [np.stack([np.bincount(place, column) for column in series.T], axis=1) for series in (inner, outer, inner * outer)]
+    weights = np.random.default_rng(seed).multinomial(len(ids), np.full(len(ids), 1 / len(ids)), size=draws)
+    weights = np.concatenate([np.ones((1, len(ids))), weights])
+    first, second, product = (weights @ part / (weights @ n)[:, None] for part in sums)
+    found = product - first * second if centred else product
+    return found[0], found[1:]
+
+
+def reselected(sums, n, size, *, draws=1000, seed=0):
+    """The top group as other documents would have chosen it: for intervals of what depends on weights alone.
+
+    Parameters
+    ----------
+    sums : (D, neurons) influence summed by document ; n : (D,) positions of each.
+    size : neurons in the group.
+
+    Returns
+    -------
+    (draws, size) int, the top neurons by the mean influence over resampled documents.
+    """
+    sums, n = np.asarray(sums, dtype=np.float64), np.asarray(n, dtype=np.float64)
+    weights = np.random.default_rng(seed).multinomial(len(n), np.full(len(n), 1 / len(n)), size=draws)
+    return np.argsort(-(weights @ sums) / (weights @ n)[:, None], axis=1, kind="stable")[:, :size]
+
+
+def mean(values, documents, *, draws=1000, seed=0, over=None):
+    """The mean of values, or the ratio of two means, with its interval over documents.
+
+    Parameters
+    ----------
+    values : (n,) ; documents : (n,) int.
+    over : (n,) or None: the ratio mean(values) / mean(over).
+
+    Returns
+    -------
+    value, low, high : float
+    """
+    values, over = np.asarray(values, dtype=np.float64), np.ones(len(values)) if over is None else np.asarray(over, dtype=np.float64)
+    ids, place = np.unique(documents, return_inverse=True)
+    sums = np.bincount(place, values), np.bincount(place, over)
+    weights = np.random.default_rng(seed).multinomial(len(ids), np.full(len(ids), 1 / len(ids)), size=draws)
+    value = sums[0].sum() / sums[1].sum()
+    return (float(value), *map(float, interval(value, (weights @ sums[0]) / (weights @ sums[1]))))
