@@ -13,11 +13,12 @@ import pandas as pd
 import torch
 
 from rare_token_neurons import ablation as singles
+from rare_token_neurons.predictions import full_precision
 
 TILE = 2**22  # entries (positions x vocabulary) worked on at a time
 
 
-@singles._full_precision()
+@full_precision()
 def joint_changes(subject, capture, positions, groups, *, ablation="mean", seed=0, memory_gb=2.0):
     """Change of the loss when all neurons of a group are ablated at one position.
 
@@ -35,12 +36,12 @@ def joint_changes(subject, capture, positions, groups, *, ablation="mean", seed=
     ValueError
         An empty group, a neuron twice in a group, and whatever `ablation.loss_changes` raises.
     """
-    positions = singles._checked(subject, capture, positions, ablation, None)
+    positions = singles._checked(subject, capture, positions, memory_gb, ablation)
     groups = [singles._neurons(subject, torch.as_tensor(np.asarray(group))) for group in groups]
     for group in groups:
         if not len(group) or len(group.unique()) < len(group):
             raise ValueError("A group needs one neuron or more, and each of them once.")
-    readout = singles._readout(subject, None)
+    readout = singles._readout(subject)
     step = max(1, int(memory_gb * 1e9 / subject.dtype.itemsize / 6 / subject.n_vocab))
     result = torch.empty(len(groups), len(positions), dtype=subject.dtype, device=subject.device)
     for start in range(0, len(positions), step):
@@ -143,7 +144,7 @@ def greedy(subject, capture, positions, size=10, *, ablation="mean", aggregate="
     """
     if aggregate not in ("mean_abs", "abs_mean"):
         raise ValueError(f"The influence of a group is mean_abs or abs_mean, not {aggregate!r}.")
-    positions = singles._checked(subject, capture, positions, ablation, None)
+    positions = singles._checked(subject, capture, positions, memory_gb, ablation)
     candidates = singles._neurons(subject, None if candidates is None else torch.as_tensor(np.asarray(candidates)))
     if not 1 <= size <= len(candidates):
         raise ValueError(f"A group of {size} cannot be chosen from {len(candidates)} neurons.")
