@@ -1,0 +1,87 @@
+"""Earlier layers: running a suffix again is what hooks on the whole model do."""
+
+import pytest
+import torch
+
+from rare_token_neurons import suffix
+from rare_token_neurons import ablation
+
+KINDS = ("neox-parallel", "neox-sequential", "llama-tied")
+
+
+def hooked(subject, tokens, positions, module, columns, reference):
+    """Losses (n,) and final-layer activations (n, neurons), one whole forward pass with a module's input overwritten."""
+    read, (block, t) = [], positions.unbind(1)
+
+    def overwrite(_, inputs):
+        values = inputs[0].clone()
+        values[..., columns] = reference
+        return (values,)
+
+    hooks = [module.register_forward_pre_hook(overwrite)] if module is not None else []
+    hooks.append(subject.mlp_out.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0])))
+    with torch.no_grad():
+        logits = subject.model(tokens).logits
+    for hook in hooks:
+        hook.remove()
+    return -logits.log_softmax(-1)[block, t].gather(1, tokens[block, t + 1][:, None])[:, 0], read[0][block, t]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_rerun_without_an_edit_is_the_model_from_every_layer(tiny, tokens, kind):
+    subject = tiny(kind, torch.float64)
+    positions = torch.tensor([[4, 9], [0, 3], [4, 14], [1, 7]])
+    recording = suffix.record(subject, tokens, positions, batch=2)
+    losses, activations = hooked(subject, tokens, positions, None, None, None)
+    for layer in range(2):
+        found = suffix.rerun(recording, layer, neurons=[7, 2])
+        assert found[0] == pytest.approx(losses, abs=1e-6)
+        assert found[1] == pytest.approx(activations[:, [7, 2]], abs=1e-9)
+    assert suffix.rerun(recording, 0)[1].shape == (4, 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("how", ["mean", "zero"])
+def test_neurons_of_any_layer_against_hooks(tiny, tokens, kind, how):
+    subject = tiny(kind, torch.float64)
+    positions = torch.tensor([[0, 3], [1, 7], [4, 14], [4, 5], [5, 10]])
+    used = tokens[[0, 1, 4, 5]]
+    base, _ = hooked(subject, tokens, positions, None, None, None)
+    for layer in range(2):
+        module = suffix.find(suffix.layers(subject)[layer], suffix.MLP_OUT)
+        read = []
+        hook = module.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+        with torch.no_grad():
+            subject.model(used)
+        hook.remove()
+        means = read[0][:, 3:-1].mean((0, 1)) if how == "mean" else torch.zeros(subject.n_neurons)
+        found = suffix.neuron_changes(subject, tokens, positions, layer, [3, 11], ablation=how, batch=3)
+        assert found.abs().max() > 1e-3
+        for column, neuron in enumerate([3, 11]):
+            expected = hooked(subject, tokens, positions, module, neuron, means[neuron])[0] - base
+            assert found[:, column] == pytest.approx(expected, abs=1e-6)
+
+
+def test_in_the_final_layer_every_position_or_one_is_the_same(tiny, tokens):
+    subject = tiny("neox-parallel", torch.float64)
+    capture = ablation.capture(subject, tokens)
+    found = suffix.neuron_changes(subject, tokens, capture.positions, 1, range(6))
+    assert found == pytest.approx(ablation.loss_changes(subject, capture, neurons=torch.arange(6)), abs=1e-9)
+
+
+def test_hooks_are_gone_and_errors_speak(tiny, tokens):
+    subject = tiny("llama-tied")
+    before = sum(len(module._forward_pre_hooks) for module in subject.model.modules())
+    suffix.neuron_changes(subject, tokens, torch.tensor([[0, 3]]), 0, [1])
+    recording = suffix.record(subject, tokens, torch.tensor([[0, 3]]))
+    with pytest.raises(RuntimeError):
+        suffix.rerun(recording, 0, suffix.layers(subject)[0].mlp.down_proj, lambda values: values[..., :3])
+    assert before == sum(len(module._forward_pre_hooks) for module in subject.model.modules())
+    with pytest.raises(ValueError, match="without a next token"):
+        suffix.record(subject, tokens, torch.tensor([[0, 15]]))
+    with pytest.raises(ValueError, match="shape"):
+        suffix.record(subject, tokens, torch.zeros(0, 2, dtype=torch.int64))
+    with pytest.raises(ValueError, match="mean or zero"):
+        suffix.neuron_changes(subject, tokens, torch.tensor([[0, 3]]), 0, [1], ablation="resample")
+    with pytest.raises(ValueError, match="not known"):
+        suffix.find(torch.nn.Linear(2, 2), suffix.MLP_OUT)
