@@ -1,0 +1,191 @@
+"""The paper's claims, what would show each, and the rule that turns evidence into a verdict.
+
+Statistics, paper values, directions and margins are fixed here, before any result: a notebook fills in evidence and
+takes what the rule says. Four verdicts: "reproduced", "partly", "not reproduced", "cannot be tested".
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from statsmodels.stats.multitest import multipletests
+
+REPRODUCED, PARTLY, NOT, UNTESTED = VERDICTS = ("reproduced", "partly", "not reproduced", "cannot be tested")
+LEAST_POSITIONS = 100
+MOST_MISSING = 0.2  # share of failed fits
+SIGNIFICANT = 0.05
+GROUPS = ("random groups", "matched groups")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One testable part of a claim.
+
+    id: "C5"; part: "" or what distinguishes the parts of a claim; statistic: what is measured, in words;
+    direction: "greater" or "less" than the null, or "absent" (no difference from the null beyond `margin`);
+    paper: its value, NaN where it gives none, and paper_note in words; controls: what each p value is against;
+    needs: claims that must be at least partly reproduced for this one to have a meaning.
+    """
+
+    id: str
+    statistic: str
+    direction: str
+    paper: float = float("nan")
+    paper_note: str = ""
+    part: str = ""
+    margin: float = float("nan")
+    controls: tuple[str, ...] = GROUPS
+    needs: tuple[str, ...] = ()
+
+    @property
+    def name(self):
+        """ "C5 within": id and part."""
+        return f"{self.id} {self.part}".strip()
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was measured for one part of a claim; NaN where it could not be had.
+
+    value, low, high: the statistic and its 95 % interval over documents; null: its value under the null hypothesis
+    (0 for a contrast); p: one p value per control of the claim; positions: scored positions behind it; missing: share
+    of failed fits; note: a sentence for the table.
+    """
+
+    value: float = float("nan")
+    low: float = float("nan")
+    high: float = float("nan")
+    null: float = float("nan")
+    p: tuple[float, ...] = ()
+    positions: int = 0
+    missing: float = 0.0
+    note: str = ""
+
+
+# The margins of the claims of absence: a third of the paper's plateau (1.7 % of the neurons), and the width of the
+# range in which the follow-up's random groups lie (modularity 0.04 to 0.09).
+CLAIMS = (
+    Claim("C1", "influence of the rare group over the median neuron's, rare targets", "greater",
+          paper_note="the top 1.7 % far above the rest"),
+    Claim("C2", "share of the neurons in the plateau, rare targets", "greater", 0.017,
+          controls=("lognormal order statistics", "half-normal order statistics")),
+    Claim("C3", "plateau share at the last checkpoint less that at step 0", "greater", 0.017, part="emergence",
+          controls=("lognormal order statistics", "half-normal order statistics")),
+    Claim("C3", "plateau share at step 0", "absent", 0.0, part="before training", margin=0.005, needs=("C3 emergence",)),
+    Claim("C4", "effective dimension over group size, less that of control groups", "less", 0.49 - 0.56),
+    Claim("C5", "mean correlation inside the group, less that in control groups", "greater", part="within",
+          paper_note="positive inside, near 0 for random neurons"),
+    Claim("C5", "mean correlation with the other neurons, less that of control groups", "less", part="between",
+          paper_note="negative"),
+    Claim("C6", "Hill exponent of the group's W_in, less that of control groups", "less",
+          paper_note="below random groups"),
+    Claim("C7", "share of the neurons in the plateau, common targets", "absent", 0.0, margin=0.005, needs=("C2",)),
+    Claim("C8", "modularity of the group's correlations, less that of control groups", "absent", 0.01, margin=0.05,
+          paper_note="0.05 to 0.11 against 0.04 to 0.09", needs=("C2",)),
+)
+
+
+def adjust(p):
+    """Benjamini-Hochberg over the p values that are there: any shape, NaN stays NaN."""
+    p = np.asarray(p, dtype=np.float64)
+    there, adjusted = np.isfinite(p), np.full(p.shape, np.nan)
+    if there.any():
+        adjusted[there] = multipletests(p[there], method="fdr_bh")[1]
+    return adjusted
+
+
+def verdict(claim, evidence, adjusted):
+    """The verdict on one part of a claim, and the reason in a few words.
+
+    A difference is "reproduced" where the value lies on the paper's side, its interval excludes the null, and every
+    control's adjusted p value is below 0.05; "partly" where a control, or all of them, do not agree; without direction
+    and interval it is "not reproduced". An absence is "reproduced" where the whole interval lies within the margin
+    around the null, "not reproduced" where none of it does; in between the measurement is too coarse to say.
+
+    Parameters
+    ----------
+    claim : Claim ; evidence : Evidence ; adjusted : p values after `adjust`, in the order of claim.controls.
+
+    Returns
+    -------
+    verdict, reason : str
+    """
+    if evidence.positions < LEAST_POSITIONS:
+        return UNTESTED, f"only {evidence.positions} positions"
+    if evidence.missing > MOST_MISSING:
+        return UNTESTED, f"{evidence.missing:.0%} of the fits failed"
+    if not np.isfinite([evidence.value, evidence.low, evidence.high, evidence.null]).all():
+        return UNTESTED, evidence.note or "no estimate with an interval"
+    low, high = evidence.low - evidence.null, evidence.high - evidence.null
+    if claim.direction == "absent":
+        if -claim.margin <= low and high <= claim.margin:
+            return REPRODUCED, f"interval within ±{claim.margin:g} of the null"
+        if low > claim.margin or high < -claim.margin:
+            return NOT, f"interval beyond ±{claim.margin:g} of the null"
+        return UNTESTED, f"interval too wide for a margin of ±{claim.margin:g}"
+    if not np.isfinite(adjusted).all():
+        return UNTESTED, "no p value against " + claim.controls[int(np.argmin(np.isfinite(adjusted)))]
+    sign = 1 if claim.direction == "greater" else -1
+    if not sign * (evidence.value - evidence.null) > 0:
+        return NOT, "other direction"
+    if not min(sign * low, sign * high) > 0:
+        return NOT, "interval includes the null"
+    failed = [control for control, p in zip(claim.controls, adjusted) if not p < SIGNIFICANT]
+    return (PARTLY, "not beyond " + " and ".join(failed)) if failed else (REPRODUCED, "beyond all controls")
+
+
+def combine(verdicts):
+    """One verdict for a claim of several parts: all reproduced; some support, some not: partly; none: not reproduced."""
+    found = set(verdicts)
+    supported, refuted = found & {REPRODUCED, PARTLY}, NOT in found
+    if refuted:
+        return PARTLY if supported else NOT
+    if UNTESTED in found:
+        return UNTESTED
+    return REPRODUCED if found == {REPRODUCED} else PARTLY
+
+
+def judge(evidence, claims=CLAIMS):
+    """The claims table of one model.
+
+    Parameters
+    ----------
+    evidence : dict of a claim's name ("C5 within") to Evidence; what is not there cannot be tested.
+    claims : Claims; one that others need comes before them.
+
+    Returns
+    -------
+    DataFrame, one row a part: id, part, name, statistic, direction, paper, paper_note, margin, value, low, high,
+    null, p, q (the least favourable control's p value, raw and adjusted over the table), positions, missing, verdict,
+    reason, claim_verdict (the parts of a claim combined).
+
+    Raises
+    ------
+    ValueError
+        Evidence for no claim, or with another number of p values than the claim has controls.
+    """
+    known = {claim.name: claim for claim in claims}
+    for name, item in evidence.items():
+        if name not in known:
+            raise ValueError(f"There is no claim {name!r}; known are {', '.join(known)}.")
+        if known[name].direction != "absent" and item.p and len(item.p) != len(known[name].controls):
+            raise ValueError(f"{name} has {len(known[name].controls)} controls, the evidence {len(item.p)} p values.")
+    items = [evidence.get(claim.name, Evidence(note="not measured", positions=LEAST_POSITIONS)) for claim in claims]
+    raw = [np.array(item.p or [np.nan] * len(claim.controls), dtype=float) if claim.direction != "absent" else np.array([])
+           for claim, item in zip(claims, items)]
+    adjusted = np.split(adjust(np.concatenate(raw)), np.cumsum([len(p) for p in raw])[:-1])
+    rows, sofar = [], {}
+    for claim, item, p, q in zip(claims, items, raw, adjusted):
+        found, reason = verdict(claim, item, q)
+        unmet = [name for name in claim.needs if combine(sofar[name]) not in (REPRODUCED, PARTLY)]
+        if unmet:
+            found, reason = UNTESTED, f"needs {' and '.join(unmet)}"
+        for name in {claim.id, claim.name}:
+            sofar.setdefault(name, []).append(found)
+        rows.append({"id": claim.id, "part": claim.part, "name": claim.name, "statistic": claim.statistic,
+                     "direction": claim.direction, "paper": claim.paper, "paper_note": claim.paper_note,
+                     "margin": claim.margin, "value": item.value, "low": item.low, "high": item.high, "null": item.null,
+                     "p": p.max() if len(p) else np.nan, "q": q.max() if len(q) else np.nan, "positions": item.positions,
+                     "missing": item.missing, "verdict": found, "reason": reason})
+    table = pd.DataFrame(rows)
+    return table.assign(claim_verdict=[combine(sofar[name]) for name in table["id"]])
