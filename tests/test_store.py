@@ -109,6 +109,16 @@ def test_a_folder_that_another_process_finished_is_kept(tmp_path):
     assert listing(tmp_path) == ["step0"] and listing(path) == ["early"]
 
 
+def test_or_replaced_where_that_is_asked_for(tmp_path):
+    path = tmp_path / "step0"
+    for content in ("old", "new"):
+        with store.new_folder(path, replace=True) as temporary:
+            (temporary / content).write_text(content)
+    with pytest.raises(ValueError), store.new_folder(path, replace=True) as temporary:
+        raise ValueError
+    assert listing(tmp_path) == ["step0"] and listing(path) == ["new"]
+
+
 def test_equal_tables_give_equal_bytes(tmp_path):
     for name in "ab":
         store.write_table(tmp_path / name, TABLE.copy())

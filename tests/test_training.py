@@ -278,6 +278,15 @@ def test_a_saved_checkpoint_is_the_model_rounded_to_bfloat16(tmp_path):
     assert torch.equal(subject.w_out, expected["gpt_neox.layers.1.mlp.dense_4h_to_h.weight"].bfloat16().float())
 
 
+def test_a_new_run_replaces_the_checkpoints_of_an_old_one(tmp_path):
+    """In a clone the committed suite is there: training it again must not leave old weights under a new log."""
+    for seed in (0, 1):
+        training.save_checkpoint(training.pythia(seed, **TINY), tmp_path / "step0")
+    found = AutoModelForCausalLM.from_pretrained(tmp_path / "step0").state_dict()
+    assert_equal_states(found, {name: weight.bfloat16() for name, weight in training.pythia(1, **TINY).state_dict().items()})
+    assert [path.name for path in tmp_path.iterdir()] == ["step0"]
+
+
 ODD = "caf\u00e9 \U0001f600 \u2014 don't\0\t\n\n  end \u2019"
 
 

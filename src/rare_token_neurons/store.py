@@ -45,21 +45,26 @@ def new_file(path):
 
 
 @contextlib.contextmanager
-def new_folder(path):
-    """Like `new_file`, for a folder; one that another process finished meanwhile is kept."""
+def new_folder(path, *, replace=False):
+    """Like `new_file`, for a folder; one that is there by then (another process was faster) is kept, or replaced."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=".new-"))
+    leftovers = [temporary]
     try:
         yield temporary
         for made in (temporary, *temporary.rglob("*")):  # others on the machine may read it
             made.chmod(0o755 if made.is_dir() else 0o644)
+        if replace and path.exists():
+            os.replace(path, old := Path(tempfile.mkdtemp(dir=path.parent, prefix=".new-")))
+            leftovers.append(old)
         with contextlib.suppress(OSError):
             os.replace(temporary, path)
         if not path.exists():
             raise OSError(f"{shown(path)} could not be written.")
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for folder in leftovers:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_json(path, content):

@@ -172,13 +172,11 @@ def train(model, batches, steps, state_path, *, saved_steps=SAVED_STEPS, save=No
 
 
 def save_checkpoint(model, folder):
-    """A Hugging Face checkpoint with bfloat16 safetensors weights."""
-    with store.new_folder(folder) as temporary:
+    """A Hugging Face checkpoint with bfloat16 safetensors weights, in place of one that an earlier run left there."""
+    with store.new_folder(folder, replace=True) as temporary:
         rounded = GPTNeoXForCausalLM(model.config).to(torch.bfloat16)
         rounded.load_state_dict(model.state_dict())
         rounded.save_pretrained(temporary)
-        for path in temporary.iterdir():
-            path.chmod(0o644)
 
 
 def suite(seed=0, steps=STEPS):
