@@ -305,9 +305,9 @@ def test_the_choice_is_a_function_of_the_seed(sample):
 
 
 def test_few_positions_come_from_many_documents(sample):
-    chosen = text.choose(*sample, n=60)
+    chosen = text.choose(*sample, n=200)
     assert chosen.groupby("document")["block"].nunique().max() == 1  # one block a document while there are others
-    assert chosen["block"].nunique() < 40  # and no more blocks than are needed
+    assert chosen["block"].nunique() < 70  # and no more blocks than are needed: there are about four in each
 
 
 def test_all_are_taken_where_there_are_fewer_than_wanted(sample):
