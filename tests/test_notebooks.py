@@ -13,7 +13,7 @@ import pandas as pd
 import papermill
 import pytest
 
-from rare_token_neurons import paths, run
+from rare_token_neurons import paths, run, spectra
 from rare_token_neurons.notebooks import find
 
 NOTEBOOKS = find()
@@ -94,7 +94,28 @@ def check_03(tree):
     assert not np.allclose(*(influence.loc[influence["group"] == name, "mean_abs"] for name in ("rare", "common")))
 
 
-CHECKS = {"01": check_01, "02": check_02, "03": check_03}
+def check_07(tree):
+    groups, over, values = (read(tree, name) for name in ("weight_groups", "weights_over_training", "weight_eigenvalues"))
+    rare = groups[(groups["group"] == "rare") & (groups["rows"] == "raw")].set_index(["statistic", "matrix"])
+    assert set(groups["matrix"]) == {"in", "out"} and (rare["size"] == 27).all() and (groups["missing"] < 0.2).all()
+    assert (rare.loc["alpha_hill", ["random_draws", "matched_draws"]] == 1000).all(axis=None)
+    assert (rare.loc["entropy", "value"] < rare.loc["entropy", "shuffled_low"]).all()  # shared directions, not elements
+    assert ((groups["low"] <= groups["value"]) & (groups["value"] <= groups["high"])).all()
+    entropy = over[(over["statistic"] == "entropy") & (over["kind"] == "own")]
+    assert (entropy.loc[entropy["step"] == 0, "p_random"] > 0.05).all()  # untrained weights: any group is like any other
+    assert (entropy.loc[entropy["step"] == entropy["step"].max(), "p_random"] < 0.02).all()
+    start = values[(values["step"] == 0) & (values["kind"] == "random")]
+    law = spectra.mp_edges(27 / start["columns"].iloc[0])
+    for _, rows in start.groupby("matrix"):
+        scaled = rows["eigenvalue"] / rows["eigenvalue"].mean()
+        assert law[0] * 0.85 < scaled.min() < law[0] * 1.15 and law[1] * 0.85 < scaled.max() < law[1] * 1.3
+    bulk, layers = read(tree, "weight_bulk_fits"), read(tree, "weight_layers")
+    assert bulk.groupby(["revision", "matrix", "kind"]).size().to_dict().items() >= {("step0", "in", "random"): 20}.items()
+    alphas = layers.groupby("step")["alpha"].median()
+    assert set(layers["layer"]) == {0, 1, 2} and alphas.iloc[-1] < 0.7 * alphas.loc[0]
+
+
+CHECKS = {"01": check_01, "02": check_02, "03": check_03, "07": check_07}
 
 
 @by_name
