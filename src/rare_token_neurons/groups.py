@@ -162,7 +162,8 @@ def greedy(subject, capture, positions, size=10, *, ablation="mean", aggregate="
         chosen.append(int(neuron))
         reached.append(float(scores[best]))
         total = joint[:, best]
-        delta = singles.references(capture, positions, neuron, ablation, seed) - capture.activations[block, index][:, neuron].double()
+        now = capture.activations[block, index][:, neuron].double()
+        delta = singles.references(capture, positions, neuron, ablation, seed) - now
         residual = current.residual.clone()
         residual[block, index] += (delta @ subject.w_out[:, neuron].T.double()).to(residual.dtype)
         current = replace(current, residual=residual)

@@ -219,7 +219,8 @@ def mean(values, documents, *, draws=1000, seed=0, over=None):
     -------
     value, low, high : float
     """
-    values, over = np.asarray(values, dtype=np.float64), np.ones(len(values)) if over is None else np.asarray(over, dtype=np.float64)
+    values = np.asarray(values, dtype=np.float64)
+    over = np.ones(len(values)) if over is None else np.asarray(over, dtype=np.float64)
     ids, place = np.unique(documents, return_inverse=True)
     sums = np.bincount(place, values), np.bincount(place, over)
     weights = np.random.default_rng(seed).multinomial(len(ids), np.full(len(ids), 1 / len(ids)), size=draws)

@@ -214,7 +214,8 @@ def group_spectra(weights, groups, *, standardise=False, k="peak", batch=100):
     values : (g, m) the eigenvalues.
     """
     weights, groups = np.asarray(weights), np.atleast_2d(groups)
-    values = np.concatenate([eigenvalues(weights[part], standardise) for part in np.split(groups, range(batch, len(groups), batch))])
+    parts = np.split(groups, range(batch, len(groups), batch))
+    values = np.concatenate([eigenvalues(weights[part], standardise) for part in parts])
     exponent, sizes = hill(values, k)
     bulks = [bulk(row, weights.shape[1]) for row in values]
     return pd.DataFrame({"hill": exponent, "k": sizes, "stable_rank": stable_rank(values), "entropy": spectral_entropy(values),
