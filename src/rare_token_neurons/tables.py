@@ -191,7 +191,7 @@ def capture(settings, subject, blocks_table):
         return {"activations": made.activations.contiguous(), "residual": made.residual.contiguous()}
 
     last = subject.revision is None or subject.revision == checkpoints.revisions(settings.model)[-1]
-    kept = store.tensors(settings.slug, store.key({}, content, ["ablation"]), compute,
+    kept = store.tensors(settings.slug, store.key({}, content, ["captures"]), compute,
                          recompute=settings.recompute) if last else compute()
     return ablation.Capture(read, text.FIRST, owners.to(subject.device),
                             **{name: part.to(subject.device) for name, part in kept.items()})
