@@ -89,20 +89,19 @@ def captured_changes(subject, kept, positions, neurons, ablation="mean", seed=0)
     x = kept.residual[block, t - kept.first].double()
     delta = references(kept, positions, neurons, ablation, seed) - kept.activations[block, t - kept.first][:, neurons].double()
     y = kept.tokens[block, t + 1][:, None]
-    before = _unembedded(subject, x)
-    changes, largest = [], []
+    unembedding = subject.unembedding.double().T
+
+    def logits(x):
+        if subject.norm == "layer":
+            x = x - x.mean(-1, keepdim=True)
+        x = subject.norm_gain.double() * x / (x.square().mean(-1, keepdim=True) + subject.norm_eps).sqrt()
+        out = (x if subject.norm_bias is None else x + subject.norm_bias.double()) @ unembedding
+        return out if subject.unembedding_bias is None else out + subject.unembedding_bias.double()
+
+    before, changes, largest = logits(x), [], []
     for column, neuron in enumerate(neurons):
-        after = _unembedded(subject, x + delta[:, column, None] * subject.w_out[:, neuron].double())
+        after = logits(x + delta[:, column, None] * subject.w_out[:, neuron].double())
         g = (after - before) - (after - before).gather(1, y)
         changes.append((before.log_softmax(1) - after.log_softmax(1)).gather(1, y)[:, 0])
         largest.append(g.abs().amax(1))
     return torch.stack(changes, 1), torch.stack(largest, 1)
-
-
-def _unembedded(subject, x):
-    if subject.norm == "layer":
-        x = x - x.mean(-1, keepdim=True)
-    x = subject.norm_gain.double() * x / (x.square().mean(-1, keepdim=True) + subject.norm_eps).sqrt()
-    x = x if subject.norm_bias is None else x + subject.norm_bias.double()
-    logits = x @ subject.unembedding.double().T
-    return logits if subject.unembedding_bias is None else logits + subject.unembedding_bias.double()

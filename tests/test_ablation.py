@@ -70,22 +70,22 @@ def test_order_3_serves_most_pairs_of_a_gentle_model(tiny, tokens):
 
 @pytest.fixture(scope="module")
 def real():
-    """A trained model, its capture, positions, its 24 most influential neurons and as many others, and the truth."""
+    """A trained model, its capture, positions, its 24 most influential neurons and as many others, the truth, the fallback."""
     try:
         subject = checkpoints.load("smollm2")
     except FileNotFoundError:
         subject = checkpoints.load("mini-pythia")
     text = "The old captain looked at the sea, and said nothing for a long while; the crew waited below the mast in silence. " * 3
     kept = capture(subject, torch.tensor(subject.tokenizer(text)["input_ids"][:64])[None])
-    positions = kept.positions[::3]
-    order = influence(subject, kept, positions, entropy=False).mean_abs.argsort(descending=True)
+    positions = kept.positions[::4]
+    found = influence(subject, kept, positions, entropy=False)
+    order = found.mean_abs.argsort(descending=True)
     neurons = torch.cat([order[:24], order[24::len(order) // 24]])
-    expected, _ = captured_changes(subject, kept, positions, neurons)
-    return subject, kept, positions, neurons, expected
+    return subject, kept, positions, neurons, captured_changes(subject, kept, positions, neurons)[0], found.fallback
 
 
 def test_no_error_above_the_tolerance_goes_unflagged(real, monkeypatch):
-    subject, kept, positions, neurons, expected = real
+    subject, kept, positions, neurons, expected, _ = real
     assert ((loss_changes(subject, kept, positions, neurons=neurons) - expected).abs() <= tolerance(expected)).all()
     monkeypatch.setattr(ablation, "settle", lambda *arguments: None)
     without = (loss_changes(subject, kept, positions, neurons=neurons) - expected).abs()
@@ -93,8 +93,7 @@ def test_no_error_above_the_tolerance_goes_unflagged(real, monkeypatch):
 
 
 def test_the_fallback_is_for_few_pairs(real):
-    subject, kept, positions, _, _ = real
-    assert 0 < influence(subject, kept, positions, entropy=False).fallback < 0.12
+    assert 0 < real[-1] < 0.12
 
 
 # --- hard cases: peaked predictions, large activations, a neuron that makes up the residual stream
@@ -142,6 +141,15 @@ def test_float64_is_needed_where_the_docstring_says(tiny, tokens, how, monkeypat
     assert ((loss_changes(subject, kept, POSITIONS) - expected).abs() > 1e-5 + 1e-6 * largest).any()
 
 
+def test_a_dominant_neuron_needs_its_difference_in_float64(tiny, tokens, monkeypatch):
+    subject = harden(tiny("llama-tied"), "one dominant neuron")
+    kept = captured(subject, tokens)
+    expected, largest = captured_changes(subject, kept, POSITIONS, torch.tensor([5]))
+    monkeypatch.setattr(exact, "STRAIN", torch.inf)
+    found = loss_changes(subject, kept, POSITIONS, neurons=torch.tensor([5]))
+    assert ((found - expected).abs() > 1e-5 + 1e-6 * largest).any()
+
+
 # --- what influence adds up
 
 
@@ -150,7 +158,7 @@ def test_influence_sums_by_document_and_its_error_is_the_documents(tiny, tokens)
     kept = captured(subject, tokens)
     changes = loss_changes(subject, kept, POSITIONS).double()
     of_position = DOCUMENTS[POSITIONS[:, 0]]
-    found = influence(subject, kept, POSITIONS)
+    found = influence(subject, kept, POSITIONS, entropy=False)
     assert found.documents.tolist() == [0, 1, 2, 3] and found.n.tolist() == [6, 3, 6, 3]
     for row, document in enumerate(found.documents):
         own = changes[of_position == document]

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from rare_token_neurons.captures import ABLATIONS, Capture, capture, references
-from rare_token_neurons.cumulants import PAIRS, expand, moments
+from rare_token_neurons.cumulants import PAIRS, Tolerance, expand, moments
 from rare_token_neurons.exact import settle
 from rare_token_neurons.predictions import VOCABULARY_CHUNK, Readout, full_precision, predict, shifts, unigram_direction
 
 __all__ = ["ABLATIONS", "FREEZES", "Capture", "Influence", "capture", "influence", "loss_changes", "losses", "references"]
 
 FREEZES = (None, "unigram", "scale")
-# (absolute, relative) error of a change above which order 3 is not trusted; entropy is allowed ten times the former
-TOLERANCE = {torch.float32: (1e-6, 1e-3), torch.float64: (1e-10, 0.0)}
+# the error above which order 3 is not trusted; float64 falls back to exact sums nearly everywhere
+TOLERANCE = {torch.float32: Tolerance(1e-6, 1e-3, 1e-5), torch.float64: Tolerance(1e-10, 0, 1e-10)}
 
 
 @dataclass
@@ -94,8 +94,8 @@ def loss_changes(subject, capture, positions=None, *, ablation="mean", freeze=No
 
     Notes
     -----
-    In float32 the error is at most about max(1e-6, 1e-3 |change|), 1e-5 + 1e-6 max |g| on badly scaled models; float64
-    serves for the base logits and the norm's scale alone (`predictions` says why). In float64 it is about 1e-10.
+    In float32 the error is at most about max(1e-6, 1e-3 |change|) and 1e-5 + 1e-6 max |g|; float64 serves for the base
+    logits and the norm's scale alone (`predictions` says why). In float64 it is about 1e-10.
     """
     positions = _checked(subject, capture, positions, memory_gb, ablation, freeze)
     neurons = _neurons(subject, neurons)
@@ -161,7 +161,7 @@ def _sweep(subject, capture, positions, neurons, ablation, freeze, seed, memory_
             delta = references(capture, positions[rows], some, ablation, seed) - activations.double()
             u = readout.centred(subject.w_out[:, some].T).T  # (d, m)
             rho, tau = shifts(base, u, delta, freeze == "scale")
-            changes = expand(base, moments(readout, base, u, entropy), rho, tau, *TOLERANCE[subject.dtype])
+            changes = expand(base, moments(readout, base, u, entropy), rho, tau, TOLERANCE[subject.dtype])
             settle(readout, base, u, rho, tau, changes, group)
             yield rows, columns, changes, _unigram(readout, base, u, rho, tau)
 

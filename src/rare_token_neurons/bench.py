@@ -178,8 +178,8 @@ def errors(model, n=CHECKED):
     with torch.no_grad():
         expected = by_definition(subject, kept, positions, neurons, torch.float64)
     error = (loss_changes(subject, kept, positions, neurons=neurons) - expected).abs()
-    absolute, relative = TOLERANCE[torch.float32]
-    return {"largest": error.max().item(), "of_tolerance": (error / (relative * expected.abs()).clamp_min(absolute)).max().item(),
+    allowed = (TOLERANCE[torch.float32].relative * expected.abs()).clamp_min(TOLERANCE[torch.float32].least)
+    return {"largest": error.max().item(), "of_tolerance": (error / allowed).max().item(),
             "neurons": len(neurons), "positions": n}
 
 

@@ -8,13 +8,14 @@ where k2 and k3, the cumulants of h = rho f + tau B under p, are polynomials in 
 cumulants of f and B_i: six matrix products for all neurons together. f and z are centred under p and B at its mean
 over the positions, so that little cancels when raw moments become cumulants.
 
-The error of stopping at order 3 is bounded by k2 times a function of the range R of h over the vocabulary. With
-r(x) = exp(x) - 1 - x - x^2/2 - x^3/6 = x^4/24 E exp(x T), T ~ Beta(1, 4), convexity gives r(x) <= x^4 (4 + exp(x)) / 120,
-hence E r(h) <= k2 R^2 (4 + exp(R)) / 120; taking log(1 + u) as u costs at most u^2 / 2. An improbable token that rises
-a lot is in R, where the next cumulant would miss it.
+The error of stopping at order 3 is bounded by k2 times a function of the range of h over the vocabulary. With
+r(x) = exp(x) - 1 - x - x^2/2 - x^3/6 = x^4/24 E exp(x T), T ~ Beta(1, 4), convexity gives r(x) <= x^4 (4 + exp(x)) / 120.
+For h - E h between -D and U that leaves E r(h - E h) <= k2 max(U, D)^2 (4 + exp(U)) / 120, and taking log(1 + u) as u
+costs at most u^2 / 2. An improbable token that rises a lot is in U, where the next cumulant would miss it.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -91,6 +92,14 @@ def _weights(predictions, part, rows):
     return weights.view(rows * n, -1)
 
 
+class Tolerance(NamedTuple):
+    """The error allowed in a loss change: relative |change|, but at least `least` and at most `most` (entropy: at least)."""
+
+    least: float
+    relative: float
+    most: float
+
+
 @dataclass
 class Changes:
     """What ablation changes at (n, neurons): loss and entropy in nats (entropy may be None)."""
@@ -100,13 +109,13 @@ class Changes:
     flagged: Tensor  # bool: a bound on the error exceeds the tolerance
 
 
-def expand(predictions, moments, rho, tau, absolute, relative):
+def expand(predictions, moments, rho, tau, tolerance):
     """Loss and entropy changes to order 3, flagged where the error bound is above the tolerance.
 
     Parameters
     ----------
     rho, tau : (n, neurons) float64
-    absolute, relative : float, the tolerance is max(absolute, relative |change|); for entropy 10 absolute.
+    tolerance : Tolerance
 
     Returns
     -------
@@ -121,10 +130,10 @@ def expand(predictions, moments, rho, tau, absolute, relative):
         f_target = predictions.f[rows].gather(1, predictions.targets[rows, None])
         loss[rows] = h.tau * (moments.b[rows] - moments.target[rows]) - h.rho * f_target + h.k2 / 2 + h.k3 / 6
         error = torch.maximum(h.rest, h.u.square() / 2) + h.variance - h.k2
-        flagged[rows] = ~(error <= (relative * loss[rows].abs()).clamp_min(absolute))
+        flagged[rows] = ~(error <= (tolerance.relative * loss[rows].abs()).clamp(tolerance.least, tolerance.most))
         if entropy is not None:
             entropy[rows], error = _entropy_change(predictions, moments, h, rows)
-            flagged[rows] |= ~(error <= (relative * entropy[rows].abs()).clamp_min(10 * absolute))
+            flagged[rows] |= ~(error <= (tolerance.relative * entropy[rows].abs()).clamp_min(tolerance.most))
     return Changes(loss, entropy, flagged)
 
 
@@ -158,8 +167,10 @@ def _tilt(predictions, moments, rho, tau, rows):
     b_low, b_high = tau * (moments.low - b), tau * (moments.high - b)
     up = torch.maximum(f_low, f_high) + torch.maximum(b_low, b_high)
     down = -torch.minimum(f_low, f_high) - torch.minimum(b_low, b_high)
-    # for x < 0, r(x) <= min(x^4 / 24, |x|^3 / 6)
-    rest = variance * torch.maximum(up * up, torch.minimum(down * down, 4 * down)) * (4 + up.exp()) / 120
+    # E x^4 <= k2 max(U, D)^2, and (x - U)(x + D) <= 0 gives E x^4 <= (U - D) k3 + U D k2; for x < 0, r(x) <= |x|^3 / 6 too
+    fourth = variance * torch.maximum(up * up, torch.minimum(down * down, 4 * down))
+    fourth = torch.minimum(fourth, ((up - down) * k3 + up * down * variance).clamp_min(0))
+    rest = fourth * (4 + up.exp()) / 120
     return _Tilt(rho, tau, k2, k3, variance, up, down, rest, u=variance / 2 + k3.abs() / 6 + rest)
 
 
