@@ -72,6 +72,15 @@ def test_one_break_belongs_to_the_shorter_stretch():
     assert [float(value) for value in lines.boundaries(late, 1000)] == pytest.approx([0, 100, 0.7])
 
 
+def test_law_range_is_the_influence_between_the_breaks():
+    x = np.log(np.arange(1, 1025))
+    curve = np.exp(-0.7 * np.clip(x - np.log(30), 0, np.log(200 / 30)) - 3 * np.maximum(x - np.log(200), 0))
+    low, high = lines.law_range(np.append(np.random.default_rng(0).permutation(curve), np.zeros(9)))
+    assert high == pytest.approx(1.0, rel=0.05) and low == pytest.approx((200 / 30) ** -0.7, rel=0.1)
+    straight = np.arange(1, 1025) ** -0.7
+    assert lines.law_range(straight, breaks=0) == (straight[-1], straight[0])
+
+
 def test_dead_bins_take_the_smallest_mean():
     y = lines.in_bins(np.array([4.0, 2.0, 0.0, 0.0]), np.array([0, 1, 2]))
     np.testing.assert_allclose(np.exp(y), [4, 2, 2])

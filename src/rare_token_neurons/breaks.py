@@ -98,9 +98,10 @@ def bootstrap(sums: np.ndarray, counts: np.ndarray, *, ranking: str = "split_hal
     """Change points of the influence curve with intervals over documents.
 
     Percentile intervals.  With "split_half" the noise of the ranking flattens the curve a little,
-    and twice as much in the draws: on planted curves the intervals of the breaks held the truth in
-    95 to 100 of 100 runs.  Three straight stretches are a model: where the tail bends by itself
-    (an exponential cut-off) the breaks mark the best three stretches, and come late.
+    and twice as much in the draws, so that they are wide: on planted curves (`calibration`) those of
+    the breaks held the truth in 100 of 100 runs, not 95.  Three straight stretches are a model: where
+    the tail bends by itself (an exponential cut-off) the breaks mark the best three stretches and
+    come late, and the interval says where those lie.
 
     Parameters
     ----------

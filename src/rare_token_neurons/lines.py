@@ -150,3 +150,16 @@ def boundaries(line: Line, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def step(x: np.ndarray) -> float:
     """Distance between neighbouring break places, in log rank."""
     return float((x[-1] - x[0]) / (KNOTS_PER_POINT * len(x) - 1))
+
+
+def law_range(values: np.ndarray, breaks: int = 2) -> tuple[float, float]:
+    """Smallest and largest influence of the power law of one sample: its range by a line with breaks.
+
+    values : (neurons,) any order; zeros are left out.  `powerlaws.middle(..., refit=law_range)`
+    lets every bootstrap sample choose its own range.
+    """
+    falling = -np.sort(-np.asarray(values, dtype=float))
+    falling = falling[falling > 0]
+    starts, x = bins(len(falling))
+    first, last, _ = boundaries(fit(x, in_bins(falling, starts), breaks), len(falling))
+    return float(falling[round(float(last)) - 1]), float(falling[round(float(first))])
