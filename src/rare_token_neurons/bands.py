@@ -1,0 +1,55 @@
+"""Drawing rows of `comparisons`: what a group shows, over the bands of random and matched groups in grey."""
+
+import numpy as np
+
+from rare_token_neurons import plots
+
+LABELS = {"random": "random groups, 95 %", "matched": "matched groups, 95 %"}
+NAMES = {"rare": "rare group", "last rare": "last checkpoint's\nrare group"}
+
+
+def of_groups(ax, rows):
+    """Each row's value with its interval over documents, beside the bands of its control groups.
+
+    rows : DataFrame, one row a group, with group, value, low, high, random, random_low, random_high, matched, ...
+    """
+    for place, row in enumerate(rows.to_dict("records")):
+        for kind, left in (("random", place - 0.36), ("matched", place)):
+            ax.fill_between([left, left + 0.36], row[f"{kind}_low"], row[f"{kind}_high"], color=plots.COLORS[kind],
+                            alpha=0.5 if kind == "random" else 0.35, linewidth=0, label=LABELS[kind] if not place else None)
+            ax.plot([left, left + 0.36], [row[kind]] * 2, color=plots.GREY, linewidth=0.8)
+        ends = [[row["value"] - row["low"]], [row["high"] - row["value"]]]
+        ax.errorbar(place, row["value"], yerr=ends, fmt="o", markersize=4, capsize=2, zorder=4,
+                    color=plots.COLORS[row["group"]], label=None if place else "group, 95 % over documents")
+    ax.set_xticks(range(len(rows)), [f"{NAMES.get(row.group, row.group)}\n(n = {row.size})" for row in rows.itertuples(name="Row")])
+    ax.set_xlim(-0.6, len(rows) - 0.4)
+
+
+def of_curve(ax, x, rows, *, color, label):
+    """A curve with its interval, over the band of random groups; matched groups are dashed (edges of their band).
+
+    x : (n,) ; rows : DataFrame of n rows with value, low, high, random_low, ... in the order of x.
+    """
+    plots.band(ax, x, rows["random_low"], rows["random_high"], label=LABELS["random"], alpha=0.35)
+    for end in ("low", "high"):
+        ax.plot(x, rows[f"matched_{end}"], color=plots.GREY, linewidth=0.8, linestyle="--",
+                label=LABELS["matched"] if end == "low" else None)
+    plots.band(ax, x, rows["low"], rows["high"], color=color)
+    ax.plot(x, rows["value"], color=color, label=label, zorder=4)
+
+
+def over_steps(ax, rows):
+    """Curves over training: the group of each checkpoint with its bands, and the last checkpoint's group followed back.
+
+    rows : DataFrame with step, group ("rare" and "last rare"), value, low, high, random_low, ...
+    """
+    own, last = (rows[rows["group"] == name].sort_values("step") for name in ("rare", "last rare"))
+    steps = own["step"].to_numpy(dtype=np.int64)
+    of_curve(ax, steps, own, color=plots.COLORS["rare"], label="rare group of the checkpoint")
+    plots.over_steps(ax, last["step"].to_numpy(dtype=np.int64), last["value"], color=plots.COLORS["all"], linewidth=0.9,
+                     label="rare group of the last one")
+
+
+def level(p):
+    """A p value in words: "p = 0.034", "p = 0.001", "no p value"."""
+    return "no p value" if not np.isfinite(p) else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"

@@ -1,0 +1,154 @@
+"""A group against controls: brute force for every shortcut, planted groups that must be told from random ones."""
+
+import numpy as np
+import pytest
+
+from rare_token_neurons import comparisons, controls, geometry
+
+TOKENS, NEURONS, DOCUMENTS = 600, 150, 30
+GROUP = np.arange(20, 40)  # co-activates in the planted sample
+
+
+def made(planted, seed=0):
+    """Independent activations with a shared negative offset, in which GROUP shares a signal or does not."""
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=(TOKENS, NEURONS)) - 0.5
+    if planted:
+        values[:, GROUP] += 0.6 * rng.normal(size=(TOKENS, 1))
+    return comparisons.sample(values.astype(np.float32), np.arange(TOKENS) * DOCUMENTS // TOKENS, rng.normal(size=(8, NEURONS)))
+
+
+@pytest.fixture(scope="module")
+def planted():
+    return made(True)
+
+
+@pytest.fixture(scope="module")
+def nulls(planted):
+    return comparisons.control_groups(planted, GROUP, seed=0)
+
+
+def rows_of(rows):
+    return {row["statistic"]: row for row in rows}
+
+
+def cosine(values):
+    unit = values / np.linalg.norm(values, axis=0)
+    return unit.T @ unit
+
+
+def test_crossed_of_many_groups_is_that_of_each(planted, nulls):
+    matrix, some = planted.matrices["cosine"], nulls["random"][:5]
+    for group, found in zip(some, comparisons.crossed_groups(matrix, planted.living, some), strict=True):
+        block = geometry.between(matrix, group)
+        assert found == pytest.approx([block.mean(), np.abs(block).mean(), (block < 0).mean()], abs=1e-12)
+
+
+@pytest.mark.parametrize("measure", comparisons.MEASURES)
+def test_values_are_those_of_the_whole_sample(planted, nulls, measure, monkeypatch):
+    monkeypatch.setattr(comparisons, "COLUMNS", 37)  # parts of unequal size
+    values, centred = planted.values.astype(np.float64), comparisons.MEASURES[measure]
+    matrix = np.corrcoef(values.T) if centred else cosine(values)
+    inside = rows_of(comparisons.within(planted, GROUP, nulls, comparisons.PAIRS, comparisons.pairs, centred=centred, resamples=20))
+    outside = rows_of(comparisons.between(planted, GROUP, nulls, centred=centred, resamples=20))
+    for rows, block in ((inside, geometry.pairs(matrix[np.ix_(GROUP, GROUP)])), (outside, geometry.between(matrix, GROUP))):
+        expected = {"mean": block.mean(), "mean absolute": np.abs(block).mean(), "negative share": (block < 0).mean()}
+        for name, value in expected.items():
+            assert rows[name]["value"] == pytest.approx(value, abs=1e-9)
+            assert rows[name]["low"] <= value + 1e-9 and value - 1e-9 <= rows[name]["high"]
+
+
+def test_a_planted_group_is_told_from_random_and_matched_ones(planted, nulls):
+    found = rows_of(comparisons.within(planted, GROUP, nulls, comparisons.PAIRS, comparisons.pairs, baselines=20, resamples=200))
+    dimension = rows_of(comparisons.within(planted, GROUP, nulls, comparisons.DIMENSIONS,
+                                           lambda block: comparisons.dimensions(block, TOKENS), baselines=20, resamples=200))
+    for kind in ("random", "matched"):
+        assert found["mean"][f"p_{kind}"] < 0.01 and found["mean"][f"less_{kind}_low"] > 0
+        for row in (dimension["effective dimension"], dimension["participation ratio"]):
+            assert row[f"p_{kind}"] < 0.01 and row[f"less_{kind}_high"] < 0 and row["value"] < row[f"{kind}_low"]
+    assert found["mean"]["value"] == pytest.approx(0.36 / 1.36, abs=0.03)
+    assert found["negative share"]["p_random"] < 0.01
+
+
+def test_a_group_of_no_kind_is_not(planted):
+    plain = made(False, seed=1)
+    group = controls.random_groups(NEURONS, 20, 1, seed=5)[0]
+    nulls = comparisons.control_groups(plain, group, seed=0)
+    rows = [*comparisons.within(plain, group, nulls, comparisons.PAIRS, comparisons.pairs, resamples=50),
+            *comparisons.between(plain, group, nulls, resamples=50)]
+    assert min(row["p_random"] for row in rows) > 0.02
+
+
+def test_a_planted_avoidance_is_seen_between():
+    rng = np.random.default_rng(2)
+    values, shared = rng.normal(size=(TOKENS, NEURONS)), rng.normal(size=(TOKENS, 1))
+    values += 0.5 * shared
+    values[:, GROUP] -= 1.0 * shared
+    sample = comparisons.sample(values, np.arange(TOKENS) // 20, rng.normal(size=(8, NEURONS)))
+    nulls = comparisons.control_groups(sample, GROUP, draws=200)
+    mean = rows_of(comparisons.between(sample, GROUP, nulls, baselines=20, resamples=100))["mean"]
+    assert mean["high"] < 0 and mean["p_random"] < 0.01 and mean["less_random_high"] < 0
+    assert np.isnan(rows_of(comparisons.between(sample, GROUP, nulls, resamples=5))["mean"]["less_random_low"])
+
+
+def test_the_difference_has_the_spread_of_documents_and_of_controls():
+    rng = np.random.default_rng(0)
+    samples, base = rng.normal(5, 0.3, size=(4000, 1)), 4 + rng.normal(0, 0.4, size=(50, 1, 1)) + np.zeros((50, 4000, 1))
+    row, = comparisons.summaries({"x": "greater"}, np.array([5.0]), samples, {"random": base[:, 0]}, {"random": base})
+    assert row["less_random"] == pytest.approx(5 - base.mean())
+    assert (row["less_random_high"] - row["less_random_low"]) / 2 == pytest.approx(1.96 * np.hypot(0.3, base[:, 0].std()), rel=0.1)
+    assert (row["high"] - row["low"]) / 2 == pytest.approx(1.96 * 0.3, rel=0.1)
+
+
+def test_a_group_less_itself_is_zero_whatever_documents_are_drawn(planted):
+    itself = {"random": GROUP[None]}
+    rows = [*comparisons.within(planted, GROUP, itself, comparisons.PAIRS, comparisons.pairs, baselines=1, resamples=50),
+            comparisons.between(planted, GROUP, itself, baselines=1, resamples=50)[0]]
+    for row in [row for row in rows if row["statistic"] != "negative share"]:
+        width = row["high"] - row["low"]
+        assert width > 0 and row["less_random"] == pytest.approx(0, abs=1e-6)
+        assert abs(row["less_random_low"]) + abs(row["less_random_high"]) < 0.1 * width  # the scales are fixed in one of both
+        assert np.isnan(row["matched"]) and np.isnan(row["p_matched"])
+
+
+def test_samples_of_a_phase_have_their_mean_and_no_p(planted, nulls):
+    several = nulls["random"][:4]
+    row = rows_of(comparisons.within(planted, several, nulls, comparisons.PAIRS, comparisons.pairs, resamples=20))["mean"]
+    matrix = planted.matrices["correlation"]
+    assert row["value"] == pytest.approx(geometry.mean_pair(geometry.within(matrix, several)).mean(), abs=1e-6)
+    assert np.isnan(row["p_random"]) and row["side"] == ""
+
+
+def test_too_few_neurons_to_match_leaves_the_matched_groups_out(planted):
+    assert "matched" not in comparisons.control_groups(planted, np.arange(80), draws=5)
+    assert comparisons.control_groups(planted, np.arange(101), seed=0)["random"].shape == (comparisons.LARGE_DRAWS, 101)
+
+
+def test_constant_neurons_are_no_controls_and_a_silent_one_ends_no_bootstrap():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(90, 40))
+    values[:, 7] = -0.17
+    values[:, 3] = 0.0
+    values[:3, 3] = 1.0  # active in the first document only
+    sample = comparisons.sample(values, np.arange(90) // 3, rng.normal(size=(4, 40)))
+    assert 7 not in sample.living and 3 in sample.living
+    nulls = comparisons.control_groups(sample, np.arange(6), draws=50)
+    assert not any((made == 7).any() for made in nulls.values())
+    rows = comparisons.within(sample, np.arange(6), nulls, comparisons.DIMENSIONS,
+                              lambda block: comparisons.dimensions(block, 90), resamples=50)
+    assert all(np.isfinite(row[name]) for row in rows for name in ("value", "low", "high"))
+    assert all(np.isfinite(row["low"]) for row in comparisons.between(sample, np.arange(6), nulls, resamples=50, baselines=2))
+
+
+def test_a_correction_that_the_tokens_cannot_carry_is_missing():
+    block = np.eye(20)
+    effective, whole, ratio = comparisons.dimensions(block, 22)
+    assert effective == pytest.approx(19 / 20) and whole == 19 / 20 and np.isnan(ratio)
+    assert np.isfinite(comparisons.dimensions(block, 23)).all()
+
+
+def test_one_seed_gives_one_result(planted, nulls):
+    first, second = (comparisons.within(planted, GROUP, comparisons.control_groups(planted, GROUP, seed=4), comparisons.PAIRS,
+                                        comparisons.pairs, resamples=30, baselines=3, seed=4) for _ in range(2))
+    assert first == second
+    assert first != comparisons.within(planted, GROUP, nulls, comparisons.PAIRS, comparisons.pairs, resamples=30, baselines=3, seed=5)
