@@ -7,7 +7,7 @@ no neuron needs a pass of its own. The arithmetic is in `predictions`, `cumulant
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rare_token_neurons.captures import ABLATIONS, Capture, capture, references
 from rare_token_neurons.cumulants import PAIRS, Tolerance, expand, moments
@@ -61,8 +61,15 @@ def losses(subject, capture, positions=None, *, memory_gb=2.0):
     """
     positions = _checked(subject, capture, positions, memory_gb)
     readout = _readout(subject)
-    step, *_ = _sizes(subject, 1, memory_gb)
-    return torch.cat([_predict(readout, capture, part, memory_gb).loss for part in positions.split(step)])
+    bias = None if readout.bias is None else readout.bias.to(subject.dtype)
+    step = max(1, int(memory_gb * 1e9 / subject.dtype.itemsize / 4 / subject.n_vocab))
+    found = []
+    for block, t in (part.unbind(1) for part in positions.split(step)):
+        c = readout.centred(capture.residual[block, t - capture.first])
+        scale = (c.square().mean(-1, keepdim=True) + readout.eps).rsqrt()
+        logits = nn.functional.linear((scale * c * readout.gain).to(subject.dtype), readout.unembedding, bias)
+        found.append(nn.functional.cross_entropy(logits, capture.tokens[block, t + 1], reduction="none"))
+    return torch.cat(found)
 
 
 @full_precision()
