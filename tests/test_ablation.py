@@ -104,11 +104,16 @@ def harden(subject, how):
         for weight in subject.w_in.values():
             weight.mul_(30)
     elif how == "one dominant neuron":
-        subject.w_out[:, 5] *= 1e5
+        subject.w_out[:, 5] *= 1e3
     else:
         gain = subject.norm_gain if subject.family == "llama" else subject.unembedding
         gain.mul_(float(how.split("x ")[1]))
     return subject
+
+
+def taken(how):
+    """Zero takes the dominant neuron away altogether, where its mean would still dominate."""
+    return "zero" if "dominant" in how else "mean"
 
 
 HARD = ["unembedding x 10", "unembedding x 100", "activations x 30", "one dominant neuron"]
@@ -119,16 +124,16 @@ HARD = ["unembedding x 10", "unembedding x 100", "activations x 30", "one domina
 def test_hard_cases_match_float64_on_the_same_capture(tiny, tokens, kind, how):
     subject = harden(tiny(kind), how)
     kept = captured(subject, tokens)
-    expected, largest = captured_changes(subject, kept, POSITIONS, torch.arange(48))
-    assert ((loss_changes(subject, kept, POSITIONS) - expected).abs() <= 1e-5 + 1e-6 * largest).all()
+    expected, largest = captured_changes(subject, kept, POSITIONS, torch.arange(48), taken(how))
+    assert ((loss_changes(subject, kept, POSITIONS, ablation=taken(how)) - expected).abs() <= 1e-5 + 1e-6 * largest).all()
 
 
 @pytest.mark.parametrize("how", HARD)
 @pytest.mark.parametrize("kind", ["neox-parallel", "llama-tied"])
 def test_hard_cases_match_the_whole_model_in_float64(tiny, tokens, kind, how):
     subject = harden(tiny(kind, torch.float64), how)
-    expected, _, _ = hooked_changes(subject, tokens, POSITIONS, documents=DOCUMENTS)
-    error = (loss_changes(subject, captured(subject, tokens), POSITIONS) - expected).abs()
+    expected, _, _ = hooked_changes(subject, tokens, POSITIONS, taken(how), documents=DOCUMENTS)
+    error = (loss_changes(subject, captured(subject, tokens), POSITIONS, ablation=taken(how)) - expected).abs()
     assert (error <= 1e-9 * expected.abs().clamp_min(1)).all()
 
 
@@ -136,17 +141,17 @@ def test_hard_cases_match_the_whole_model_in_float64(tiny, tokens, kind, how):
 def test_float64_is_needed_where_the_docstring_says(tiny, tokens, how, monkeypatch):
     subject = harden(tiny("neox-parallel"), how)
     kept = captured(subject, tokens)
-    expected, largest = captured_changes(subject, kept, POSITIONS, torch.arange(48))
+    expected, largest = captured_changes(subject, kept, POSITIONS, torch.arange(48), taken(how))
     monkeypatch.setattr(torch.Tensor, "double", torch.Tensor.float)
-    assert ((loss_changes(subject, kept, POSITIONS) - expected).abs() > 1e-5 + 1e-6 * largest).any()
+    assert ((loss_changes(subject, kept, POSITIONS, ablation=taken(how)) - expected).abs() > 1e-5 + 1e-6 * largest).any()
 
 
 def test_a_dominant_neuron_needs_its_difference_in_float64(tiny, tokens, monkeypatch):
     subject = harden(tiny("llama-tied"), "one dominant neuron")
     kept = captured(subject, tokens)
-    expected, largest = captured_changes(subject, kept, POSITIONS, torch.tensor([5]))
+    expected, largest = captured_changes(subject, kept, POSITIONS, torch.tensor([5]), "zero")
     monkeypatch.setattr(exact, "STRAIN", torch.inf)
-    found = loss_changes(subject, kept, POSITIONS, neurons=torch.tensor([5]))
+    found = loss_changes(subject, kept, POSITIONS, ablation="zero", neurons=torch.tensor([5]))
     assert ((found - expected).abs() > 1e-5 + 1e-6 * largest).any()
 
 
