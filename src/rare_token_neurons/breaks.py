@@ -99,9 +99,10 @@ def bootstrap(sums: np.ndarray, counts: np.ndarray, *, ranking: str = "split_hal
 
     Percentile intervals.  With "split_half" the noise of the ranking flattens the curve a little,
     and twice as much in the draws, so that they are wide: on planted curves (`calibration`) those of
-    the breaks held the truth in 100 of 100 runs, not 95.  Three straight stretches are a model: where
-    the tail bends by itself (an exponential cut-off) the breaks mark the best three stretches and
-    come late, and the interval says where those lie.
+    the breaks held the truth in 100 of 100 runs, not 95.  With noise so strong that fewer than two
+    breaks are chosen there is no interval for them (52 of 60 runs at noise 1.5).  "same_tokens" held
+    the head's break in 48 to 55 of 60.  Three straight stretches are a model: where the tail bends by
+    itself (an exponential cut-off) the breaks come late (rank 37 for 30; 52 of 60 intervals held it).
 
     Parameters
     ----------
