@@ -94,6 +94,32 @@ def check_03(tree):
     assert not np.allclose(*(influence.loc[influence["group"] == name, "mean_abs"] for name in ("rare", "common")))
 
 
+def check_04(tree):
+    phases, curves, top, rankings, ancestry, statistics = (
+        read(tree, f"emergence_{name}") for name in ("phases", "curves", "top_groups", "rankings", "ancestry", "statistics"))
+    steps = sorted(read(tree, "checkpoints")["step"])
+    for table in (phases, curves, top, ancestry):
+        assert sorted(table["step"].unique()) == steps and set(table["group"]) == {"rare", "common"}
+    assert np.allclose(phases[["plateau", "power_law", "decay"]].sum(axis=1), 1) and (phases["positions"] == POSITIONS).all()
+    assert (curves["low"] <= curves["high"]).all() and curves["influence"].min() >= 0
+    lead = top[top["chosen"] == "then"].pivot(index="step", columns="group", values="ratio")
+    assert lead["rare"].iloc[-1] > 1.5 * lead["rare"].iloc[0]  # a few neurons come to matter far more than the rest
+    assert lead["common"].iloc[-1] > lead["common"].iloc[0] > 1
+    last = top[top["step"] == steps[-1]].pivot(index="group", columns="chosen", values="ratio")
+    assert np.allclose(last["then"], last["today"])
+    ancient = top[(top["step"] == 0) & (top["chosen"] == "today")]  # untrained, today's top neurons are like any others
+    assert (ancient["median_rank"] > 100).all() and (ancient["ratio"] < 2).all()
+    rows = rankings.set_index(["first_group", "first_step", "second_group", "second_step"]).sort_index()
+    pair = rows.loc[("rare", steps[-1])]
+    assert pair.loc[("rare", steps[-1]), "correlation"] > 0.4  # the ceiling: documents agree on the ranking
+    assert rows.loc[("rare", 0, "rare", steps[-1]), "correlation"] < 0.3 and rankings["jaccard"].between(0, 1).all()
+    assert len(ancestry) == 2 * 27 * len(steps) and ancestry["rank"].between(1, 1536).all()
+    gain = statistics.set_index(["part", "group", "rule", "statistic"])["value"]
+    assert gain["gain", "rare", "", "ratio"] == pytest.approx(lead["rare"].iloc[-1] / lead["rare"].iloc[0])
+    difference = gain["last", "rare", "change points", "plateau"] - gain["first", "rare", "change points", "plateau"]
+    assert gain["gain", "rare", "change points", "plateau"] == pytest.approx(difference)
+
+
 def check_07(tree):
     groups, over, values = (read(tree, name) for name in ("weight_groups", "weights_over_training", "weight_eigenvalues"))
     rare = groups[(groups["group"] == "rare") & (groups["rows"] == "raw")].set_index(["statistic", "matrix"])
@@ -115,7 +141,7 @@ def check_07(tree):
     assert set(layers["layer"]) == {0, 1, 2} and alphas.iloc[-1] < 0.7 * alphas.loc[0]
 
 
-CHECKS = {"01": check_01, "02": check_02, "03": check_03, "07": check_07}
+CHECKS = {"01": check_01, "02": check_02, "03": check_03, "04": check_04, "07": check_07}
 
 
 @by_name
