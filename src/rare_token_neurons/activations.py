@@ -3,7 +3,7 @@
 The rare group is chosen on half A of the documents; all that is said of it here is measured on half B.
 """
 
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ WHERE = ("rare", "all")  # positions: those of rare targets, and every scored on
 MOST_TOKENS = 10_000  # of all scored positions, evenly spaced
 LEAST_PLATEAU = 20  # neurons
 PHASE_SAMPLES = 20  # groups drawn from the power-law and the decay phase
-OVER_TRAINING = {"resamples": 200}
+FEW = 200  # draws of documents, over training
 READS = ("steps", "ablation", *tables.POSITION_PARAMETERS)
 
 
@@ -106,7 +106,7 @@ def dimensions(settings):
 
     def relations(measured, name, group, nulls):
         return comparisons.within(measured, group, nulls, comparisons.DIMENSIONS,
-                                  lambda block: comparisons.dimensions(block, len(measured.values)),
+                                  partial(comparisons.dimensions, tokens=len(measured.values)),
                                   baselines=comparisons.BASELINES if name == "rare" else 0, seed=settings.seed)
 
     return _stage(settings, "activation_dimension", lambda: _compared(settings, relations))
@@ -150,19 +150,20 @@ def coactivation(settings):
     """
 
     def relations(measured, name, group, nulls):
-        return _pairs(measured, name, group, nulls, comparisons.BASELINES if name == "rare" else 0, settings.seed)
+        return _pairs(measured, group, nulls, outside=group.ndim == 1, seed=settings.seed,
+                      baselines=comparisons.BASELINES if name == "rare" else 0)
 
     return _stage(settings, "coactivation", lambda: _compared(settings, relations))
 
 
-def _pairs(measured, name, group, nulls, baselines, seed, **options):
+def _pairs(measured, group, nulls, *, outside, **options):
+    """Rows of the pairs within a group and, where `outside`, of those between it and the other neurons."""
     rows = []
     for measure, centred in comparisons.MEASURES.items():
-        options |= {"centred": centred, "baselines": baselines, "seed": seed}
-        found = comparisons.within(measured, group, nulls, comparisons.PAIRS, comparisons.pairs, **options)
+        found = comparisons.within(measured, group, nulls, comparisons.PAIRS, comparisons.pairs, centred=centred, **options)
         rows += _rows(found, relation="within", measure=measure)
-        if group.ndim == 1:
-            found = comparisons.between(measured, group, nulls, **options)
+        if outside:
+            found = comparisons.between(measured, group, nulls, centred=centred, **options)
             rows += _rows(found, relation="between", measure=measure)
     return rows
 
@@ -231,7 +232,7 @@ def _of_rare_groups(settings, rows):
 
 def over_training(settings):
     """Dimensions and co-activation at every checkpoint, for the group of that checkpoint ("rare") and for the last
-    checkpoint's group followed back ("last rare").
+    checkpoint's group followed back ("last rare", without controls); "between" at rare positions only.
 
     Returns
     -------
@@ -251,8 +252,8 @@ def over_training(settings):
                 measured = sample(settings, name, where)
                 for label, chosen in (("rare", tables.rare_group(of_step)), ("last rare", last)):
                     group = chosen[np.isin(chosen, measured.living)]
-                    nulls = comparisons.control_groups(measured, group, seed=settings.seed)
-                    found = _within_and_between(measured, label, group, nulls, settings.seed)
+                    nulls = comparisons.control_groups(measured, group, seed=settings.seed) if label == "rare" else {}
+                    found = _over_training(measured, group, nulls, where == "rare", settings.seed)
                     rows += _rows(found, revision=name, step=checkpoints.step_of(name), where=where, group=label,
                                   **_account(measured, group, nulls))
         table = pd.DataFrame(rows).astype({"step": "Int64"})
@@ -261,8 +262,8 @@ def over_training(settings):
     return _stage(settings, "activations_over_training", compute, "all")
 
 
-def _within_and_between(measured, label, group, nulls, seed):
-    found = comparisons.within(measured, group, nulls, comparisons.DIMENSIONS, seed=seed, **OVER_TRAINING,
-                               statistic=lambda block: comparisons.dimensions(block, len(measured.values)))
+def _over_training(measured, group, nulls, outside, seed):
+    dimensions = partial(comparisons.dimensions, tokens=len(measured.values))
+    found = comparisons.within(measured, group, nulls, comparisons.DIMENSIONS, dimensions, resamples=FEW, seed=seed)
     return (_rows(found, relation="within", measure="correlation")
-            + _pairs(measured, label, group, nulls, 0, seed, **OVER_TRAINING))
+            + _pairs(measured, group, nulls, outside=outside, resamples=FEW, seed=seed))

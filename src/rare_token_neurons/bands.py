@@ -5,7 +5,7 @@ import numpy as np
 from rare_token_neurons import plots
 
 LABELS = {"random": "random groups, 95 %", "matched": "matched groups, 95 %"}
-NAMES = {"rare": "rare group", "last rare": "last checkpoint's\nrare group"}
+NAMES = {"rare": "rare group"}
 
 
 def of_groups(ax, rows):
@@ -14,14 +14,16 @@ def of_groups(ax, rows):
     rows : DataFrame, one row a group, with group, value, low, high, random, random_low, random_high, matched, ...
     """
     for place, row in enumerate(rows.to_dict("records")):
-        for kind, left in (("random", place - 0.36), ("matched", place)):
+        alone = np.isnan(row["matched"])
+        for kind, left in (("random", place - (0.18 if alone else 0.36)), ("matched", place)):
             ax.fill_between([left, left + 0.36], row[f"{kind}_low"], row[f"{kind}_high"], color=plots.COLORS[kind],
-                            alpha=0.5 if kind == "random" else 0.35, linewidth=0, label=LABELS[kind] if not place else None)
+                            alpha=0.5 if kind == "random" else 0.35, linewidth=0, label=None if place else LABELS[kind])
             ax.plot([left, left + 0.36], [row[kind]] * 2, color=plots.GREY, linewidth=0.8)
         ends = [[row["value"] - row["low"]], [row["high"] - row["value"]]]
         ax.errorbar(place, row["value"], yerr=ends, fmt="o", markersize=4, capsize=2, zorder=4,
                     color=plots.COLORS[row["group"]], label=None if place else "group, 95 % over documents")
-    ax.set_xticks(range(len(rows)), [f"{NAMES.get(row.group, row.group)}\n(n = {row.size})" for row in rows.itertuples(name="Row")])
+    names = [f"{NAMES.get(name, name)}\n(n = {size})" for name, size in zip(rows["group"], rows["size"])]
+    ax.set_xticks(range(len(rows)), names)
     ax.set_xlim(-0.6, len(rows) - 0.4)
 
 

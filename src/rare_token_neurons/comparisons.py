@@ -87,9 +87,9 @@ def crossed(block):
 def crossed_groups(matrix, living, groups):
     """`crossed` of many groups with the living neurons outside each of them: groups (g, m) -> (g, 3)."""
     m, n = groups.shape[1], len(living)
-    columns = []
-    for values in (matrix, np.abs(matrix), (matrix < 0).astype(np.float64)):
-        total = values[:, living].sum(axis=1)[groups].sum(axis=1)  # (g,), the group's own pairs included
+    columns, alive = [], np.isin(np.arange(len(matrix)), living).astype(np.float64)
+    for values in (np.nan_to_num(matrix), np.nan_to_num(np.abs(matrix)), (matrix < 0).astype(np.float64)):
+        total = (values @ alive)[groups].sum(axis=1)  # (g,), the group's own pairs included
         columns.append((total - geometry.within(values, groups).sum((-2, -1))) / (m * (n - m)))
     return np.stack(columns, axis=-1)
 
