@@ -123,9 +123,11 @@ def shade_phases(ax, boundaries: tuple[int, int], n: int, *, names: bool = True)
         left, right = max(left, 1), min(right, n)
         ax.axvspan(left, right, color=COLORS[name], alpha=0.13, linewidth=0, zorder=0)
         if names:
-            narrow = right == n and right / left < 4      # its name would stand out of the axes
-            ax.text(0.9 * n if narrow else np.sqrt(left * right), 0.02, f"{name}\n{100 * count / n:.1f} %", va="bottom",
-                    ha="right" if narrow else "center", fontsize=6, color="#303030", transform=ax.get_xaxis_transform())
+            narrow = right / left < 4      # its name, centred, would stand out of the axes
+            side = "left" if narrow and left == 1 else "right" if narrow and right == n else "center"
+            place = {"left": 1.05, "right": 0.9 * n, "center": np.sqrt(left * right)}[side]
+            ax.text(place, 0.02, f"{name}\n{100 * count / n:.1f} %", ha=side, va="bottom", fontsize=6, color="#303030",
+                    transform=ax.get_xaxis_transform())
 
 
 def band(ax, x, low, high, *, color: str = GREY, label: str | None = None, alpha: float = 0.25) -> None:

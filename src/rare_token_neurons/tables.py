@@ -290,13 +290,13 @@ def influence_sums(settings, revision, group):
         subject, kept = captured(settings, revision)
         with store.clock("ablation"):
             made = ablation.influence(subject, kept, found.to(subject.device), torch.tensor(owners),
-                                      ablation=settings.ablation, seed=settings.seed, memory_gb=MEMORY_GB)
+                                      ablation=settings.ablation, seed=settings.seed, memory_gb=MEMORY_GB,
+                                      entropy=False)  # the entropy's change would cost as much again
         parts = {name: value.cpu().contiguous() for name, value in vars(made).items() if isinstance(value, torch.Tensor)}
         return parts | {"fallback": torch.tensor(made.fallback, dtype=torch.float64)}
 
     parts = store.tensors(settings.slug, key, compute, recompute=settings.recompute)
-    missing = {name: None for name in ("entropy_sum", "unigram_sum") if name not in parts}
-    return ablation.Influence(**parts | missing | {"fallback": parts["fallback"].item()})
+    return ablation.Influence(**parts | {"entropy_sum": None, "fallback": parts["fallback"].item()})
 
 
 @lru_cache(maxsize=1)
@@ -320,8 +320,8 @@ def influence(settings, default="last"):
     -------
     DataFrame with revision, step, group ("rare" or "common", by target), neuron; in nats: mean_abs (mean |change| over the
     positions), mean, abs_mean (|mean change|), sem (of mean_abs, over documents), mean_abs_a, mean_a,
-    abs_mean_a, and _b (the same on the document halves A and B), entropy and unigram (mean change of the output's entropy, and of
-    the logits' projection on the log-unigram direction); positions, documents, fallback (share of pairs taken exactly)
+    abs_mean_a, and _b (the same on the document halves A and B), unigram (mean change of the logits' projection on the
+    centred log-unigram direction); positions, documents, fallback (share of pairs taken exactly)
     """
 
     def compute():
@@ -343,8 +343,7 @@ def _influence_rows(settings, revision, group, halves):
         columns[f"mean_abs_{name.lower()}"] = sums.abs_sum[rows].sum(0) / n
         columns[f"mean_{name.lower()}"] = sums.change_sum[rows].sum(0) / n
         columns[f"abs_mean_{name.lower()}"] = columns[f"mean_{name.lower()}"].abs()
-    for name, total in (("entropy", sums.entropy_sum), ("unigram", sums.unigram_sum)):
-        columns[name] = torch.full_like(sums.mean, torch.nan) if total is None else total.sum(0) / sums.n.sum()
+    columns["unigram"] = sums.unigram_sum.sum(0) / sums.n.sum()
     table = pd.DataFrame({name: column.double().numpy() for name, column in columns.items()})
     table.insert(0, "neuron", np.arange(len(table)))
     for name, value in (("group", group), ("step", checkpoints.step_of(revision)), ("revision", revision or "")):
