@@ -39,9 +39,7 @@ def subject_of(model, whole=True):
     network = GPTNeoXForCausalLM(GPTNeoXConfig(
         vocab_size=vocabulary, hidden_size=width, num_hidden_layers=layers if whole else 1, num_attention_heads=heads,
         intermediate_size=neurons, max_position_embeddings=BLOCK, attn_implementation="eager"))
-    subject = checkpoints.dissect(network, model_id=str(model))
-    subject.unembedding.mul_(3 / subject.unembedding.std() / width**0.5)  # logits spread by about 3, as trained ones do
-    return subject
+    return checkpoints.dissect(network, model_id=str(model))
 
 
 def tokens_of(subject, n):

@@ -37,7 +37,7 @@ def settle(readout, predictions, u, rho, tau, changes, group):
         b = readout.project(directions[:, neurons].T, predictions.centre)
         for position, some in _tiles(plain[:, neurons], b.shape[1]):
             pairs = position, neurons[some]
-            _settle(predictions, rho[pairs], tau[pairs], b[some], changes, pairs)
+            _settle(predictions, rho[pairs], tau[pairs], b.index_select(0, some), changes, pairs)
     for pairs in _tiles(strained, len(readout.unembedding)):
         position = pairs[0]
         still = predictions.scale[position] * rho[pairs][:, None] * predictions.residual[position]
