@@ -120,6 +120,38 @@ def check_04(tree):
     assert gain["gain", "rare", "change points", "plateau"] == pytest.approx(difference)
 
 
+def check_05(tree):
+    dimension, variance = read(tree, "activation_dimension"), read(tree, "activation_variance")
+    rows = dimension.set_index(["where", "group", "statistic"])
+    for where in ("rare", "all"):
+        exact, whole = (rows.loc[(where, "rare", name)] for name in ("effective dimension", "whole components"))
+        assert exact["size"] == 27 and 1 / 27 < exact["value"] <= whole["value"] + 1e-9 < exact["value"] + 1 / 27
+        assert exact["low"] < exact["value"] < exact["high"] and exact["random_low"] < exact["random"] < exact["random_high"]
+        assert 1 / 1001 <= exact["p_random"] <= 1 and exact["constant"] == 0
+        curve = variance[(variance["where"] == where) & (variance["group"] == "rare")]["value"].to_numpy()
+        assert (np.diff(curve) > -1e-9).all() and (curve < 0.95).sum() + 1 == round(27 * whole["value"])
+    assert rows.loc[("all", "rare", "effective dimension"), "tokens"] > 10 * rows.loc[("rare", "rare", "effective dimension"), "tokens"]
+    training = read(tree, "activations_over_training")
+    assert set(training["step"]) == set(read(tree, "losses")["step"]) and set(training["group"]) == {"rare", "last rare"}
+
+
+def check_06(tree):
+    table, pairs = read(tree, "coactivation"), read(tree, "coactivation_matrix")
+    rows = table.set_index(["where", "group", "relation", "measure", "statistic"])["value"]
+    assert (rows.xs("mean absolute", level="statistic") >= rows.xs("mean", level="statistic").abs()).all()
+    assert rows.xs("negative share", level="statistic").between(0, 1).all()
+    for (where, group), block in pairs[pairs["i"] != pairs["j"]].groupby(["where", "group"]):
+        if group == "rare":  # the heat map shows what the table says
+            for measure in ("correlation", "cosine"):
+                assert block[measure].mean() == pytest.approx(rows[where, "rare", "within", measure, "mean"], abs=1e-5)
+        else:  # and a typical random group
+            null = table[(table["where"] == where) & (table["relation"] == "within") & (table["group"] == "rare")
+                         & (table["measure"] == "correlation") & (table["statistic"] == "mean")].iloc[0]
+            assert null[f"{group}_low"] < block["correlation"].mean() < null[f"{group}_high"]
+    shares = read(tree, "coactivation_distribution").groupby(["where", "measure", "set"])["share"].sum()
+    assert len(shares) == 16 and np.allclose(shares, 1)
+
+
 def check_07(tree):
     groups, over, values = (read(tree, name) for name in ("weight_groups", "weights_over_training", "weight_eigenvalues"))
     rare = groups[(groups["group"] == "rare") & (groups["rows"] == "raw")].set_index(["statistic", "matrix"])
@@ -141,7 +173,7 @@ def check_07(tree):
     assert set(layers["layer"]) == {0, 1, 2} and alphas.iloc[-1] < 0.7 * alphas.loc[0]
 
 
-CHECKS = {"01": check_01, "02": check_02, "03": check_03, "04": check_04, "07": check_07}
+CHECKS = {"01": check_01, "02": check_02, "03": check_03, "04": check_04, "05": check_05, "06": check_06, "07": check_07}
 
 
 @by_name
