@@ -90,7 +90,7 @@ def check_03(tree):
     assert np.allclose(influence["mean"].abs(), influence["abs_mean"])
     for _, group in influence.groupby("group"):
         ranked = np.sort(group["mean_abs"])[::-1]
-            assert ranked[:26].mean() > 2 * np.median(ranked) > 0  # a few neurons matter more than the rest
+        assert ranked[:26].mean() > 2 * np.median(ranked) > 0  # a few neurons matter more than the rest
     assert not np.allclose(*(influence.loc[influence["group"] == name, "mean_abs"] for name in ("rare", "common")))
 
 
