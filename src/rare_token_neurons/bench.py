@@ -240,7 +240,7 @@ def _measured(model, positions, run):
         yield _row(f"(d) this kernel, {every:,} neurons", n, d[n]["seconds"], d[n]["peak"],
                    f"{d[n]['fallback']:.2%} of the pairs exact; {d[n]['share']:.0%} of the matrix-product speed")
     yield _row("error against float64", error["positions"], None, None,
-               f"at most {error['largest']:.1e} nats, {error['of_tolerance']:.2f} of the tolerance, over {error['neurons']} neurons")
+               f"at most {error['largest']:.1e} nats, {error['of_tolerance']:.2g} of the tolerance, over {error['neurons']} neurons")
     for name, counts, took in (("position", positions, [d[n]["seconds"] for n in positions]),
                                ("neuron", neurons["counts"], neurons["seconds"])):
         slope, offset = np.polyfit(counts, took, 1)
