@@ -135,9 +135,9 @@ def cached(model, n=1024, neurons=4):
     kept, positions = scored(subject, n)
     run = partial(by_definition, subject, kept, positions, dtype=torch.float32)
     with torch.no_grad():
-        once = seconds(lambda: run(neurons=torch.arange(1)))
-        more = seconds(lambda: run(neurons=torch.arange(1 + neurons)))
-    return {"a_neuron": (more - once) / neurons, "sample": neurons, "peak": peak_gb()}
+        run(neurons=torch.arange(1))
+        took = seconds(lambda: run(neurons=torch.arange(neurons)))  # one unembedding a neuron, and one without ablation
+    return {"a_neuron": took / (neurons + 1), "sample": neurons, "peak": peak_gb()}
 
 
 def operations(subject, n, neurons):
