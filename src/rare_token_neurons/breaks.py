@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .documents import check, curves_drawn, influence, order_of, parts
-from .lines import Line, bins, boundaries, fit, in_bins, step
-from .phases import LEAST_NEURONS, POINTS
+from rare_token_neurons.documents import check, curves_drawn, influence, order_of, parts
+from rare_token_neurons.lines import Line, bins, boundaries, fit, in_bins, step
+from rare_token_neurons.phases import LEAST_NEURONS, POINTS
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import breaks, nulls, powerlaws
+from rare_token_neurons import breaks, nulls, powerlaws
 
 HEAD, TAIL = 30, 200                 # planted boundaries, ranks
 SLOPES = (0.05, 0.7, 3.0)            # of plateau, power law and decay, on the log-log plot

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from .phases import POINTS
+from rare_token_neurons.phases import POINTS
 
 LEAST_POINTS = 4      # bins that every straight stretch must have
 KNOTS_PER_POINT = 2   # places tried per point of the curve

@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import stats
 
-from .documents import check as check_sums
-from .documents import curves_drawn, influence, order_of, parts, redraw, split_half
-from .lines import bins, fit, in_bins
-from .phases import check
+from rare_token_neurons.documents import check as check_sums
+from rare_token_neurons.documents import curves_drawn, influence, order_of, parts, redraw, split_half
+from rare_token_neurons.lines import bins, fit, in_bins
+from rare_token_neurons.phases import check
 
 FAMILIES = ("lognormal", "half-normal", "exponential")
 LEAST_NULLS = 10

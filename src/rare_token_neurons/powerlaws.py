@@ -24,7 +24,7 @@ import powerlaw
 from scipy.optimize import brentq, minimize
 from scipy.special import erfcx
 
-from .phases import check
+from rare_token_neurons.phases import check
 
 LEAST = 10           # values in the range
 CANDIDATES = 50      # tail sizes tried, even in the logarithm
