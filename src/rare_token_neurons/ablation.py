@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from rare_token_neurons.captures import ABLATIONS, Capture, capture, references
+from rare_token_neurons.captures import ABLATIONS, Capture, capture, checked_neurons, checked_positions, references
 from rare_token_neurons.cumulants import PAIRS, Tolerance, expand, moments
 from rare_token_neurons.exact import settle
-from rare_token_neurons.predictions import VOCABULARY_CHUNK, Readout, full_precision, predict, shifts, unigram_direction
+from rare_token_neurons.predictions import VOCABULARY_CHUNK, full_precision, predict_at, readout_of, shifts
 
 __all__ = ["ABLATIONS", "FREEZES", "Capture", "Influence", "capture", "influence", "loss_changes", "losses", "references"]
 
@@ -59,8 +59,8 @@ def losses(subject, capture, positions=None, *, memory_gb=2.0):
     -------
     (n,) nats; positions as for `loss_changes`
     """
-    positions = _checked(subject, capture, positions, memory_gb)
-    readout = _readout(subject)
+    positions = checked_positions(subject, capture, positions, memory_gb=memory_gb)
+    readout = readout_of(subject)
     bias = None if readout.bias is None else readout.bias.to(subject.dtype)
     step = max(1, int(memory_gb * 1e9 / subject.dtype.itemsize / 4 / subject.n_vocab))
     found = []
@@ -104,8 +104,7 @@ def loss_changes(subject, capture, positions=None, *, ablation="mean", freeze=No
     In float32 the error is at most about max(1e-6, 1e-3 |change|) and 1e-5 + 1e-6 max |g|; float64 serves for the base
     logits and the norm's scale alone (`predictions` says why). In float64 it is about 1e-10.
     """
-    positions = _checked(subject, capture, positions, memory_gb, ablation, freeze)
-    neurons = _neurons(subject, neurons)
+    positions, neurons = _checked(subject, capture, positions, neurons, ablation, freeze, memory_gb)
     result = torch.empty(len(positions), len(neurons), dtype=subject.dtype, device=subject.device)
     for rows, columns, changes, _ in _sweep(subject, capture, positions, neurons, ablation, freeze, seed, memory_gb):
         result[rows, columns] = changes.loss
@@ -132,8 +131,7 @@ def influence(subject, capture, positions=None, documents=None, *, ablation="mea
     ValueError
         As `loss_changes`; documents that do not match the positions; no positions.
     """
-    positions = _checked(subject, capture, positions, memory_gb, ablation, freeze)
-    neurons = _neurons(subject, neurons)
+    positions, neurons = _checked(subject, capture, positions, neurons, ablation, freeze, memory_gb)
     if not len(positions):
         raise ValueError("There are no positions to measure influence on.")
     documents = capture.documents[positions[:, 0]] if documents is None else torch.as_tensor(documents)
@@ -158,10 +156,10 @@ def influence(subject, capture, positions=None, documents=None, *, ablation="mea
 
 def _sweep(subject, capture, positions, neurons, ablation, freeze, seed, memory_gb, *, entropy=False, unigram=False):
     """Yield (rows, columns, Changes, unigram changes) for tiles of positions and neurons."""
-    readout = _readout(subject, freeze, unigram)
+    readout = readout_of(subject, freeze, unigram)
     step, width, group = _sizes(subject, len(neurons), memory_gb)
     for rows in _slices(len(positions), step):
-        base = _predict(readout, capture, positions[rows], memory_gb)
+        base = predict_at(readout, capture, positions[rows], memory_gb)
         for columns in _slices(len(neurons), width):
             some, (block, t) = neurons[columns], positions[rows].T
             activations = capture.activations[block[:, None], t[:, None] - capture.first, some]  # (n, m)
@@ -201,59 +199,10 @@ def _sizes(subject, n_neurons, memory_gb):
     return int(step), width, int(min(256, max(1, numbers / 8 / subject.n_vocab)))
 
 
-def _predict(readout, capture, positions, memory_gb):
-    block, t = positions.unbind(1)
-    residual = capture.residual[block, t - capture.first]
-    step = int(memory_gb * 1e9 / residual.dtype.itemsize / 48 / len(readout.unembedding))
-    return predict(readout, residual, capture.tokens[block, t + 1], max(1, step))
-
-
-def _readout(subject, freeze=None, unigram=False):
-    bias = subject.unembedding_bias
-    if subject.norm_bias is not None:
-        beta = subject.norm_bias.double()
-        through = torch.cat([rows.double() @ beta for rows in subject.unembedding.split(VOCABULARY_CHUNK)])
-        bias = through if bias is None else through + bias
-    wanted = subject.unigram_counts is not None and (unigram or freeze == "unigram")
-    return Readout(subject.unembedding, bias if bias is not None and bias.any() else None, subject.norm_gain,
-                   subject.norm_eps, centring=subject.norm == "layer", frozen=freeze == "unigram",
-                   direction=unigram_direction(subject.unigram_counts).to(subject.dtype) if wanted else None)
-
-
-def _neurons(subject, neurons):
-    if neurons is None:
-        return torch.arange(subject.n_neurons, device=subject.device)
-    neurons = torch.as_tensor(neurons, device=subject.device)
-    if neurons.ndim != 1 or neurons.is_floating_point() or not ((neurons >= 0) & (neurons < subject.n_neurons)).all():
-        raise ValueError(f"neurons must be whole numbers between 0 and {subject.n_neurons - 1}, in one dimension.")
-    return neurons
-
-
-def _checked(subject, capture, positions, memory_gb, ablation="mean", freeze=None):
-    """The positions on the capture's device, after all checks of the arguments."""
-    if ablation not in ABLATIONS:
-        raise ValueError(f"There is no ablation {ablation!r}; known are {', '.join(ABLATIONS)}.")
+def _checked(subject, capture, positions, neurons, ablation, freeze, memory_gb):
     if freeze not in FREEZES:
         raise ValueError(f"There is no freeze {freeze!r}; known are {', '.join(map(str, FREEZES))}.")
-    if not memory_gb > 0:
-        raise ValueError(f"memory_gb must be above 0, not {memory_gb}.")
     if freeze == "unigram" and subject.unigram_counts is None:
         raise ValueError("freeze='unigram' needs the subject's unigram counts, and it has none.")
-    if ablation == "resample" and len(capture.documents.unique()) < 2:
-        raise ValueError("Resampling needs positions of at least two documents.")
-    if capture.activations.shape[-1] != subject.n_neurons or capture.residual.shape[-1] != subject.d_model:
-        raise ValueError("The capture is of another model: its shapes do not match the subject's.")
-    if not (torch.isfinite(capture.means).all() and torch.isfinite(capture.residual).all()):
-        raise ValueError("The capture holds values that are not finite.")
-    if positions is None:
-        return capture.positions
-    positions = torch.as_tensor(positions, device=capture.tokens.device)
-    if positions.ndim != 2 or positions.shape[1] != 2 or positions.is_floating_point():
-        raise ValueError(f"positions must be whole numbers of shape (n, 2), not {positions.dtype} {tuple(positions.shape)}.")
-    block, t = positions.unbind(1)
-    if not ((block >= 0) & (block < len(capture.tokens))).all():
-        raise ValueError(f"positions name blocks outside 0 to {len(capture.tokens) - 1}.")
-    last = capture.first + capture.scored - 1
-    if not ((t >= capture.first) & (t <= last)).all():
-        raise ValueError(f"positions name tokens that are not scored: t must be between {capture.first} and {last}.")
-    return positions.long()
+    return (checked_positions(subject, capture, positions, ablation=ablation, memory_gb=memory_gb),
+            checked_neurons(subject, neurons))

@@ -87,6 +87,55 @@ def capture(subject, tokens, *, first=3, documents=None, batch=8):
     return Capture(tokens, first, documents.to(tokens.device), activations, residual)
 
 
+def checked_positions(subject, capture, positions, *, ablation="mean", memory_gb=1.0):
+    """The positions, int64 (n, 2) on the capture's device (None: every scored one), after the checks of a measurement.
+
+    Raises
+    ------
+    ValueError
+        An unknown ablation, no memory, a capture of another model or with values that are not finite, resampling from
+        a single document, positions of the wrong shape, out of range or not scored.
+    """
+    if ablation not in ABLATIONS:
+        raise ValueError(f"There is no ablation {ablation!r}; known are {', '.join(ABLATIONS)}.")
+    if not memory_gb > 0:
+        raise ValueError(f"memory_gb must be above 0, not {memory_gb}.")
+    if ablation == "resample" and len(capture.documents.unique()) < 2:
+        raise ValueError("Resampling needs positions of at least two documents.")
+    if capture.activations.shape[-1] != subject.n_neurons or capture.residual.shape[-1] != subject.d_model:
+        raise ValueError("The capture is of another model: its shapes do not match the subject's.")
+    if not (torch.isfinite(capture.means).all() and torch.isfinite(capture.residual).all()):
+        raise ValueError("The capture holds values that are not finite.")
+    if positions is None:
+        return capture.positions
+    positions = torch.as_tensor(positions, device=capture.tokens.device)
+    if positions.ndim != 2 or positions.shape[1] != 2 or positions.is_floating_point():
+        raise ValueError(f"positions must be whole numbers of shape (n, 2), not {positions.dtype} {tuple(positions.shape)}.")
+    block, t = positions.unbind(1)
+    if not ((block >= 0) & (block < len(capture.tokens))).all():
+        raise ValueError(f"positions name blocks outside 0 to {len(capture.tokens) - 1}.")
+    last = capture.first + capture.scored - 1
+    if not ((t >= capture.first) & (t <= last)).all():
+        raise ValueError(f"positions name tokens that are not scored: t must be between {capture.first} and {last}.")
+    return positions.long()
+
+
+def checked_neurons(subject, neurons):
+    """The neurons, int64 (m,) on the subject's device (None: all).
+
+    Raises
+    ------
+    ValueError
+        Numbers out of range, not whole, or not in one dimension.
+    """
+    if neurons is None:
+        return torch.arange(subject.n_neurons, device=subject.device)
+    neurons = torch.as_tensor(neurons, device=subject.device)
+    if neurons.ndim != 1 or neurons.is_floating_point() or not ((neurons >= 0) & (neurons < subject.n_neurons)).all():
+        raise ValueError(f"neurons must be whole numbers between 0 and {subject.n_neurons - 1}, in one dimension.")
+    return neurons
+
+
 def references(capture, positions, neurons, ablation, seed=0):
     """The activations that replace the real ones: (n, m), or (m,) where all positions share them.
 

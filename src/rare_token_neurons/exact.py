@@ -25,48 +25,57 @@ def settle(readout, predictions, u, rho, tau, changes, group):
     u : (d, neurons) float64, output weights after the norm's centring.
     rho, tau : (n, neurons) float64
     changes : Changes, overwritten.
-    group : int, neurons whose B is held at a time.
+    group : int, rows over the vocabulary (a neuron's B, a pair's h) that may be held at a time.
     """
-    directions = readout.directions(u)
+    directions, dtype = readout.directions(u), changes.loss.dtype
+    tile = max(1, min(TILE // len(readout.unembedding), group))
+    buffers = changes.loss.new_empty(2, tile, len(readout.unembedding))  # fresh ones for each tile cost as much as the sums
     strained = rho > STRAIN
     changes.flagged |= strained
     plain = changes.flagged & ~strained
     often = plain.sum(0)
     columns = often.argsort(descending=True)[:(often > 0).sum()]  # the most often flagged first: dense groups
     for neurons in columns.split(group):
-        b = readout.project(directions[:, neurons].T, predictions.centre)
-        for position, some in _tiles(plain[:, neurons], b.shape[1]):
-            pairs = position, neurons[some]
-            _settle(predictions, rho[pairs], tau[pairs], b.index_select(0, some), changes, pairs)
-    for pairs in _tiles(strained, len(readout.unembedding)):
-        position = pairs[0]
-        still = predictions.scale[position] * rho[pairs][:, None] * predictions.residual[position]
+        b = readout.project(directions[:, neurons].T, predictions.centre)  # (group, vocabulary)
+        where, which = plain[:, neurons].nonzero().unbind(1)
+        pairs = where, neurons[which]
+        _settle(predictions, pairs, rho[pairs].to(dtype), tau[pairs].to(dtype), b, which, changes, buffers)
+    for pairs in zip(*(index.split(tile) for index in strained.nonzero().unbind(1))):
+        still = predictions.scale[pairs[0], None] * rho[pairs][:, None] * predictions.residual[pairs[0]]
         moved = readout.gain * (still + tau[pairs][:, None] * u[:, pairs[1]].T)  # (k, d)
-        h = readout.project(moved.to(changes.loss.dtype), predictions.centre)
-        _settle(predictions, torch.zeros_like(rho[pairs]), torch.ones_like(rho[pairs]), h, changes, pairs)
+        h = readout.project(moved.to(dtype), predictions.centre)
+        none = torch.zeros_like(h[:, 0])
+        _settle(predictions, pairs, none, none + 1, h, torch.arange(len(h), device=h.device), changes, buffers)
 
 
-def _tiles(flagged, n_vocab):
-    """Yield (position, neurons) with at most TILE / n_vocab flagged neurons each."""
-    for position in flagged.any(1).nonzero()[:, 0].tolist():
-        for neurons in flagged[position].nonzero()[:, 0].split(max(1, TILE // n_vocab)):
-            yield position, neurons
-
-
-def _settle(predictions, rho, tau, b, changes, pairs):
-    """k pairs of one position; rho, tau : (k,), b : (k, vocabulary)."""
-    position = pairs[0]
-    f, log_p, target = predictions.f[position], predictions.log_p[position], predictions.targets[position]
-    rho, tau = rho.to(f.dtype), tau.to(f.dtype)
-    tilted = torch.addcmul(log_p[None], rho[:, None], f[None]).addcmul_(tau[:, None], b)  # log p + h
-    # softmax is one fused pass, but adds up carelessly (1e-5 over 50,000 tokens): torch.sum, which adds pairwise, makes up
-    ablated = torch.softmax(tilted, 1)
-    whole, mode = ablated.sum(1), predictions.modes[position]
-    share = ablated[:, mode] / whole
-    total = tilted[:, mode] - share.log()  # log E_p exp(h)
-    faint = share < 1e-2
-    if faint.any():
-        total[faint] = torch.logsumexp(tilted[faint], 1)
-    changes.loss[pairs] = total - (rho * f[target] + tau * b[:, target])
+def _settle(predictions, pairs, rho, tau, b, which, changes, buffers):
+    """Settle k pairs, sorted by position: rho, tau, which : (k,), the pairs' rows of b being b[which]."""
+    where = pairs[0]
+    total, entropy = torch.empty_like(rho), torch.empty_like(rho)
+    for position, tile in _tiles(where, buffers.shape[1]):
+        tilted, ablated = buffers[:, :tile.stop - tile.start]
+        torch.index_select(b, 0, which[tile], out=ablated)
+        torch.addcmul(predictions.log_p[position, None], rho[tile, None], predictions.f[position, None], out=tilted)
+        tilted.addcmul_(tau[tile, None], ablated)  # log p + h
+        # softmax is one fused pass, but adds up carelessly (1e-5 over 50,000 tokens): sum, which adds pairwise, makes up
+        torch.softmax(tilted, 1, out=ablated)
+        whole, mode = ablated.sum(1), predictions.modes[position]
+        share = ablated[:, mode] / whole
+        total[tile] = tilted[:, mode] - share.log()  # log E_p exp(h)
+        if share.amin() < 1e-2:
+            total[tile] = torch.logsumexp(tilted, 1)
+        if changes.entropy is not None:
+            entropy[tile] = total[tile] - ablated.mul_(tilted).sum(1) / whole
+    target = predictions.targets[where]
+    changes.loss[pairs] = total - (rho * predictions.f[where, target] + tau * b[which, target])
     if changes.entropy is not None:
-        changes.entropy[pairs] = total - ablated.mul_(tilted).sum(1) / whole - predictions.entropy[position]
+        changes.entropy[pairs] = entropy - predictions.entropy[where]
+
+
+def _tiles(where, size):
+    """Yield (position, slice) for runs of equal positions in `where`, at most `size` long."""
+    start = 0
+    for position, count in zip(*(part.tolist() for part in where.unique_consecutive(return_counts=True))):
+        for first in range(start, start + count, size):
+            yield position, slice(first, min(first + size, start + count))
+        start += count

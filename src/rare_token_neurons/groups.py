@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from rare_token_neurons import ablation as singles
-from rare_token_neurons.predictions import full_precision
+from rare_token_neurons.ablation import loss_changes
+from rare_token_neurons.captures import checked_neurons, checked_positions, references
+from rare_token_neurons.predictions import full_precision, predict_at, readout_of
 
 TILE = 2**22  # entries (positions x vocabulary) worked on at a time
 
@@ -36,21 +37,21 @@ def joint_changes(subject, capture, positions, groups, *, ablation="mean", seed=
     ValueError
         An empty group, a neuron twice in a group, and whatever `ablation.loss_changes` raises.
     """
-    positions = singles._checked(subject, capture, positions, memory_gb, ablation)
-    groups = [singles._neurons(subject, torch.as_tensor(np.asarray(group))) for group in groups]
+    positions = checked_positions(subject, capture, positions, ablation=ablation, memory_gb=memory_gb)
+    groups = [checked_neurons(subject, torch.as_tensor(np.asarray(group))) for group in groups]
     for group in groups:
         if not len(group) or len(group.unique()) < len(group):
             raise ValueError("A group needs one neuron or more, and each of them once.")
-    readout = singles._readout(subject)
+    readout = readout_of(subject)
     step = max(1, int(memory_gb * 1e9 / subject.dtype.itemsize / 6 / subject.n_vocab))
     result = torch.empty(len(groups), len(positions), dtype=subject.dtype, device=subject.device)
     for start in range(0, len(positions), step):
         rows = positions[start: start + step]
-        base = singles._predict(readout, capture, rows, memory_gb / 2)
+        base = predict_at(readout, capture, rows, memory_gb / 2)
         p = base.log_p.exp()
         activations = capture.activations[rows[:, 0], rows[:, 1] - capture.first]
         for number, group in enumerate(groups):
-            delta = singles.references(capture, rows, group, ablation, seed) - activations[:, group].double()  # (n, m)
+            delta = references(capture, rows, group, ablation, seed) - activations[:, group].double()  # (n, m)
             u = readout.centred(subject.w_out[:, group].T)  # (m, d)
             result[number, start: start + step] = _changes(readout, base, p, u, delta)
     return result
@@ -144,15 +145,15 @@ def greedy(subject, capture, positions, size=10, *, ablation="mean", aggregate="
     """
     if aggregate not in ("mean_abs", "abs_mean"):
         raise ValueError(f"The influence of a group is mean_abs or abs_mean, not {aggregate!r}.")
-    positions = singles._checked(subject, capture, positions, memory_gb, ablation)
-    candidates = singles._neurons(subject, None if candidates is None else torch.as_tensor(np.asarray(candidates)))
+    positions = checked_positions(subject, capture, positions, ablation=ablation, memory_gb=memory_gb)
+    candidates = checked_neurons(subject, None if candidates is None else torch.as_tensor(np.asarray(candidates)))
     if not 1 <= size <= len(candidates):
         raise ValueError(f"A group of {size} cannot be chosen from {len(candidates)} neurons.")
     block, index = positions[:, 0], positions[:, 1] - capture.first
     total = torch.zeros(len(positions), dtype=torch.float64, device=subject.device)
     current, chosen, reached = capture, [], []
     for _ in range(size):
-        changes = singles.loss_changes(subject, current, positions, ablation=ablation, seed=seed, memory_gb=memory_gb,
+        changes = loss_changes(subject, current, positions, ablation=ablation, seed=seed, memory_gb=memory_gb,
                                        neurons=candidates)
         joint = total[:, None] + changes.double()  # (n, candidates)
         scores = joint.abs().mean(0) if aggregate == "mean_abs" else joint.mean(0).abs()
@@ -163,7 +164,7 @@ def greedy(subject, capture, positions, size=10, *, ablation="mean", aggregate="
         reached.append(float(scores[best]))
         total = joint[:, best]
         now = capture.activations[block, index][:, neuron].double()
-        delta = singles.references(capture, positions, neuron, ablation, seed) - now
+        delta = references(capture, positions, neuron, ablation, seed) - now
         residual = current.residual.clone()
         residual[block, index] += (delta @ subject.w_out[:, neuron].T.double()).to(residual.dtype)
         current = replace(current, residual=residual)

@@ -152,6 +152,33 @@ def _entropy(p, log_p):
     return -(p * log_p).sum(1)
 
 
+def readout_of(subject, freeze=None, unigram=False):
+    """The Readout of a subject.
+
+    Parameters
+    ----------
+    freeze : "unigram" keeps the logits' component along the unigram direction where it is.
+    unigram : bool, whether the projection on that direction is wanted (where the subject has counts).
+    """
+    bias = subject.unembedding_bias
+    if subject.norm_bias is not None:
+        beta = subject.norm_bias.double()
+        through = torch.cat([rows.double() @ beta for rows in subject.unembedding.split(VOCABULARY_CHUNK)])
+        bias = through if bias is None else through + bias
+    wanted = subject.unigram_counts is not None and (unigram or freeze == "unigram")
+    return Readout(subject.unembedding, bias if bias is not None and bias.any() else None, subject.norm_gain,
+                   subject.norm_eps, centring=subject.norm == "layer", frozen=freeze == "unigram",
+                   direction=unigram_direction(subject.unigram_counts).to(subject.dtype) if wanted else None)
+
+
+def predict_at(readout, capture, positions, memory_gb):
+    """The base predictions at positions (n, 2) of a capture, within memory_gb. See `predict`."""
+    block, t = positions.unbind(1)
+    residual = capture.residual[block, t - capture.first]
+    step = int(memory_gb * 1e9 / residual.dtype.itemsize / 48 / len(readout.unembedding))
+    return predict(readout, residual, capture.tokens[block, t + 1], max(1, step))
+
+
 def shifts(predictions, u, delta, frozen_scale=False):
     """rho and tau of every (position, neuron): the logits move by rho f + tau B.
 
