@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from rare_token_neurons import activations, parameters, tables
+from rare_token_neurons import activations, parameters, passes
 
 TOKENS, NEURONS = 400, 1000
 SIZE = 17  # 1.7 % of the neurons
@@ -41,7 +41,7 @@ def settings(monkeypatch):
     weights = torch.randn(16, NEURONS, generator=torch.Generator().manual_seed(0))
     monkeypatch.setattr(tables, "captured", lambda settings, revision: (SimpleNamespace(w_out=weights), None))
     monkeypatch.setattr(tables, "influence", lambda settings, default="last": pd.concat(
-        [influence_rows(name) for name in tables.revisions(settings, default)], ignore_index=True))
+        [influence_rows(name) for name in passes.revisions(settings, default)], ignore_index=True))
     monkeypatch.setattr(tables, "model_inputs", lambda settings, default="last": {})
     monkeypatch.setattr(tables, "stage", lambda settings, name, compute, **options: compute())
     monkeypatch.setattr(activations.comparisons, "RESAMPLES", 40)

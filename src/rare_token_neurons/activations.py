@@ -8,7 +8,7 @@ from functools import lru_cache, partial
 import numpy as np
 import pandas as pd
 
-from rare_token_neurons import checkpoints, comparisons, controls, geometry, phases, tables
+from rare_token_neurons import checkpoints, comparisons, controls, geometry, influences, passes, phases, tables
 
 WHERE = ("rare", "all")  # positions: those of rare targets, and every scored one
 MOST_TOKENS = 10_000  # of all scored positions, evenly spaced
@@ -24,9 +24,9 @@ READS = ("steps", "ablation", *tables.POSITION_PARAMETERS)
 @lru_cache(maxsize=2)
 def sample(settings, revision, where):
     """The `comparisons.Sample` of one checkpoint at rare or at all positions of half B."""
-    values, documents = tables.activations(settings, revision, where)
+    values, documents = passes.activations(settings, revision, where)
     kept = np.linspace(0, len(values) - 1, min(len(values), MOST_TOKENS)).round().astype(int)
-    w_out = tables.captured(settings, revision)[0].w_out.cpu().numpy()
+    w_out = passes.captured(settings, revision)[0].w_out.cpu().numpy()
     return comparisons.sample(values[kept], documents[kept], w_out)
 
 
@@ -35,14 +35,14 @@ def groups(influence_rows, living, seed=0):
 
     Parameters
     ----------
-    influence_rows : rows of `tables.influence` of one revision; living : (p,) neurons that vary.
+    influence_rows : rows of `influences.influence` of one revision; living : (p,) neurons that vary.
 
     Returns
     -------
     dict: "rare" (m,); "plateau" (., where the fitted one has 20 neurons); "power law" and "decay": (20, m), samples of
     the rare group's size, where the phase has as many neurons.
     """
-    rare = tables.rare_group(influence_rows)
+    rare = influences.rare_group(influence_rows)
     rare = rare[np.isin(rare, living)]
     rows = influence_rows[influence_rows["group"] == "rare"].sort_values("neuron")
     fit = phases.fit(rows["mean_abs"].to_numpy())
@@ -71,8 +71,8 @@ def _account(measured, group, nulls):
 
 def _compared(settings, relations, default="last"):
     """Rows of `relations(measured, name, group, nulls)` for every checkpoint, kind of position and group."""
-    influence, rows = tables.influence(settings, default), []
-    for revision in tables.revisions(settings, default):
+    influence, rows = influences.influence(settings, default), []
+    for revision in passes.revisions(settings, default):
         of_step = influence[influence["revision"] == (revision or "")]
         for where in WHERE:
             measured = sample(settings, revision, where)
@@ -85,7 +85,7 @@ def _compared(settings, relations, default="last"):
 
 
 def _stage(settings, name, compute, default="last"):
-    return tables.stage(settings, name, compute, reads=READS, inputs=tables.model_inputs(settings, default),
+    return tables.stage(settings, name, compute, reads=READS, inputs=passes.model_inputs(settings, default),
                         modules=["activations"])
 
 
@@ -217,8 +217,8 @@ def _typical(measured, made):
 
 def _of_rare_groups(settings, rows):
     """The tables that `rows(measured, rare, nulls)` yields for each checkpoint and kind of position, as one."""
-    influence, made = tables.influence(settings), []
-    for revision in tables.revisions(settings):
+    influence, made = influences.influence(settings), []
+    for revision in passes.revisions(settings):
         for where in WHERE:
             measured = sample(settings, revision, where)
             rare = groups(influence[influence["revision"] == (revision or "")], measured.living)["rare"]
@@ -241,16 +241,16 @@ def over_training(settings):
     """
 
     def compute():
-        names = tables.revisions(settings, "all")
+        names = passes.revisions(settings, "all")
         if len(names) < 2:
             return pd.DataFrame({"step": pd.array([], dtype="Int64")})
-        influence, rows = tables.influence(settings, "all"), []
-        last = tables.rare_group(influence[influence["revision"] == names[-1]])
+        influence, rows = influences.influence(settings, "all"), []
+        last = influences.rare_group(influence[influence["revision"] == names[-1]])
         for name in names:
             of_step = influence[influence["revision"] == name]
             for where in WHERE:
                 measured = sample(settings, name, where)
-                for label, chosen in (("rare", tables.rare_group(of_step)), ("last rare", last)):
+                for label, chosen in (("rare", influences.rare_group(of_step)), ("last rare", last)):
                     group = chosen[np.isin(chosen, measured.living)]
                     nulls = comparisons.control_groups(measured, group, seed=settings.seed) if label == "rare" else {}
                     found = _over_training(measured, group, nulls, where == "rare", settings.seed)

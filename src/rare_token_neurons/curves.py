@@ -5,7 +5,7 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from rare_token_neurons import breaks, checkpoints, documents, nulls, phases, tables
+from rare_token_neurons import breaks, checkpoints, documents, influences, nulls, passes, phases, tables
 
 DRAWS = 200  # bootstrap draws over documents, and null curves
 READS = ("steps", "ablation", "aggregate", "ranking", *tables.POSITION_PARAMETERS)
@@ -17,10 +17,10 @@ def _stage(settings, name, rows, default):
 
     def compute():
         return pd.concat([rows(settings, revision, group).assign(revision=revision or "", group=group)
-                          for revision in tables.revisions(settings, default) for group in ("rare", "common")],
+                          for revision in passes.revisions(settings, default) for group in ("rare", "common")],
                          ignore_index=True)
 
-    return tables.stage(settings, name, compute, reads=READS, inputs=tables.model_inputs(settings, default), modules=MODULES)
+    return tables.stage(settings, name, compute, reads=READS, inputs=passes.model_inputs(settings, default), modules=MODULES)
 
 
 @lru_cache(maxsize=4)
@@ -31,7 +31,7 @@ def fitted(settings, revision, group):
     -------
     phases.Phases, breaks.Breaks, dict of nulls.Comparison by family, documents.Influence-like (sums, counts)
     """
-    found = tables.influence_sums(settings, revision, group)
+    found = influences.influence_sums(settings, revision, group)
     sums = (found.abs_sum if settings.aggregate == "mean_abs" else found.change_sum).double().numpy()
     counts = found.n.double().numpy()
     rule = phases.fit(np.abs(sums.sum(0)) / counts.sum())
@@ -78,7 +78,7 @@ def phase_fits(settings, default="last"):
     def rows(settings, revision, group):
         rule, changes, families, (sums, counts) = fitted(settings, revision, group)
         best = families[nulls.best(families)]
-        signed = tables.influence_sums(settings, revision, group).change_sum.double().numpy()
+        signed = influences.influence_sums(settings, revision, group).change_sum.double().numpy()
         row = dict(zip(("plateau", "power_law", "decay"), rule.shares))
         row |= {"kappa": rule.kappa, "beta": rule.beta, "r2": rule.r2, "first": rule.boundaries[0], "last": rule.boundaries[1],
                 "breaks": changes.breaks, "bp_plateau_end": changes.boundaries[0], "bp_law_end": changes.boundaries[1],

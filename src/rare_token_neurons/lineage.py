@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from rare_token_neurons import checkpoints, controls, documents, networks, tables, trajectories
+from rare_token_neurons import checkpoints, controls, documents, influences, networks, passes, tables, trajectories
 
 GROUPS = ("rare", "common")
 RANDOM_GROUPS = 1_000
@@ -21,7 +21,7 @@ MODULES = ["ablation", "breaks", "checkpoints", "documents", "emergence", "lines
 def stage(settings, name, compute):
     """The table emergence_`name`; compute: settings -> DataFrame, or its rows."""
     return tables.stage(settings, f"emergence_{name}", lambda: pd.DataFrame(compute(settings)), reads=READS,
-                        inputs=tables.model_inputs(settings, "all"), modules=MODULES)
+                        inputs=passes.model_inputs(settings, "all"), modules=MODULES)
 
 
 @lru_cache(maxsize=1)
@@ -34,9 +34,9 @@ def sums(settings):
     """
     half = tables.positions(settings).groupby("document")["half"].first().sort_index()
     found = {}
-    for revision in tables.revisions(settings, "all"):
+    for revision in passes.revisions(settings, "all"):
         for group in GROUPS:
-            kept = tables.influence_sums(settings, revision, group)
+            kept = influences.influence_sums(settings, revision, group)
             part = (kept.abs_sum if settings.aggregate == "mean_abs" else kept.change_sum).numpy()
             place = half.index.get_indexer(kept.documents.numpy())
             total, counts = np.zeros((len(half), part.shape[1])), np.zeros(len(half))
@@ -56,7 +56,7 @@ def halves(settings):
     found, in_a = sums(settings)
     weights = trajectories.halves(in_a, trajectories.DRAWS, settings.seed)
     values = {place: documents.influence(*pair, weights) for place, pair in found.items()}
-    return values, int(np.ceil(tables.GROUP_SHARE * values[next(iter(values))].shape[-1]))
+    return values, int(np.ceil(influences.GROUP_SHARE * values[next(iter(values))].shape[-1]))
 
 
 def ratios(settings, step, group):

@@ -132,7 +132,8 @@ def predict(readout, residual, targets, step=256):
         columns["zff"][block] = (weighted * z).sum(1)
         columns["fff"][block] = (weighted * f[block]).sum(1)
     centre = sum(mean_p[part] @ readout.unembedding[part] for part in readout.parts())
-    return Predictions(c, square, targets, f, log_p, log_p.argmax(1), centre, z_is_f=readout.bias is None and not readout.frozen, **columns)
+    return Predictions(c, square, targets, f, log_p, log_p.argmax(1), centre, **columns,
+                       z_is_f=readout.bias is None and not readout.frozen)
 
 
 def _split(readout, wide):

@@ -17,6 +17,7 @@ import time
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -103,6 +104,14 @@ def _whole(path):
 def digest(content):
     """16 hexadecimal digits of the sha256 of plain data (dicts, lists, numbers, strings)."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def array_hash(arrays):
+    """Hash of the values of numpy arrays."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 @lru_cache(maxsize=None)

@@ -11,7 +11,7 @@ import re
 import numpy as np
 import pandas as pd
 
-from rare_token_neurons import checkpoints, controls, phases, spectra, tables, watcher
+from rare_token_neurons import checkpoints, controls, influences, passes, phases, spectra, tables, watcher
 from rare_token_neurons.tails import FITS, compare, measure, resampled_groups, shuffles, standardised
 
 DRAWS, SLOW = 1000, 20  # groups: closed forms (of them weightwatcher fits `tails.FITS`), its fits of bulk and shuffle
@@ -30,7 +30,7 @@ def rows_of(subject):
 
 def _rows(settings):
     """The influence table of every checkpoint asked for; of a model without checkpoints, of the model."""
-    return tables.influence(settings, "all" if len(tables.revisions(settings, "all")) > 1 else "last")
+    return influences.influence(settings, "all" if len(passes.revisions(settings, "all")) > 1 else "last")
 
 
 def _at(rows, revision):
@@ -39,7 +39,7 @@ def _at(rows, revision):
 
 def _resampled(settings, revision, target, size, halves="A"):
     """`resampled_groups` of one checkpoint from the documents of one half or of both ("AB")."""
-    sums = tables.influence_sums(settings, revision, target)
+    sums = influences.influence_sums(settings, revision, target)
     half = tables.positions(settings).groupby("document")["half"].first()
     kept = half.loc[sums.documents.numpy()].isin(list(halves)).to_numpy()
     return resampled_groups(sums.abs_sum.numpy()[kept], sums.n.numpy()[kept], size, seed=settings.seed)
@@ -52,11 +52,11 @@ def groups(settings, revision):
     calls so, from both halves, where it has 20 neurons and at most a quarter of the width and of the neurons.
     """
     rows = _at(_rows(settings), revision)
-    found = {name: tables.rare_group(rows, name) for name in ("rare", "common")}
+    found = {name: influences.rare_group(rows, name) for name in ("rare", "common")}
     chosen = {name: (group, _resampled(settings, revision, name, len(group))) for name, group in found.items()}
     influence = rows[rows["group"] == "rare"].sort_values("neuron")["mean_abs"].to_numpy()
     plateau = phases.fit(influence).plateau
-    most = min(len(influence), tables.captured(settings, revision)[0].d_model) // 4
+    most = min(len(influence), passes.captured(settings, revision)[0].d_model) // 4
     if LEAST_PLATEAU <= len(plateau) <= most:
         chosen["plateau"] = plateau, _resampled(settings, revision, "rare", len(plateau), "AB")
     return chosen
@@ -64,7 +64,7 @@ def groups(settings, revision):
 
 def _features(settings, revision, subject):
     """What groups are matched on, from half B; a neuron that never moves counts as the least active one."""
-    features = controls.matching_features(tables.activations(settings, revision)[0], subject.w_out.cpu().numpy())
+    features = controls.matching_features(passes.activations(settings, revision)[0], subject.w_out.cpu().numpy())
     lowest = np.nanmin(np.where(np.isfinite(features), features, np.nan), axis=0)
     return np.where(np.isfinite(features), features, lowest)
 
@@ -73,9 +73,9 @@ def _features(settings, revision, subject):
 
 
 def _stage(settings, name, compute):
-    several = settings.recompute != "never" and len(tables.revisions(settings, "all")) > 1
+    several = settings.recompute != "never" and len(passes.revisions(settings, "all")) > 1
     return tables.stage(settings, name, compute, reads=READS, modules=["weights"],
-                        inputs=tables.model_inputs(settings, "all" if several else "last"))
+                        inputs=passes.model_inputs(settings, "all" if several else "last"))
 
 
 def _labelled(table, revision, **labels):
@@ -94,8 +94,8 @@ def group_statistics(settings):
     """
 
     def compute():
-        revision = tables.revisions(settings)[-1]
-        subject, _ = tables.captured(settings, revision)
+        revision = passes.revisions(settings)[-1]
+        subject, _ = passes.captured(settings, revision)
         features, parts = _features(settings, revision, subject), []
         for name, (group, anew) in groups(settings, revision).items():
             for rows in ("raw", "standardised") if name == "rare" else ("raw",):
@@ -120,10 +120,10 @@ def group_statistics(settings):
 
 def _ends(settings):
     """First and last checkpoint, each with its weights, rare group, and random groups."""
-    every, rows = tables.revisions(settings, "all"), _rows(settings)
+    every, rows = passes.revisions(settings, "all"), _rows(settings)
     for revision in dict.fromkeys((every[0], every[-1])):
         subject = checkpoints.load(settings.model, revision, device=settings.device)
-        group = tables.rare_group(_at(rows, revision))
+        group = influences.rare_group(_at(rows, revision))
         yield revision, rows_of(subject), group, controls.random_groups(subject.n_neurons, len(group), DRAWS, settings.seed)
 
 
@@ -209,10 +209,10 @@ def over_training(settings):
 
     def compute():
         rows, parts = _rows(settings), []
-        every = tables.revisions(settings, "all")
-        last = tables.rare_group(_at(rows, every[-1]))
+        every = passes.revisions(settings, "all")
+        last = influences.rare_group(_at(rows, every[-1]))
         for revision in every:
-            own = tables.rare_group(_at(rows, revision))
+            own = influences.rare_group(_at(rows, revision))
             anew = _resampled(settings, revision, "rare", len(own))
             plain = controls.random_groups(rows["neuron"].nunique(), len(own), FITS, settings.seed)
             for matrix, weights in rows_of(checkpoints.load(settings.model, revision, device=settings.device)).items():
@@ -241,7 +241,7 @@ def layers(settings):
 
     def compute():
         parts = []
-        for revision in tables.revisions(settings, "all"):
+        for revision in passes.revisions(settings, "all"):
             model = checkpoints.load(settings.model, revision, device=settings.device).model
             table = watcher.metrics({name: weight.cpu() for name, weight in watcher.linear_layers(model).items()})
             found = [layer_of(name) for name in table["name"]]
