@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from rare_token_neurons import activations, parameters, passes
+from rare_token_neurons import activations, influences, parameters, passes
 
 TOKENS, NEURONS = 400, 1000
 SIZE = 17  # 1.7 % of the neurons
@@ -36,13 +36,13 @@ def values_of(revision):
 @pytest.fixture
 def settings(monkeypatch):
     """Settings of a planted model with two checkpoints; nothing is stored."""
-    monkeypatch.setattr(tables, "revisions", lambda settings, default="last": ["step0", "step1"][-1 if default == "last" else 0:])
-    monkeypatch.setattr(tables, "activations", lambda settings, revision, where: values_of(revision))
+    monkeypatch.setattr(passes, "revisions", lambda settings, default="last": ["step0", "step1"][-1 if default == "last" else 0:])
+    monkeypatch.setattr(passes, "activations", lambda settings, revision, where: values_of(revision))
     weights = torch.randn(16, NEURONS, generator=torch.Generator().manual_seed(0))
-    monkeypatch.setattr(tables, "captured", lambda settings, revision: (SimpleNamespace(w_out=weights), None))
-    monkeypatch.setattr(tables, "influence", lambda settings, default="last": pd.concat(
+    monkeypatch.setattr(passes, "captured", lambda settings, revision: (SimpleNamespace(w_out=weights), None))
+    monkeypatch.setattr(influences, "influence", lambda settings, default="last": pd.concat(
         [influence_rows(name) for name in passes.revisions(settings, default)], ignore_index=True))
-    monkeypatch.setattr(tables, "model_inputs", lambda settings, default="last": {})
+    monkeypatch.setattr(passes, "model_inputs", lambda settings, default="last": {})
     monkeypatch.setattr(tables, "stage", lambda settings, name, compute, **options: compute())
     monkeypatch.setattr(activations.comparisons, "RESAMPLES", 40)
     activations.sample.cache_clear()
@@ -106,5 +106,5 @@ def test_over_training_follows_the_groups(settings, monkeypatch):
     value = mean.set_index(["step", "group"])["value"]
     assert value[(1, "rare")] > 0.3 and abs(value[(0, "rare")]) < 0.05 and abs(value[(0, "last rare")]) < 0.05
     assert not [name for name in table.columns if name.startswith("less_")]
-    monkeypatch.setattr(tables, "revisions", lambda settings, default="last": [None])
+    monkeypatch.setattr(passes, "revisions", lambda settings, default="last": [None])
     assert activations.over_training(settings).empty

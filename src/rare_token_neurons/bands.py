@@ -52,6 +52,40 @@ def over_steps(ax, rows):
                      label="rare group of the last one")
 
 
+def of_pairs(ax, sets):
+    """How the pairs of a group are spread, over random groups (their mean and 95 % band) and matched ones (mean, dashed).
+
+    sets : "rare", "random" and, where there are such, "matched" -> DataFrame, one row a bin, with left, share, low, high,
+    pairs.
+    """
+    def closed(rows, column):  # the last bin has a right edge too
+        left = rows["left"].to_numpy()
+        return np.append(left, 2 * left[-1] - left[-2]), np.append(rows[column], rows[column].iloc[-1])
+
+    edges, low = closed(sets["random"], "low")
+    ax.fill_between(edges, low, closed(sets["random"], "high")[1], step="post", color=plots.COLORS["random"], alpha=0.35,
+                    linewidth=0, label=LABELS["random"])
+    styles = {"random": {"color": plots.GREY, "linewidth": 0.8, "label": "random groups, mean"},
+              "matched": {"color": plots.GREY, "linewidth": 0.8, "linestyle": "--", "label": "matched groups, mean"},
+              "rare": {"color": plots.COLORS["rare"], "label": f"rare group (n = {sets['rare']['pairs'].iloc[0]:,} pairs)"}}
+    for name, style in styles.items():
+        if name in sets:
+            ax.step(*closed(sets[name], "share"), where="post", **style)
+    seen = np.flatnonzero(sets["rare"]["share"] + sets["random"]["high"] > 0)
+    ax.set_xlim(edges[seen[0]], edges[seen[-1] + 1])
+
+
+def against(row):
+    """Where a value lies by the 95 % bands of its controls, in words: "below random, like matched groups".
+
+    row : mapping with value, random_low, random_high, and the same of matched (NaN: no matched groups).
+    """
+    kinds = [kind for kind in ("random", "matched") if np.isfinite(row[f"{kind}_low"])]
+    sides = ("below" if row["value"] < row[f"{kind}_low"] else "above" if row["value"] > row[f"{kind}_high"] else "like"
+             for kind in kinds)
+    return ", ".join(f"{side} {kind}" for side, kind in zip(sides, kinds)) + " groups"
+
+
 def level(p):
     """A p value in words: "p = 0.034", "p = 0.001", "no p value"."""
     return "no p value" if not np.isfinite(p) else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"

@@ -147,6 +147,27 @@ def between(sample, group, nulls, *, centred=True, resamples=RESAMPLES, baseline
     return summaries(CROSSED, value, samples, null, base, seed)
 
 
+def relations(sample, group, nulls, *, outside, **options):
+    """Rows of pairs within a group and, where `outside`, between it and the other neurons, for both measures.
+
+    Parameters
+    ----------
+    group, nulls, options : as in `within`.
+
+    Returns
+    -------
+    list of dict: relation ("within", "between"), measure ("correlation", "cosine"), and the columns of `within`
+    """
+    rows = []
+    for measure, centred in MEASURES.items():
+        found = within(sample, group, nulls, PAIRS, pairs, centred=centred, **options)
+        rows += [{"relation": "within", "measure": measure} | row for row in found]
+        if outside:
+            found = between(sample, group, nulls, centred=centred, **options)
+            rows += [{"relation": "between", "measure": measure} | row for row in found]
+    return rows
+
+
 def _outside(sample, groups, resamples, seed, centred):
     """Resamples of groups' mean correlation with the living neurons outside them: (g, resamples, 1)."""
     columns, living = np.searchsorted(sample.living, groups), sample.values[:, sample.living]

@@ -12,6 +12,9 @@ from torch import Tensor
 
 from rare_token_neurons import suffix
 
+WORK = 1.5e13  # floating-point operations for all heads: some two minutes on two cores
+MOST_TOKENS = 2000
+
 
 @dataclass(frozen=True)
 class HeadEffects:
@@ -68,7 +71,27 @@ def effects(subject, tokens, positions, neurons, *, ablation="mean", layers=None
         torch.stack([after - activations for _, after in found]))
 
 
-def windows(tokens, documents, positions, *, width=64, budget=2000, seed=0):
+def affordable(subject, width, *, work=WORK, most=MOST_TOKENS):
+    """How many tokens every head can be ablated on for a given work: a head costs its own layer and those above it.
+
+    Parameters
+    ----------
+    subject : Subject
+    width : the number is a multiple of it, and at least one.
+    work : floating-point operations.
+    most : tokens.
+
+    Returns
+    -------
+    int
+    """
+    stack = suffix.layers(subject)
+    sizes = [sum(weight.numel() for weight in layer.parameters()) for layer in stack]
+    rerun = subject.model.config.num_attention_heads * sum((at + 1) * size for at, size in enumerate(sizes))
+    return width * max(1, int(min(most, work / (2 * rerun)) // width))
+
+
+def windows(tokens, documents, positions, *, width=64, budget=MOST_TOKENS, seed=0, ends=None):
     """Short stretches of text that end at chosen positions, so that few tokens reach many documents.
 
     Positions are taken in random order, one for each document before any document has a second, until `budget`
@@ -79,6 +102,7 @@ def windows(tokens, documents, positions, *, width=64, budget=2000, seed=0):
     tokens : int64 (blocks, length) ; documents : (blocks,) int ; positions : int64 (n, 2) rows (block, t).
     width : tokens a window, at most the length of a block.
     budget : tokens in all.
+    ends : bool (n,), the positions at which a window may end, None: all.
 
     Returns
     -------
@@ -90,6 +114,7 @@ def windows(tokens, documents, positions, *, width=64, budget=2000, seed=0):
     if not 4 <= width <= length or count < 1:
         raise ValueError(f"Windows are 4 to {length} tokens wide and at most the budget, not {width} of {budget}.")
     order = torch.randperm(len(positions), generator=torch.Generator().manual_seed(seed))
+    order = order if ends is None else order[ends[order]]
     owners = torch.as_tensor(documents)[positions[order, 0].cpu()]
     turn = torch.zeros(len(order), dtype=torch.int64)  # how many positions of its document come before
     seen = {}
