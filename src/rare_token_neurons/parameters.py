@@ -8,6 +8,7 @@ from types import ModuleType
 
 import torch
 
+from rare_token_neurons import hub
 from rare_token_neurons.paths import FIGURES, RESULTS, ROOT
 from rare_token_neurons.store import digest
 
@@ -73,7 +74,7 @@ HELP = {
     "steps": "training steps, such as [0, 512]; empty: the last one, in 02 and 04 all",
     "device": "cpu or cuda",
     "seed": "of every random choice",
-    "text": "mini-pile, or a text file",
+    "text": "mini-pile, a text file, or hub rows such as stas/c4-en-10k[:500]",
     "counts": "auto (training text, else general English), wordfreq, text, a .npy by token id, or a text file",
     "rare_of": "a position is rare by the token it predicts (target) or reads (input)",
     "rare_percentile": "of the token types that the counts have seen, rarest first",
@@ -113,7 +114,7 @@ def check(namespace, declared=None):
     values, known = given(namespace), list(declared or HELP)
     for name in values:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
+            close = difflib.get_close_matches(name, [*known, *(set(HELP) - {name})], n=1)
             hint = f"did you mean {close[0]}? " if close else ""
             raise ValueError(f"There is no parameter {name!r}: {hint}the notebook has {', '.join(known)}.")
     settings = Settings(**{name: _typed(name, value) for name, value in values.items()})
@@ -157,5 +158,5 @@ def _check_values(settings):
         raise ValueError(f"device is {settings.device!r}; this machine has cpu" + (", cuda." if torch.cuda.is_available() else "."))
     for name, words in (("text", ("mini-pile",)), ("counts", ("auto", "wordfreq", "text"))):
         value = getattr(settings, name)
-        if value not in words and not (ROOT / value).is_file():
+        if value not in words and not (ROOT / value).is_file() and not (name == "text" and hub.names_text(value)):
             raise ValueError(f"{name} is {value!r}; it must be {' or '.join(words)}, or a file that is there.")

@@ -13,6 +13,7 @@ import pandas as pd
 import wordfreq
 from spellchecker import SpellChecker
 
+from rare_token_neurons import hub
 from rare_token_neurons.paths import MINI_PILE, ROOT, shown
 
 BLOCK = 256  # tokens in a block, as in the paper
@@ -37,7 +38,8 @@ def documents(text="mini-pile"):
 
     Parameters
     ----------
-    text : "mini-pile", or the path of a UTF-8 text file (cut at blank lines into documents of 2,000 characters or more).
+    text : "mini-pile", the path of a UTF-8 text file (cut at blank lines into documents of 2,000 characters or more), or
+        rows of a dataset on the hub (see `hub`).
 
     Returns
     -------
@@ -53,7 +55,7 @@ def documents(text="mini-pile"):
         table = pd.concat([pd.read_json(path, lines=True).assign(source=path.name.split(".")[0]) for path in files],
                           ignore_index=True)
     else:
-        table = _plain_file(ROOT / text)
+        table = hub.documents(text) if hub.names_text(text) else _plain_file(ROOT / text)
     names = table["source"] + "/" + table["document"].astype(str)
     table["order"] = [hashlib.sha256(name.encode()).hexdigest() for name in names]
     place = table.groupby("source")["order"].rank() / table.groupby("source")["order"].transform("size")
@@ -79,7 +81,9 @@ def _plain_file(path):
 
 
 def text_hash(text="mini-pile"):
-    """sha256 of the files of a text."""
+    """sha256 of the files of a text, or of its rows from the hub."""
+    if hub.names_text(text):
+        return hashlib.sha256("\0".join(hub.documents(text)["text"]).encode()).hexdigest()
     files = sorted(MINI_PILE.glob("*.jsonl.xz")) if text == "mini-pile" else [Path(ROOT / text)]
     digest = hashlib.sha256()
     for path in files:
