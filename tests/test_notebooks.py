@@ -13,8 +13,8 @@ import pandas as pd
 import papermill
 import pytest
 
-from rare_token_neurons import paths, run, spectra
-from rare_token_neurons.notebooks import find
+from rare_token_neurons import claims, paths, run, spectra
+from rare_token_neurons.notebooks import defaults, find
 
 NOTEBOOKS = find()
 POSITIONS = 200  # the smoke setting: enough for every table, few enough for a test
@@ -31,6 +31,7 @@ def tree(tmp_path_factory):
     (root / "data/results/mini-pythia").mkdir(parents=True)
     for folder in (paths.MINI_PILE, paths.MINI_PYTHIA):
         (root / "data" / folder.name).symlink_to(folder)
+    (root / "data/paper_grid.csv").symlink_to(paths.DATA / "paper_grid.csv")
     log = paths.RESULTS / "mini-pythia/training_log.parquet"
     if log.exists():
         shutil.copy(log, root / "data/results/mini-pythia")
@@ -94,7 +95,29 @@ def check_03(tree):
     assert not np.allclose(*(influence.loc[influence["group"] == name, "mean_abs"] for name in ("rare", "common")))
 
 
-CHECKS = {"01": check_01, "02": check_02, "03": check_03}
+def check_11(tree):
+    table = pd.read_parquet(tree / "data/results/all-models" / f"positions={POSITIONS}" / "claims.parquet")
+    assert table.groupby("model", sort=False).size().to_dict() == dict.fromkeys(
+        ["smollm2", "mini-pythia", "EleutherAI/pythia-70m-deduped", "EleutherAI/pythia-410m-deduped"], len(claims.CLAIMS))
+    mine, others = (table[table["model"].eq("mini-pythia") == here].set_index("name") for here in (True, False))
+    assert others["value"].isna().all() and (others.loc["C1", "reason"] == "not run yet").all()  # no tables, no verdict
+    rare = read(tree, "influence").query("group == 'rare'").sort_values("neuron")
+    top = rare.sort_values("mean_abs_a", ascending=False).head(27)
+    assert mine.value["C1"] == pytest.approx(top["mean_abs_b"].mean() / rare["mean_abs_b"].median(), rel=1e-4)
+    assert mine.null["C1"] == pytest.approx(4, abs=0.1) and mine.low["C1"] < mine.value["C1"] < mine.high["C1"]
+    phases = read(tree, "phases").set_index("group")
+    assert mine.value["C2"] == pytest.approx(phases.loc["rare", "bp_plateau_end"] / len(rare))
+    prominence = read(tree, "prominence").set_index(["group", "statistic"])
+    family = phases.loc["rare", "null"].replace("-", "_")
+    assert prominence.loc[("rare", "plateau"), f"p_{family}"] == pytest.approx(phases.loc["rare", "p_plateau"])
+    for name, source in (("C4", "activation_dimension"), ("C5 within", "coactivation"), ("C8", "modules")):
+        rows = read(tree, source)
+        assert any(np.isclose(rows[f"less_{kind}"], mine.value[name]).any() for kind in ("random", "matched"))
+    few = mine["positions"] < 100
+    assert (mine.loc[few, "verdict"] == "cannot be tested").all() and not few["C1"]
+
+
+CHECKS = {"01": check_01, "02": check_02, "03": check_03, "11": check_11}
 
 
 @by_name
@@ -104,11 +127,12 @@ def test_tables_hold_what_the_notebook_says(smoke, notebook):
 
 @by_name
 def test_executed_copy_is_whole_and_its_figure_is_there(smoke, notebook):
-    executed = nbformat.read(smoke / "data/cache/runs" / SETTING / notebook.name, as_version=4)
+    folder = smoke / "data/cache/runs" / (SETTING if "model" in defaults(notebook) else f"all-models/positions={POSITIONS}")
+    executed = nbformat.read(folder / notebook.name, as_version=4)
     said = [output for cell in executed.cells if cell.cell_type == "code" for output in cell.outputs]
     assert all(output.output_type != "error" for output in said)
     assert any("image/png" in output.get("data", {}) for output in said)
-    account = (smoke / "data/cache/runs" / SETTING / f"{notebook.name[:2]}.json").read_text()
+    account = (folder / f"{notebook.name[:2]}.json").read_text()
     assert ".png" in account and ".pdf" in account
 
 

@@ -114,7 +114,20 @@ def test_models_are_the_outer_loop_and_a_notebook_about_all_runs_once(tree):
     write(tree, "01_one")
     write(tree, "02_all", declared="seed: int = 0")
     jobs = run.plan(models=["mini-pythia", "smollm2", "mini-pythia"])
-    assert [(job.name, job.model) for job in jobs] == [("01_one", "mini-pythia"), ("02_all", "smollm2"), ("01_one", "smollm2")]
+    assert [(job.name, job.folder) for job in jobs] == [("01_one", "mini-pythia"), ("01_one", "smollm2"), ("02_all", "all-models")]
+    assert run.plan(values={"seed": 3})[-1].folder == "all-models/seed=3"
+
+
+def test_a_notebook_about_all_models_runs_again_when_a_table_of_one_changes_or_comes(tree):
+    write(tree, "02_all", declared="seed: int = 0\nsteps: list = []")
+    assert run.main([]) == 0 and run.main([]) == 0 and len(marks(tree)) == 1
+    table = tree / "data/results/mini-pythia/made.parquet"
+    for content, runs in (("one", 2), ("one", 2), ("two", 3)):
+        table.parent.mkdir(parents=True, exist_ok=True)
+        table.write_text(content)
+        assert run.main([]) == 0 and len(marks(tree)) == runs
+    table.unlink()
+    assert run.main([]) == 0 and len(marks(tree)) == 4
 
 
 def test_runs_in_the_root_with_its_parameters_reports_and_skips_what_is_unchanged(tree, capsys):

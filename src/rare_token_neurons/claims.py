@@ -156,8 +156,8 @@ def judge(evidence, claims=CLAIMS):
     Returns
     -------
     DataFrame, one row a part: id, part, name, statistic, direction, paper, paper_note, margin, value, low, high,
-    null, p, q (the least favourable control's p value, raw and adjusted over the table), positions, missing, verdict,
-    reason, claim_verdict (the parts of a claim combined).
+    null, p, q (the least favourable control's p value, raw and adjusted over the table), positions, missing, note,
+    verdict, reason, claim_verdict (the parts of a claim combined).
 
     Raises
     ------
@@ -186,6 +186,6 @@ def judge(evidence, claims=CLAIMS):
                      "direction": claim.direction, "paper": claim.paper, "paper_note": claim.paper_note,
                      "margin": claim.margin, "value": item.value, "low": item.low, "high": item.high, "null": item.null,
                      "p": p.max() if len(p) else np.nan, "q": q.max() if len(q) else np.nan, "positions": item.positions,
-                     "missing": item.missing, "verdict": found, "reason": reason})
+                     "missing": item.missing, "note": item.note, "verdict": found, "reason": reason})
     table = pd.DataFrame(rows)
     return table.assign(claim_verdict=[combine(sofar[name]) for name in table["id"]])

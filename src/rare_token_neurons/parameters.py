@@ -61,6 +61,7 @@ class Settings:
         return Path(self.model).name.startswith("mini-pythia")
 
 
+ALL_MODELS = "all-models"  # in place of a model, where a notebook is about all of them
 NO_SETTING = ("model", "device", "recompute")  # these never change where files go below the model's folder
 CHOICES = {
     "rare_of": ("target", "input"),

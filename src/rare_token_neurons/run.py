@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nbformat
@@ -66,7 +66,8 @@ class Job:
 
 
 def plan(numbers=(), models=(), values=None):
-    """Check every parameter against every notebook and list what is to run, models in the outer loop.
+    """Check every parameter against every notebook and list what is to run: models in the outer loop, notebooks about all
+    models (they have no parameter `model`) once, after them.
 
     Parameters
     ----------
@@ -89,14 +90,10 @@ def plan(numbers=(), models=(), values=None):
     if strange := set(values) - set(parameters.given(values)):
         raise ValueError(f"{min(strange, key=str)} is no parameter with a plain value (number, text, truth value or list).")
     chosen = {path: notebooks.defaults(path) for path in notebooks.find(numbers)}
-    jobs = []
-    for model in models or [None]:
-        for path, defaults in chosen.items():
-            if model != (models or [None])[0] and "model" not in defaults:
-                continue  # a notebook about all models runs once
-            wanted = values | ({"model": model} if model and "model" in defaults else {})
-            jobs.append(_job(path, defaults, wanted, chosen.values()))
-    return jobs
+    one = {path: defaults for path, defaults in chosen.items() if "model" in defaults}
+    jobs = [_job(path, defaults, values | ({"model": model} if model else {}), chosen.values())
+            for model in models or [None] for path, defaults in one.items()]
+    return jobs + [_job(path, defaults, values, chosen.values()) for path, defaults in chosen.items() if path not in one]
 
 
 def _job(path, defaults, values, declared_anywhere):
@@ -106,6 +103,8 @@ def _job(path, defaults, values, declared_anywhere):
     before = parameters.check(defaults, declared=list(defaults))
     settings = parameters.check(defaults | mine, declared=list(defaults))
     checked = {name: getattr(settings, name) for name in defaults}
+    if "model" not in defaults:
+        settings = replace(settings, model=parameters.ALL_MODELS)
     injected = {name: list(value) if isinstance(value, tuple) else value
                 for name, value in checked.items() if value != getattr(before, name)}
     return Job(path, injected, settings.model, settings.folder, notebooks.content_key(path, checked), settings.recompute,
@@ -115,7 +114,8 @@ def _job(path, defaults, values, declared_anywhere):
 def finished(job):
     """The record of a run that need not be repeated, or None.
 
-    Key and outputs must be as recorded: a deleted or altered table or figure runs its notebook again.
+    Key and outputs must be as recorded: a deleted or altered table or figure runs its notebook again; for a notebook about
+    all models, the tables of every model must be too.
     """
     if job.recompute != "changed" or not (job.record.exists() and job.executed.exists()):
         return None
@@ -124,7 +124,15 @@ def finished(job):
     except json.JSONDecodeError:
         return None
     whole = record["key"] == job.key and all(_sha256(name) == sha256 for name, sha256 in record["outputs"].items())
-    return record if whole else None
+    return record if whole and record.get("read", "") == _read(job) else None
+
+
+def _read(job):
+    """What a notebook about all models reads: the hash of every model's tables; "" for a notebook about one model."""
+    if job.model != parameters.ALL_MODELS:
+        return ""
+    found = sorted(path for path in paths.RESULTS.rglob("*.parquet") if parameters.ALL_MODELS not in path.parts)
+    return store.digest([[paths.shown(path), _sha256(path)] for path in found])
 
 
 def _sha256(name):
@@ -137,7 +145,7 @@ def execute(job):
 
     Returns
     -------
-    dict: key, seconds (all, forward, ablation), tables, figures, outputs (their hashes), deviation, disk_mb
+    dict: key, seconds (all, forward, ablation), tables, figures, outputs (their hashes), read, deviation, disk_mb
 
     Raises
     ------
@@ -160,6 +168,7 @@ def execute(job):
         "disk_mb": max(0.0, _megabytes(paths.CACHE) - disk),
     }
     record["outputs"] = {name: _sha256(name) for name in record["tables"] + record["figures"]}
+    record["read"] = _read(job)
     store.write_json(job.record, record)
     return record
 

@@ -1,0 +1,245 @@
+"""From the tables of notebooks 03 to 08 to the evidence on each claim: one small function a claim.
+
+Where a claim is a difference from control groups, it has to hold against random AND against matched ones: of the two
+differences the one that speaks less for the claim is the evidence. A table that is not there, or that lacks the row,
+makes its claim "cannot be tested", with a sentence that says what to run. Of several checkpoints the last one counts.
+"""
+
+import hashlib
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from rare_token_neurons import claims, parameters, paths, store
+from rare_token_neurons.claims import LEAST_POSITIONS, Evidence
+
+EMBEDDED = ("smollm2", "mini-pythia")
+GRID = paths.DATA / "paper_grid.csv"  # the paper's own configuration, a row a model
+LEAST_DOCUMENTS = 100
+PENDING = "not run yet"
+
+
+class Missing(LookupError):
+    """What a claim needs is not in the table; the message says so in a few words."""
+
+
+# ---- reading
+
+
+def last(table):
+    """The rows of the last checkpoint, in a table with a revision."""
+    return table[table["revision"] == table["revision"].iloc[-1]] if len(table) and "revision" in table else table
+
+
+def row(table, **where):
+    """The one row in which the columns have these values."""
+    for column, value in where.items():
+        table = table[table[column] == value] if column in table else table.iloc[:0]
+    if len(table) != 1:
+        raise Missing(f"the table has {len(table)} rows for {', '.join(map(str, where.values()))}")
+    return table.iloc[0]
+
+
+def item(found, positions, value="value", low="low", high="high", *, null=0.0, p=(), missing=0.0):
+    """A row as `claims.Evidence`, columns by name; few documents are noted."""
+    value, low, high = (float(found[name]) for name in (value, low, high))
+    few = found["documents"] < LEAST_DOCUMENTS
+    return Evidence(value, low, high, float(null), tuple(float(found[name]) for name in p), int(positions), float(missing),
+                    f"{found['documents']:.0f} documents only" if few else "")
+
+
+# ---- one function a claim
+
+
+def ratio(table):
+    """C1: influence of the rare group over the median neuron's; the null is what ranking alone gives."""
+    found = row(table, group="rare", statistic="ratio")
+    return item(found, found["positions"], null=found["null"], p=("p_random", "p_matched"))
+
+
+def plateau(table, group="rare"):
+    """C2 and C7: the plateau's share by change points; p: its head lies further below the line than the null's."""
+    found = row(table, group=group, statistic="plateau")
+    return item(found, found["positions"], p=("p_lognormal", "p_half_normal"))
+
+
+def common_plateau(table):
+    """C7: the plateau's share for common targets."""
+    return plateau(table, "common")
+
+
+PLATEAU = {"group": "rare", "rule": "change points", "statistic": "plateau"}
+
+
+def emergence(table):
+    """C3: the plateau's share at the last checkpoint less that at the first, documents in common; p: of the last one."""
+    if row(table, part="first", **PLATEAU)["step"] != 0:
+        raise Missing("the first checkpoint is not step 0")
+    gain, end = row(table, part="gain", **PLATEAU), row(table, part="last", **PLATEAU)
+    p = tuple(float(end[name]) for name in ("p_head_lognormal", "p_head_half_normal"))
+    return replace(item(gain, gain["positions"]), p=p)
+
+
+def before_training(table):
+    """C3: the plateau's share at step 0."""
+    found = row(table, part="first", **PLATEAU)
+    if found["step"] != 0:
+        raise Missing("the first checkpoint is not step 0")
+    return item(found, found["positions"])
+
+
+def less_controls(found, side):
+    """A difference from control groups: that of the two, random and matched, which speaks less for the claim.
+
+    Parameters
+    ----------
+    found : row with less_random and less_matched, each with _low and _high.
+    side : "greater" or "less", or "absent": the difference that is farther from 0.
+
+    Returns
+    -------
+    value, low, high : float
+    """
+    both = [tuple(float(found[f"less_{kind}{end}"]) for end in ("", "_low", "_high")) for kind in ("random", "matched")]
+    weakness = {"greater": lambda one: -one[1], "less": lambda one: one[2], "absent": lambda one: max(-one[1], one[2])}[side]
+    return max((one for one in both if np.isfinite(one).all()), key=weakness, default=(np.nan,) * 3)
+
+
+def _contrast(found, side, positions, p=("p_random", "p_matched"), missing=0.0):
+    value, low, high = less_controls(found, side)
+    return item(found.to_dict() | {"value": value, "low": low, "high": high}, positions, p=p, missing=missing)
+
+
+def dimension(table):
+    """C4: effective dimension over the group's size, at rare positions."""
+    found = row(table, where="rare", group="rare", statistic="effective dimension")
+    return _contrast(found, "less", found["tokens"])
+
+
+def pairs(table, relation):
+    """C5: mean correlation at rare positions."""
+    found = row(table, where="rare", group="rare", relation=relation, measure="correlation", statistic="mean")
+    return _contrast(found, "greater" if relation == "within" else "less", found["tokens"])
+
+
+def within(table):
+    """C5: mean correlation inside the rare group."""
+    return pairs(table, "within")
+
+
+def between(table):
+    """C5: mean correlation of the rare group with all other neurons."""
+    return pairs(table, "between")
+
+
+def apart(value, low, high, other, other_low, other_high):
+    """A difference with its interval, from two independent values with theirs.
+
+    The squared distances to the limits add up (Zou and Donner 2008, Statistics in Medicine 27, 1693). With the 95 %
+    band of control groups as the second interval, the difference is that from one group drawn at random, as in
+    `resampling.against`: a group without a property of its own does not differ from the next one.
+    """
+    difference = value - other
+    return (difference, difference - np.hypot(value - low, other_high - other),
+            difference + np.hypot(high - value, other - other_low))
+
+
+def hill(table):
+    """C6: Hill exponent of the group's rows of W_in; of a gated MLP's two matrices the one that speaks less for the claim."""
+    inward = []
+    for name in table["matrix"].unique():
+        if name == "out":
+            continue
+        found = row(table, group="rare", rows="raw", statistic="alpha_hill", matrix=name).copy()
+        for kind in ("random", "matched"):
+            ends = [float(found[column]) for column in ("value", "low", "high", f"{kind}_mean", f"{kind}_low", f"{kind}_high")]
+            found[f"less_{kind}"], found[f"less_{kind}_low"], found[f"less_{kind}_high"] = apart(*ends)
+        inward.append(_contrast(found, "less", found["positions"], missing=found["missing"]))
+    return max(inward, key=lambda one: one.high)
+
+
+def modules(table):
+    """C8: modularity of the group's correlations less that of control groups."""
+    found = row(table, main=True)
+    return _contrast(found, "absent", found["positions"], p=())
+
+
+# ---- all of them
+
+# claim -> (table, function)
+SOURCES = {"C1": ("prominence", ratio), "C2": ("prominence", plateau), "C3 emergence": ("emergence_statistics", emergence),
+           "C3 before training": ("emergence_statistics", before_training), "C4": ("activation_dimension", dimension),
+           "C5 within": ("coactivation", within), "C5 between": ("coactivation", between), "C6": ("weight_groups", hill),
+           "C7": ("prominence", common_plateau), "C8": ("modules", modules)}
+NOTEBOOKS = {"prominence": "03", "emergence_statistics": "04", "activation_dimension": "05", "coactivation": "06",
+             "weight_groups": "07", "modules": "08"}
+
+
+def collect(tables):
+    """The evidence that tables hold.
+
+    Parameters
+    ----------
+    tables : name of a table -> DataFrame, or None where it is not there.
+
+    Returns
+    -------
+    dict of a claim's name to claims.Evidence
+    """
+    found, whole = {}, any(table is not None for table in tables.values())
+    for name, (source, function) in SOURCES.items():
+        try:
+            if not whole:
+                raise Missing(PENDING)
+            found[name] = function(last(_there(tables, source)))
+        except Missing as reason:
+            found[name] = Evidence(positions=LEAST_POSITIONS, note=str(reason))
+    return found
+
+
+def _there(tables, source):
+    if tables.get(source) is not None:
+        return tables[source]
+    named = [table["revision"] for table in tables.values() if table is not None and "revision" in table]
+    if source.startswith("emergence") and any((names == "").all() for names in named):
+        raise Missing("the model has no checkpoints")
+    raise Missing(f"no table {source}: run notebook {NOTEBOOKS[source]}")
+
+
+def grid():
+    """The settings of the paper's own configuration, one a model: the rows of data/paper_grid.csv."""
+    return [parameters.check(values) for values in pd.read_csv(GRID).to_dict("records")]
+
+
+def models(settings):
+    """The settings of every model in the claims table: the embedded ones with these settings, and the paper's grid."""
+    return [replace(settings, model=name) for name in EMBEDDED] + [replace(one, recompute=settings.recompute) for one in grid()]
+
+
+def table(settings):
+    """The claims table (`claims.judge`) of all models, one below the other, with a column `model` before it.
+
+    It is made anew when a table that it reads has changed, has come or has gone.
+    """
+    places = {(one, name): one.results / f"{name}.parquet" for one in models(settings) for name in NOTEBOOKS}
+    inputs = {paths.shown(place): hashlib.sha256(place.read_bytes()).hexdigest() if place.exists() else None
+              for place in places.values()}
+
+    def compute():
+        parts = []
+        for one in models(settings):
+            there = {name: pd.read_parquet(place) if place.exists() else None
+                     for (model, name), place in places.items() if model == one}
+            part = claims.judge(collect(there))
+            part.insert(0, "model", one.model)
+            parts.append(part)
+        return pd.concat(parts, ignore_index=True)
+
+    return store.stage(everywhere(settings).results / "claims.parquet", store.key({}, inputs, ["evidence"]), compute,
+                       recompute=settings.recompute)
+
+
+def everywhere(settings):
+    """The settings under whose folders lie the tables and figures about all models."""
+    return replace(settings, model=parameters.ALL_MODELS)

@@ -1,0 +1,119 @@
+"""How far the head of the ranked curve stands out: the table behind claims C1, C2 and C7.
+
+The ratio of the rare group's influence to the median neuron's, chosen on half A of the documents and measured on half
+B, and the share of the neurons in the plateau that change points find.
+"""
+
+import numpy as np
+import pandas as pd
+
+from rare_token_neurons import comparisons, controls, curves, documents, geometry, influences, networks, passes
+from rare_token_neurons import resampling, store, tables, trajectories
+
+DRAWS = 1000  # of documents, and of the null
+READS = curves.READS
+MODULES = ["prominence"]
+
+
+def ranked_null(neurons, size, draws=DRAWS, seed=0):
+    """The ratio that ranking alone gives: the top of half-normal numbers over their median, mean over the draws.
+
+    The influence of neurons that all do the same kind of thing, to random extents, is about half-normal: of 1,536 such
+    neurons the top 1.7 % have four times the median's influence. "Far more than the rest" has to be more than that.
+    """
+    values = np.abs(np.random.default_rng(seed).normal(size=(draws, neurons)))
+    top = networks.top(values, size)
+    return float(np.mean(np.take_along_axis(values, top, -1).mean(-1) / np.median(values, -1)))
+
+
+def ratio(sums, counts, members, nulls, *, draws=DRAWS, seed=0):
+    """Influence of a group over the median neuron's.
+
+    Parameters
+    ----------
+    sums : (documents, neurons) per-document sums, counts : (documents,) positions, of documents that did not choose
+        the group.
+    members : (m,) the group ; nulls : kind -> (g, m) control groups.
+
+    Returns
+    -------
+    dict with value, low, high (95 % over documents), null (`ranked_null`), and for each kind its mean (kind) and the
+    empirical p value (p_kind)
+    """
+    counts = np.asarray(counts, dtype=float)
+    drawn = documents.redraw(np.ones((draws, len(counts))), np.random.default_rng(seed))
+    values = documents.influence(sums, counts, np.concatenate([np.ones((1, len(counts))), drawn]))  # (1 + draws, neurons)
+    found = trajectories.over_median(values, members)
+    low, high = resampling.interval(found[0], found[1:])
+    row = {"value": float(found[0]), "low": float(low), "high": float(high),
+           "null": ranked_null(values.shape[-1], len(members), draws, seed)}
+    for kind, groups in nulls.items():
+        null = trajectories.over_median(values[0], groups)
+        row |= {kind: float(null.mean()), f"p_{kind}": controls.empirical_p(row["value"], null, "greater")}
+    return row
+
+
+def plateau(changes, families, neurons):
+    """Share of the neurons in the plateau; p: chance of a head as far below the middle's line, by null family.
+
+    Parameters
+    ----------
+    changes : breaks.Breaks ; families : dict of nulls.Comparison ; neurons : all of them.
+    """
+    low, high = changes.intervals["plateau_end"]
+    row = {"value": changes.boundaries[0] / neurons, "low": low / neurons, "high": high / neurons, "null": 0.0}
+    return row | {f"p_{name.replace('-', '_')}": found.p_plateau for name, found in families.items()}
+
+
+def _controls(settings, revision, members):
+    """The living members of a group, and random and matched groups of their number, as notebooks 05 and 06 draw them."""
+    values, owners = passes.activations(settings, revision)
+    living = np.flatnonzero(geometry.alive(values))
+    w_out = passes.captured(settings, revision)[0].w_out.cpu().numpy()
+    sample = comparisons.Sample(values, owners, living, controls.matching_features(values, w_out), {})
+    members = members[np.isin(members, living)]
+    return members, comparisons.control_groups(sample, members, seed=settings.seed)
+
+
+def _ratio_of(settings, revision, rows):
+    members, nulls = _controls(settings, revision, influences.rare_group(rows))
+    sums = influences.influence_sums(settings, revision, "rare")
+    half = tables.positions(settings).groupby("document")["half"].first()
+    in_b = half.loc[sums.documents.numpy()].eq("B").to_numpy()
+    part = (sums.abs_sum if settings.aggregate == "mean_abs" else sums.change_sum).double().numpy()[in_b]
+    counts = sums.n.double().numpy()[in_b]
+    return ratio(part, counts, members, nulls, seed=settings.seed) | {
+        "size": len(members), "positions": int(counts.sum()), "documents": len(counts)}
+
+
+def prominence(settings):
+    """How far the head stands out at the last of the settings' checkpoints.
+
+    Returns
+    -------
+    DataFrame with revision, group (targets), statistic ("ratio" of the rare group to the median neuron, half B;
+    "plateau": share of the neurons), value, low, high (95 % over documents), null; random and matched (mean ratio of
+    such groups) with p_random and p_matched, for a plateau p_lognormal, p_half_normal, p_exponential (head as far below
+    the line); neurons, size (of the group), positions, documents
+    """
+
+    def compute():
+        revision, table = passes.revisions(settings)[-1], influences.influence(settings)
+        rows = table[table["revision"] == (revision or "")]
+        found = [{"group": "rare", "statistic": "ratio"} | _ratio_of(settings, revision, rows)]
+        for group, part in rows.groupby("group", sort=False):
+            _, changes, families, (_, counts) = curves.fitted(settings, revision, group)
+            found.append({"group": group, "statistic": "plateau", **plateau(changes, families, len(part)),
+                          "positions": int(counts.sum()), "documents": len(counts)})
+        made = pd.DataFrame(found).assign(neurons=rows["neuron"].nunique())
+        made.insert(0, "revision", revision or "")
+        return made.astype({"size": "Int64"})
+
+    return tables.stage(settings, "prominence", compute, reads=READS, inputs=passes.model_inputs(settings), modules=MODULES)
+
+
+def refresh(settings):
+    """`prominence` for a model whose influence was measured on this machine; the table of any other stays as it lies."""
+    kept = store.CACHE / "tables" / settings.results.name
+    if any(kept.glob("influence-*.parquet")) and (settings.results / "influence.parquet").exists():
+        prominence(settings)
