@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from rare_token_neurons import activations, claims, coactivations, emergence, evidence, parameters, paths, prominence, store, text
+from rare_token_neurons import activations, claims, coactivations, emergence, evidence, parameters, paths, plots, prominence, store, text
 from rare_token_neurons import tails, verdicts, watcher, weights
 from rare_token_neurons.claims import NOT, REPRODUCED, UNTESTED
 
@@ -109,7 +109,7 @@ def test_the_last_checkpoint_counts_and_few_documents_are_noted():
 def test_what_is_missing_cannot_be_tested_and_says_what_to_run():
     found = claims.judge(evidence.collect({"prominence": head(), "coactivation": None})).set_index("name")
     assert found.verdict["C1"] == REPRODUCED and set(found.verdict.drop("C1")) == {UNTESTED}
-    assert found.reason["C4"] == "no table activation_dimension: run notebook 05"
+    assert found.reason["C4"] == "no table yet: run notebook 05"
     assert found.reason["C3 emergence"].endswith("run notebook 04") and "0 rows" in found.reason["C2"]
     alone = claims.judge(evidence.collect({"prominence": head(revision="")})).set_index("name")
     assert alone.reason["C3 emergence"] == "the model has no checkpoints"
@@ -132,6 +132,27 @@ def test_the_page_has_a_column_a_model_and_one_for_what_was_not_run():
     assert page[2].startswith("| C1 |") and "**reproduced**" in page[2] and "9 [8, 11], null 4" in page[2]
     assert page[2].endswith("| not run yet |") and len(page) == 2 + len(claims.CLAIMS) + 2  # C3 and C5 have parts
     assert {line.count("|") for line in page} == {6}
+
+
+def test_the_figure_marks_null_paper_margin_and_verdict():
+    table = claims.judge(evidence.collect({"prominence": pd.concat([head(), head("common", "plateau", value=0.001)])})).set_index("name")
+    figure, axes = plots.panels(1, 3)
+    for ax, name in zip(axes, ("C1", "C7", "C4")):
+        verdicts.draw(ax, table.loc[name], verdicts.limits(table.loc[[name]]))
+    assert [ax.texts[0].get_text().split(":")[0] for ax in axes] == [REPRODUCED, UNTESTED, UNTESTED]
+    marks = [[line.get_marker() for line in ax.lines] for ax in axes]
+    assert "o" in marks[0] and "D" not in marks[0] and "D" in marks[2] and "o" not in marks[2]  # C1: no number in the paper
+    assert len(axes[1].patches) == 1 and not axes[0].patches  # the margin of an absence
+    assert axes[0].get_xlim()[0] < 4 and axes[0].get_xlim()[1] > 11
+    plots.plt.close(figure)
+    assert verdicts.counted(table.reset_index()) == "1 of 8 claims reproduced,\n0 partly, 0 not, 7 cannot be tested"
+
+
+def test_an_axis_over_much_more_than_itself_is_logarithmic():
+    rows = pd.DataFrame([{"value": 29.0, "low": 27.0, "high": 31.0, "null": 4.0, "paper": np.nan, "margin": np.nan}])
+    assert verdicts.limits(rows) == pytest.approx((4 / 1.3, 31 * 1.3))
+    low, high = verdicts.limits(rows.assign(margin=0.05, null=0.0, value=0.02, low=0.01, high=0.03))
+    assert low < -0.05 and 0.05 < high < 0.2
 
 
 def test_the_readme_shows_the_committed_table():
@@ -169,6 +190,7 @@ def untrained(tmp_path_factory):
     (folder / "text.txt").write_text("\n\n".join(pieces[pieces.str.len() > 2000].iloc[:: len(pieces) // 260]), encoding="utf-8")
     kept.setattr(parameters, "RESULTS", folder / "results")
     kept.setattr(store, "CACHE", folder / "cache")
+    kept.setattr(weights, "DRAWS", 200)
     kept.setattr(watcher, "metrics", lambda matrices, **options: pd.DataFrame(columns=[*tails.FITTED, "status", "warning", "log"]))
     settings = parameters.check({"model": str(folder / "model"), "text": str(folder / "text.txt"), "positions": 600})
     made = {"prominence": prominence.prominence, "emergence_statistics": emergence.statistics,

@@ -127,7 +127,7 @@ def verdict(claim, evidence, adjusted):
         return UNTESTED, "no p value against " + claim.controls[int(np.argmin(np.isfinite(adjusted)))]
     sign = 1 if claim.direction == "greater" else -1
     if not sign * (evidence.value - evidence.null) > 0:
-        return NOT, "other direction"
+        return NOT, "not in the paper's direction"
     if not min(sign * low, sign * high) > 0:
         return NOT, "interval includes the null"
     failed = [control for control, p in zip(claim.controls, adjusted) if not p < SIGNIFICANT]

@@ -204,7 +204,7 @@ def _there(tables, source):
     named = [table["revision"] for table in tables.values() if table is not None and "revision" in table]
     if source.startswith("emergence") and any((names == "").all() for names in named):
         raise Missing("the model has no checkpoints")
-    raise Missing(f"no table {source}: run notebook {NOTEBOOKS[source]}")
+    raise Missing(f"no table yet: run notebook {NOTEBOOKS[source]}")
 
 
 def grid():

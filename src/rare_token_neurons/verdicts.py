@@ -3,13 +3,14 @@
 import textwrap
 
 import numpy as np
+from matplotlib.ticker import LogLocator, MaxNLocator, ScalarFormatter
 
 from rare_token_neurons import plots
 from rare_token_neurons.claims import NOT, PARTLY, REPRODUCED, UNTESTED
 
 FILLS = {REPRODUCED: "full", PARTLY: "left", NOT: "none", UNTESTED: "none"}
-LABEL = 40  # characters a line, left of the panels
-LOG_FROM = 20  # a panel whose ends are this far apart has a logarithmic axis
+LABEL = 36  # characters a line, left of the panels
+LOG_FROM = 5  # a panel whose ends are this far apart has a logarithmic axis
 
 
 def number(value):
@@ -69,9 +70,9 @@ def short(model):
 
 
 def counted(rows):
-    """How the claims of one model fall out: "2 of 8 claims reproduced, 1 partly"."""
+    """How the claims of one model fall out, in two lines."""
     whole = rows.drop_duplicates("id")["claim_verdict"].value_counts()
-    return (f"{whole.get(REPRODUCED, 0)} of {whole.sum()} claims reproduced, {whole.get(PARTLY, 0)} partly,\n"
+    return (f"{whole.get(REPRODUCED, 0)} of {whole.sum()} claims reproduced,\n{whole.get(PARTLY, 0)} partly, "
             f"{whole.get(NOT, 0)} not, {whole.get(UNTESTED, 0)} cannot be tested")
 
 
@@ -82,24 +83,35 @@ def draw(ax, row, limits):
     ----------
     row : of the claims table ; limits : from `limits`, the same for all models.
     """
-    ax.set(xlim=limits, ylim=(-1, 1), yticks=[])
+    ax.set(xlim=limits, ylim=(-1, 1.4), yticks=[])
     ax.spines["left"].set_visible(False)
-    if limits[0] > 0 and limits[1] / limits[0] > LOG_FROM:
+    if _wide(*limits):
         ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_major_formatter(ScalarFormatter())
+        ax.minorticks_off()
+    else:
+        ax.xaxis.set_major_locator(MaxNLocator(4))
     if np.isfinite(row["margin"]):
         centre = row["null"] if np.isfinite(row["null"]) else 0.0
-        ax.axvspan(centre - row["margin"], centre + row["margin"], color=plots.GREY, alpha=0.3, linewidth=0, label="margin of an absence")
+        ax.axvspan(centre - row["margin"], centre + row["margin"], ymax=0.62, color=plots.GREY, alpha=0.3, linewidth=0,
+                   label="margin of a claim of absence")
     if np.isfinite(row["null"]):
-        ax.axvline(row["null"], color=plots.GREY, linewidth=1.5, label="null")
+        ax.axvline(row["null"], ymax=0.62, color=plots.GREY, linewidth=1.5, label="null")
     if np.isfinite(row["paper"]):
-        ax.plot(row["paper"], 0, "D", color=plots.COLORS["boost"], markersize=5, zorder=2, label="paper")
+        ax.plot(row["paper"], -0.2, "D", color=plots.COLORS["boost"], markersize=5, zorder=2, label="paper")
     if np.isfinite([row["value"], row["low"], row["high"]]).all():
-        ax.plot([row["low"], row["high"]], [0, 0], color=plots.COLORS["all"], linewidth=1, zorder=3)
-        ax.plot(row["value"], 0, "o", color=plots.COLORS["all"], markersize=4.5, fillstyle=FILLS[row["verdict"]],
-                markerfacecoloralt="white", zorder=4, label="here, 95 % over documents")
-    words = row["verdict"] + (f":\n{textwrap.shorten(row['reason'], 46)}" if row["verdict"] != REPRODUCED else "")
-    ax.text(1.02, 0.5, textwrap.fill(words, 26) if "\n" not in words else words, transform=ax.transAxes, fontsize=5.5,
-            va="center", fontweight="bold" if row["verdict"] == REPRODUCED else "normal")
+        ax.plot([row["low"], row["high"]], [-0.2, -0.2], color=plots.COLORS["all"], linewidth=1, zorder=3)
+        ax.plot(row["value"], -0.2, "o", color=plots.COLORS["all"], markersize=4.5, fillstyle=FILLS[row["verdict"]],
+                markerfacecoloralt="white", zorder=4)
+        ax.plot([], [], "-o", color=plots.COLORS["all"], linewidth=1, markersize=4.5, label="here, 95 % over documents")
+    words = f"{row['verdict']}: {row['reason']}"
+    ax.text(0, 1.02, textwrap.shorten(words, 66), transform=ax.transAxes, fontsize=6, va="top",
+            fontweight="bold" if row["verdict"] == REPRODUCED else "normal")
+
+
+def _wide(low, high):
+    return low > 0 and high / low > LOG_FROM
 
 
 def limits(rows):
@@ -108,8 +120,8 @@ def limits(rows):
     ends = np.r_[ends[np.isfinite(ends)], 0.0 if np.isfinite(rows["margin"]).any() else []]
     margin = np.nan_to_num(rows["margin"].max())
     low, high = (ends.min() - margin, ends.max() + margin) if len(ends) else (-1.0, 1.0)
-    if low > 0 and high / low > LOG_FROM / 2:
-        return low / 1.5, high * 1.5
+    if _wide(low, high):
+        return low / 1.3, high * 1.3
     reach = (high - low) * 0.08 or 1.0
     return low - reach, high + reach
 
