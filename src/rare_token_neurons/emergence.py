@@ -11,7 +11,7 @@ from rare_token_neurons.trajectories import PHASES, QUANTITIES
 
 RULES = {"change points": trajectories.by_change_points, "paper's rule": trajectories.by_paper_rule}
 RANKS = 100  # places of a stored curve, even in log rank
-NULL_DRAWS = 100
+NULL_DRAWS = 200
 
 
 @lru_cache(maxsize=1)
@@ -31,17 +31,18 @@ def curves(settings):
 
     Returns
     -------
-    DataFrame with step, group, rank; influence, low, high (nats; 95 % over documents), null_low, null_high (95 % of the
-    order statistics of the null family that fits this checkpoint best)
+    DataFrame with step, group, rank; influence, low, high (nats; 95 % over documents), null (the family that fits this
+    checkpoint best), null_low, null_high (95 % of its order statistics)
     """
 
     def compute(settings):
         for (step, group), (fits, families) in _fits(settings).items():
-            fit, null = fits["change points"], families[nulls.best(families)]
+            fit, best = fits["change points"], nulls.best(families)
+            null = families[best]
             rank = np.unique(np.geomspace(1, len(fit.curve), RANKS).round().astype(int))
             columns = {"influence": fit.curve, "low": fit.low, "high": fit.high, "null_low": null.low,
                        "null_high": null.high}
-            yield pd.DataFrame({"step": step, "group": group, "rank": rank} | {
+            yield pd.DataFrame({"step": step, "group": group, "rank": rank, "null": best} | {
                 name: pd.Series(values).reindex(rank - 1).to_numpy() for name, values in columns.items()})
 
     return stage(settings, "curves", lambda settings: pd.concat(compute(settings), ignore_index=True))
@@ -55,8 +56,9 @@ def phases(settings):
     DataFrame with step, group, rule; plateau, power_law, decay (shares of the neurons), kappa, beta, each with _low and
     _high (95 % over documents); drawn_plateau, drawn_decay (share of the draws that have it); told_plateau,
     told_power_law, told_decay (there in the fit and in 95 % of the draws; a power law also has to be told from a
-    lognormal between its two ends); law (the words of that test); null (the family that fits best), beyond_null (the
-    head lies below what it gives), p_head_* and p_share_* (by family: head as far below, share as extreme),
+    lognormal between its two ends); law (the words of that test); null (the family that fits best), p_head (chance of
+    a head as far below the line of the middle under it), beyond_null (p_head at most 0.05), p_head_* and p_share_* (the
+    same for each family, and of a share as extreme),
     null_plateau_low, null_plateau_high (95 % of that family's plateau shares); positions, documents
     """
 
@@ -75,7 +77,7 @@ def phases(settings):
                 row |= {"drawn_plateau": fit.drawn("plateau"), "drawn_decay": fit.drawn("decay")}
                 row |= {f"told_{phase}": fit.told(phase) for phase in PHASES}
                 row |= {"told_power_law": row["told_power_law"] and law == "not rejected", "law": law, "null": best,
-                        "beyond_null": families[best].p_plateau <= 0.05}
+                        "p_head": families[best].p_plateau, "beyond_null": families[best].p_plateau <= 0.05}
                 for family in nulls.FAMILIES[:2]:
                     row[f"p_head_{family.replace('-', '_')}"] = families[family].p_plateau
                     row[f"p_share_{family.replace('-', '_')}"] = families[family].p_share
@@ -86,11 +88,27 @@ def phases(settings):
 
 
 def _law(values, fit, seed):
-    """Verdict of the doubly truncated power-law test between the two ends of the fitted law."""
-    ranked = np.sort(values)[::-1]
-    first, last = max(int(np.ceil(fit.edges[0])), 1), min(int(fit.edges[1]), int(np.sum(ranked > 0)))
-    high, low = ranked[first - 1], ranked[last - 1]
-    return powerlaws.middle(values, low, high, seed=seed).verdict if low < high else "cannot be tested (no range)"
+    """Verdict of the doubly truncated power-law test; every bootstrap sample finds its own range, as the data did."""
+    low, high = fit.law_range(values)
+    if not 0 < low < high:
+        return "cannot be tested (no range)"
+    return powerlaws.middle(values, low, high, seed=seed, refit=fit.law_range).verdict
+
+
+def when_told(table):
+    """When each phase can first be told, and since when to the end, from the table `phases`.
+
+    Returns
+    -------
+    DataFrame indexed by rule, group and phase (with "plateau beyond chance": told, and its head lies below that of
+    the null family); first, since (Int64, missing where never)
+    """
+    found = {}
+    for place, rows in table.groupby(["rule", "group"]):
+        rows = rows.set_index("step").sort_index()
+        told = rows[[f"told_{phase}" for phase in PHASES]].set_axis([phase.replace("_", " ") for phase in PHASES], axis=1)
+        found[place] = trajectories.first_told(told.assign(**{"plateau beyond chance": told["plateau"] & rows["beyond_null"]}))
+    return pd.concat(found, names=["rule", "group", "phase"])
 
 
 def statistics(settings):

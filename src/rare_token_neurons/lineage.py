@@ -103,7 +103,7 @@ def ancestry(settings):
 
     Returns
     -------
-    DataFrame with group, neuron, place (today, by half A, from 1), step, rank (then, by half B, from 1)
+    DataFrame with group, neuron, place (today, by half A, from 1), step, rank (then, by half B, from 1), neurons (all)
     """
 
     def compute(settings):
@@ -112,8 +112,8 @@ def ancestry(settings):
         for (step, group), (_, half_b) in values.items():
             members = networks.top(values[last, group][0][0], size)
             ranks = stats.rankdata(-half_b[0], method="ordinal")[members]
-            yield from ({"group": group, "neuron": neuron, "place": place, "step": step, "rank": rank}
-                        for place, (neuron, rank) in enumerate(zip(members, ranks), 1))
+            yield from ({"group": group, "neuron": neuron, "place": place, "step": step, "rank": rank,
+                         "neurons": half_b.shape[-1]} for place, (neuron, rank) in enumerate(zip(members, ranks), 1))
 
     return stage(settings, "ancestry", compute)
 

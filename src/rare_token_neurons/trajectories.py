@@ -25,6 +25,7 @@ class Fit:
     value: quantity -> float, for the shares of the three phases, kappa and beta (natural logarithms, nats).
     samples: quantity -> (draws,). edges: last rank of the plateau (0: none), last rank of the power law.
     curve, low, high: (neurons,) influence by rank and its pointwise interval.
+    breaks: number of change points; None: by the paper's rule.
     """
 
     value: dict[str, float]
@@ -33,6 +34,7 @@ class Fit:
     curve: np.ndarray
     low: np.ndarray
     high: np.ndarray
+    breaks: int | None = None
 
     def drawn(self, phase):
         """Share of the draws in which a phase is there."""
@@ -41,6 +43,14 @@ class Fit:
     def told(self, phase):
         """Whether a phase is there, in the fit and in 95 % of the draws."""
         return self.value[phase] > 0 and self.drawn(phase) >= LEVEL
+
+    def law_range(self, values):
+        """Smallest and largest influence of the power law that the same rule finds in one sample, (neurons,)."""
+        if self.breaks is not None:
+            return lines.law_range(values, self.breaks)
+        first, last = phases.fit(values).boundaries
+        falling = -np.sort(-np.asarray(values, dtype=float))
+        return float(falling[last - 1]), float(falling[first])
 
 
 def by_change_points(sums, counts, *, ranking="split_half", draws=DRAWS, splits=SPLITS, seed=0):
@@ -68,7 +78,7 @@ def by_change_points(sums, counts, *, ranking="split_half", draws=DRAWS, splits=
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     padded = [np.append(values, np.zeros(n - alive)) for values in (curve.mean(axis=0), low, high)]
     return Fit({name: float(part) for name, part in _quantities(line, x, alive, n).items()},
-               _quantities(many, x, alive, n), tuple(edges), *padded)
+               _quantities(many, x, alive, n), tuple(edges), *padded, number)
 
 
 def _quantities(line, x, alive, n):

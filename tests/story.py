@@ -1,0 +1,31 @@
+"""A planted training: three checkpoints of 1,024 neurons, homogeneous at first, three phases in the end."""
+
+import numpy as np
+import pandas as pd
+
+from rare_token_neurons import calibration, emergence, lineage, parameters
+
+STEPS, NEURONS, SIZE = (0, 16, 64), 1024, 18  # the top 1.7 % of 1,024, rounded up
+
+
+def checkpoints(seed=0):
+    """(step, group) to per-document sums and counts; and which of the 60 documents are half A.
+
+    Rare: all alike at step 0; at 16 neuron i has rank i of the planted curve; at 64 the neurons have moved on by half of
+    the top group. Common: the planted curve from the other end at every step.
+    """
+    rng, curve = np.random.default_rng(seed), calibration.planted(NEURONS)
+    truth = {"rare": (np.full(NEURONS, 0.01), curve, np.roll(curve, SIZE // 2)), "common": (curve[::-1],) * 3}
+    found = {(step, group): calibration.measured(values, rng, documents=60, noise=0.3)
+             for group, of_group in truth.items() for step, values in zip(STEPS, of_group)}
+    return found, np.arange(60) % 2 == 0
+
+
+def tell(monkeypatch, seed=0):
+    """Let `lineage` and `emergence` read the planted training instead of a model; returns settings of their own."""
+    monkeypatch.setattr(lineage, "sums", lambda settings, planted=checkpoints(seed): planted)
+    for module in (lineage, emergence):
+        monkeypatch.setattr(module, "stage", lambda settings, name, compute: pd.DataFrame(compute(settings)))
+    lineage.halves.cache_clear()
+    emergence._fits.cache_clear()
+    return parameters.Settings(model="planted", seed=seed)

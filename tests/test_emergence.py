@@ -1,0 +1,73 @@
+"""Phases over a planted training: absent in a homogeneous state, told when they are there, and judged by their gain."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from story import NEURONS, STEPS, tell
+
+from rare_token_neurons import calibration, claims, emergence, evidence, lines, powerlaws, trajectories
+
+
+@pytest.fixture(scope="module")
+def settings():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(emergence, "NULL_DRAWS", 40)
+        yield tell(patch)
+
+
+@pytest.fixture(scope="module")
+def phases(settings):
+    return emergence.phases(settings)
+
+
+def test_planted_phases_are_told_from_the_step_at_which_they_come(phases):
+    rare = phases[(phases["group"] == "rare") & (phases["rule"] == "change points")].set_index("step")
+    assert not rare.loc[0, "told_plateau"] and rare.loc[[16, 64], ["told_plateau", "told_decay"]].all(axis=None)
+    assert rare.loc[64, "plateau"] == pytest.approx(calibration.HEAD / NEURONS, rel=0.4)
+    assert rare.loc[64, "kappa"] == pytest.approx(calibration.SLOPES[1], abs=0.1) and abs(rare.loc[0, "kappa"]) < 0.1
+    assert (rare["p_head"] <= 0.05).equals(rare["beyond_null"]) and rare.loc[64, "beyond_null"]
+    assert np.allclose(phases[["plateau", "power_law", "decay"]].sum(axis=1), 1)
+
+
+def test_when_a_phase_is_told_first_and_for_good(phases):
+    when = emergence.when_told(phases)
+    assert when.loc[("change points", "rare", "plateau")].tolist() == [16, 16]
+    assert when.loc[("change points", "rare", "plateau beyond chance")].tolist() == [16, 16]
+    assert when.loc[("change points", "common", "plateau")].tolist() == [0, 0]
+    shuffled = phases.sample(frac=1, random_state=0)
+    pd.testing.assert_frame_equal(emergence.when_told(shuffled), when)
+
+
+def test_every_bootstrap_sample_of_the_law_finds_its_own_range(settings, monkeypatch):
+    fit = trajectories.Fit({}, {}, (0, 0), *3 * [np.zeros(1)], breaks=2)
+    values, seen = calibration.planted(NEURONS), []
+    monkeypatch.setattr(lines, "law_range", lambda sample, breaks, real=lines.law_range: seen.append(breaks) or real(sample, breaks))
+    assert emergence._law(values, fit, 0) in ("not rejected", "rejected", "cannot tell it from a lognormal")
+    assert seen == [2] * 101  # the data and 100 samples
+    ruled = trajectories.Fit({}, {}, (0, 0), *3 * [np.zeros(1)])
+    low, high = ruled.law_range(values)
+    assert np.log([low, high]) == pytest.approx(np.log(values[[calibration.TAIL - 1, calibration.HEAD]]), abs=0.4)
+    monkeypatch.setattr(powerlaws, "middle", None)
+    assert emergence._law(np.ones(NEURONS), fit, 0) == "cannot be tested (no range)"
+
+
+def test_curves_are_ranked_influence_with_a_null_beside_it(settings):
+    table = emergence.curves(settings)
+    assert set(table["null"]) <= {"lognormal", "half-normal", "exponential"}
+    last = table[(table["group"] == "rare") & (table["step"] == STEPS[-1])].set_index("rank")
+    truth = calibration.planted(NEURONS)
+    assert last.index[0] == 1 and last.index[-1] == NEURONS
+    assert np.log(last["influence"] / truth[last.index - 1]).abs().median() < 0.1
+    assert (last["null_low"] <= last["null_high"]).all() and (last["low"] <= last["high"]).all()
+
+
+def test_the_gain_is_last_less_first_and_the_claims_can_read_it(settings):
+    table = emergence.statistics(settings)
+    rows = table.set_index(["group", "rule", "statistic", "part"])["value"]
+    place = ("rare", "change points", "plateau")
+    assert rows[*place, "gain"] == pytest.approx(rows[*place, "last"] - rows[*place, "first"])
+    assert rows["rare", "", "ratio", "gain"] == pytest.approx(rows["rare", "", "ratio", "last"] / rows["rare", "", "ratio", "first"])
+    found = evidence.collect({"emergence_statistics": table})
+    emerged, before = found["C3 emergence"], found["C3 before training"]
+    assert emerged.value == rows[*place, "gain"] and 0 < emerged.low <= emerged.high and max(emerged.p) <= 0.05
+    assert before.value == 0 and before.low <= 0 <= before.high and before.positions > claims.LEAST_POSITIONS
