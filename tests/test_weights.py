@@ -1,11 +1,10 @@
 """Groups' spectra beside their controls: known answers, brute force, failures counted."""
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
-from rare_token_neurons import controls, spectra, tails, watcher, weights
+from rare_token_neurons import controls, powerlaws, spectra, tails, watcher, weights
 
 
 def noise(neurons=400, width=120, seed=0):
@@ -37,6 +36,8 @@ def test_a_planted_heavy_tailed_group_is_told_from_random_groups_and_from_its_sh
     assert (table.p_shuffled[["alpha_hill", "stable_rank", "entropy", "mp_distance"]] <= 0.03).all()
     assert table.value["alpha_hill"] == pytest.approx(1.0, abs=0.35)
     assert table.high["alpha_hill"] < table.random_low["alpha_hill"] and (table.low <= table.high).all()
+    assert np.allclose(table.difference, table.value - table.random_mean) and table.difference_high["alpha_hill"] < 0
+    assert np.allclose(table.difference_high - table.difference_low, table.high - table.low)
     assert (table.missing == 0).all() and table.random_draws["alpha_hill"] == 99 and table.shuffled_draws["alpha"] == 20
 
 
@@ -101,6 +102,16 @@ def test_standardised_rows_make_neurons_of_different_norm_alike():
     assert spectra.eigenvalues(scaled) == pytest.approx(spectra.eigenvalues(matrix, standardise=True))
 
 
+def test_the_power_law_test_is_that_of_each_spectrum():
+    rng = np.random.default_rng(4)
+    law, bent = np.sort(rng.pareto(1.5, size=400) + 1)[::-1], np.sort(rng.uniform(1, 2, size=400))[::-1]
+    table = tails.power_laws(np.stack([law, bent]), seed=3)
+    alone = powerlaws.tail(bent, draws=100, seed=3)
+    assert table.p_fit[1] == alone.p_fit and table.verdict[1] == alone.verdict and table.n[1] == alone.n
+    assert table.alpha[0] == pytest.approx(2.5, abs=0.3) and table.p_fit[0] > 0.1 and table.verdict[1] != "not rejected"
+    assert np.isfinite(table.drop(columns="verdict")).all(axis=None)
+
+
 @pytest.mark.parametrize("kind, names", [("neox-parallel", ["in", "out"]), ("llama-tied", ["gate", "up", "out"])])
 def test_rows_are_neurons(tiny, kind, names):
     subject = tiny(kind)
@@ -112,11 +123,3 @@ def test_rows_are_neurons(tiny, kind, names):
     one[neuron] = 1.0
     assert found["out"][neuron] == pytest.approx((write.weight @ one).numpy())
     assert found[names[0]][neuron] == pytest.approx(read.weight[neuron].numpy())
-
-
-def test_layers_by_name_and_the_last_ones_place():
-    assert weights.layer_of("gpt_neox.layers.2.mlp.dense_h_to_4h") == (2, "mlp.dense_h_to_4h")
-    assert weights.layer_of("model.layers.29.self_attn.q_proj") == (29, "self_attn.q_proj")
-    assert weights.layer_of("embed_out") == (-1, "embed_out")
-    table = pd.DataFrame({"matrix": ["a"] * 4 + ["b"], "layer": [3, 0, 1, 2, 0], "alpha": [2.0, 1.0, np.nan, 5.0, 9.0]})
-    assert weights.special(table, "a") == (2.0, 1, 2)

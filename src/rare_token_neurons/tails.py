@@ -8,7 +8,7 @@ are drawn with replacement.
 import numpy as np
 import pandas as pd
 
-from rare_token_neurons import controls, spectra, watcher
+from rare_token_neurons import controls, powerlaws, spectra, watcher
 
 FITS = 200  # groups that weightwatcher fits, and draws of the choice
 SIDES = {"alpha_hill": "less", "alpha_hill_half": "less", "alpha": "less", "stable_rank": "less", "entropy": "less",
@@ -74,19 +74,22 @@ def compare(own, resampled, nulls):
 
     Parameters
     ----------
-    own : one row of `measure` ; resampled : rows for the group chosen anew ; nulls : name -> rows of control groups.
+    own : one row of `measure` ; resampled : rows for the group chosen anew ; nulls : name -> rows of control groups,
+    one of them "random".
 
     Returns
     -------
     DataFrame, one row a statistic: statistic, side (of the tests: the heavier tail), value, low, high (95 % over
-    documents), for each null X_mean, X_low, X_high (95 % of the groups), p_X, X_draws; missing (the share of failed fits
-    in everything compared).
+    documents), difference, difference_low, difference_high (the same three less random_mean), for each null X_mean, X_low,
+    X_high (95 % of the groups), p_X, X_draws; missing (the share of failed fits in everything compared).
     """
     rows, everything = [], pd.concat([own, resampled, *nulls.values()])
     for statistic, side in SIDES.items():
         value = float(own[statistic].iloc[0])
         low, high = percentile_interval(value, resampled[statistic])
-        row = {"statistic": statistic, "side": side, "value": value, "low": low, "high": high}
+        centre = nulls["random"][statistic].mean()
+        row = {"statistic": statistic, "side": side, "value": value, "low": low, "high": high, "difference": value - centre,
+               "difference_low": low - centre, "difference_high": high - centre}
         for name, null in nulls.items():
             draws = null[statistic].dropna().to_numpy()
             edges = np.quantile(draws, [0.025, 0.975]) if len(draws) else (np.nan, np.nan)
@@ -100,3 +103,19 @@ def compare(own, resampled, nulls):
 def shuffles(weights, draws, seed=0):
     """A group's elements in random places, `draws` times: (m, d) -> (draws, m, d)."""
     return np.stack([spectra.shuffled(weights, seed + draw) for draw in range(draws)])
+
+
+def power_laws(values, draws=100, seed=0):
+    """The power-law test of the upper tail of each spectrum (`powerlaws.tail`).
+
+    Parameters
+    ----------
+    values : (g, m) eigenvalues ; draws : bootstrap samples a spectrum.
+
+    Returns
+    -------
+    DataFrame, one row a spectrum: alpha (exponent of the density), low, n (eigenvalues in the tail), ks, p_fit, ratio,
+    p_ratio, ratio_whole, p_whole, verdict ("rejected", "not rejected", "cannot tell it from a lognormal")
+    """
+    found = [powerlaws.tail(one, draws=draws, seed=seed) for one in np.atleast_2d(values)]
+    return pd.DataFrame([vars(one) | {"verdict": one.verdict} for one in found]).drop(columns="high")
