@@ -1,0 +1,61 @@
+"""Token-frequency scores against the definition: softmax of whole logits, KL to the unigram distribution."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from rare_token_neurons import ablation, frequency
+
+KINDS = ("neox-parallel", "llama-tied")
+
+
+def brute(subject, kept, positions, neuron):
+    """Mean change of KL(model || unigram) with one neuron at its mean, by the model's own norm and unembedding."""
+    block, t = positions.unbind(1)
+    residual = kept.residual[block, t - kept.first]
+    delta = kept.means[neuron] - kept.activations[block, t - kept.first, neuron]
+    unigram = ((subject.unigram_counts + 1) / (subject.unigram_counts + 1).sum()).log()
+    values = []
+    for stream in (residual, residual + delta[:, None] * subject.w_out[:, neuron]):
+        logits = torch.nn.functional.linear(subject.final_norm(stream), subject.unembedding, subject.unembedding_bias)
+        logs = logits.log_softmax(-1)
+        values.append((logs.exp() * (logs - unigram)).sum(-1).mean())
+    return float(values[1] - values[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kl_is_that_of_whole_logits_and_its_expansion_is_near(tiny, tokens, kind):
+    subject = tiny(kind, torch.float64, strength=4.0)
+    kept = ablation.capture(subject, tokens)
+    positions = kept.positions[::5]
+    entropy = ablation.influence(subject, kept, positions).entropy_sum.sum(0) / len(positions)
+    exact = frequency.divergences(subject, kept, positions, entropy, exact=range(subject.n_neurons))
+    expanded = frequency.divergences(subject, kept, positions, entropy)
+    for neuron in (0, 7, 31):
+        assert float(exact[neuron]) == pytest.approx(brute(subject, kept, positions, neuron), abs=1e-6)
+    assert exact.abs().max() > 1e-4
+    assert float((expanded - exact).abs().max()) < 0.05 * float(exact.abs().max())
+    assert float((expanded - exact).abs().max()) > 0  # it is an expansion
+
+
+def test_shares_say_what_vanishes():
+    assert frequency.share([2.0, 2.0, 1.0, 0.0], [0.5, 2.0, 1.5, 0.0]) == pytest.approx([0.75, 0.0, -0.5, np.nan], nan_ok=True)
+
+
+def table(n=200, seed=0):
+    """Neurons whose influence is their KL change, with an entropy change of its own."""
+    rng = np.random.default_rng(seed)
+    influence = rng.lognormal(size=n)
+    return pd.DataFrame({"neuron": np.arange(n), "influence": influence, "kl": -influence, "entropy": rng.normal(size=n),
+                         "unigram_share": influence / influence.max(), "scale_share": rng.random(n),
+                         "side": np.where(np.arange(n) % 4, "boost", "suppress"), "rare": influence >= np.sort(influence)[-10]})
+
+
+def test_overlap_is_whole_where_score_is_influence_and_chance_where_not():
+    found = frequency.overlaps(table()).set_index(["score", "side"])
+    assert (found.loc["kl", "shared"] == found.loc["kl", "k"]).all()
+    assert found.loc[("kl", "all"), "correlation"] == pytest.approx(1)
+    assert found.loc[("kl", "all"), "p"] < 1e-6 and found.loc[("entropy", "all"), "p"] > 0.01
+    assert found.loc[("entropy", "all"), "chance"] == pytest.approx(0.5)
+    assert found.loc[("kl", "boost"), "neurons"] == 150 and found.loc[("kl", "suppress"), "k"] == 2

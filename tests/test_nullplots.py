@@ -1,0 +1,59 @@
+"""The drawings of notebook 09 show what the tables say."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from rare_token_neurons import claims, contrasts, nullplots
+
+
+@pytest.fixture
+def ax():
+    """Axes of a figure that is closed afterwards."""
+    figure, axes = plt.subplots()
+    yield axes
+    plt.close(figure)
+
+
+def row(**values):
+    return {"factor": "default", "setting": "rarest 50 %, mean", "statistic": "co-activation", "direction": "greater",
+            "value": 0.2, "low": 0.1, "high": 0.3, "null": 0.0, "q": 0.004, "positions": 250, "verdict": claims.REPRODUCED} | values
+
+
+def test_the_grid_frames_what_is_reproduced_and_counts_where_it_cannot_say(ax):
+    table = pd.DataFrame([row(), row(factor="rare_of", setting="input", verdict=claims.NOT, value=-0.05, q=0.8),
+                          row(factor="layer", setting="0 (4 neurons)", verdict=claims.UNTESTED, value=np.nan, q=np.nan,
+                              positions=34)])
+    nullplots.grid(ax, table)
+    assert [text.get_text() for text in ax.texts] == ["+0.200**", "-0.050", "34 positions"]
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    assert labels == ["default: rarest 50 %, mean", "rare_of = input", "layer 0 (4 neurons)"]
+    frames = [patch for patch in ax.patches if not patch.get_fill()]
+    assert len(frames) == 1 and len(ax.patches) == 4
+    warm, cold = [patch.get_facecolor() for patch in ax.patches if patch.get_fill() and patch.get_x() == 2.5][:2]
+    assert warm[0] > warm[2] and cold[0] < cold[2]  # red on the paper's side
+    assert list(contrasts.STATISTICS).index("co-activation") == 3
+
+
+def test_stars_follow_the_adjusted_p_value():
+    assert [nullplots.stars(q) for q in (0.0005, 0.005, 0.03, 0.2, np.nan)] == ["***", "**", "*", "", ""]
+
+
+def test_departures_lie_beside_their_nulls(ax):
+    heads = pd.DataFrame({"null": ["lognormal", "shuffled labels"], "departure": [1.5, -2.0], "null_low": [-1, -0.5],
+                          "null_high": [1, 0.5], "null_mean": [0.0, 0.0], "p_plateau": [0.9, 0.01], "p_outliers": [0.02, 0.99]})
+    nullplots.departures(ax, heads)
+    dots = [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "o"]
+    assert dots == [1.5, -2.0]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["lognormal\np = 0.020", "shuffled labels\np = 0.010"]
+
+
+def test_a_true_law_runs_through_its_neurons(ax):
+    values = np.random.default_rng(0).random(2000) ** -0.5  # P(X > x) = x^-2
+    found = {"part": "upper tail", "alpha": 3.0, "low": 1.0, "high": np.nan, "n": 2000, "verdict": "not rejected"}
+    tests = pd.DataFrame([found])
+    nullplots.law(ax, values, tests, "black")
+    line = ax.lines[1]
+    x, y = line.get_xdata(), line.get_ydata()
+    assert y == pytest.approx(x**-2.0, rel=1e-6) and "not rejected" in line.get_label()

@@ -1,0 +1,38 @@
+"""Null curves of positions: labels shuffled, other positions; and that the measured head is judged against them."""
+
+import numpy as np
+import pytest
+
+from rare_token_neurons import calibration, cells, nulls, surrogates
+
+
+def effects(n=300, neurons=200, documents=40, seed=0, truth=None):
+    """Absolute changes (n, neurons) around a lognormal (or given) influence, and documents (n,)."""
+    rng = np.random.default_rng(seed)
+    truth = np.exp(rng.standard_normal(neurons)) if truth is None else truth
+    return truth * rng.lognormal(-0.5, 1.0, (n, neurons)), rng.integers(0, documents, n)
+
+
+def test_shuffled_labels_take_so_many_positions_from_both_kinds():
+    values, owners = effects()
+    values[:] = np.arange(len(values))[:, None] >= 150  # 1 where the position is common
+    rng = np.random.default_rng(0)
+    curves = surrogates.relabelled(values, owners, 150, "same_tokens", rng)
+    assert curves.shape == (surrogates.DRAWS, 200) and curves.mean() == pytest.approx(0.5, abs=0.02)
+    assert curves.mean(axis=1).std() > 0.01  # another draw each time
+    assert (np.diff(curves, axis=1) <= 0).all()
+
+
+def test_alike_positions_give_no_verdict_and_a_planted_plateau_does():
+    truth = calibration.planted(400)
+    rare, owners = effects(400, 400, truth=truth)
+    same, others = effects(400, 400, truth=truth, seed=1)
+    rng = np.random.default_rng(0)
+    x, y, curve = surrogates.measured(*cells.by_document(rare, owners), "split_half", rng)
+    alike = nulls.compare(x, y, surrogates.resampled(*cells.by_document(same, others), "split_half", rng))
+    assert alike.p_plateau > 0.05 and alike.p_outliers > 0.05
+    straight = np.arange(1, 401.0) ** -0.7
+    law = cells.by_document(*effects(400, 400, truth=straight, seed=2))
+    lawful = nulls.compare(x, y, surrogates.resampled(*law, "split_half", rng))
+    assert lawful.p_plateau < 0.05
+    assert np.corrcoef(np.log(curve), np.log(truth))[0, 1] > 0.98
