@@ -105,6 +105,9 @@ def test_greedy_search_takes_the_best_next_neuron_at_every_step(tiny, tokens, ag
         assert found.influence[step] == pytest.approx(float(scores.max()), abs=1e-8)
     assert found.neurons.tolist() == chosen
     changes = ablation.loss_changes(subject, capture, positions)
+    single = (changes.abs().mean(0) if aggregate == "mean_abs" else changes.mean(0).abs()).numpy()
+    assert found.alone[candidates] == pytest.approx(single[candidates], abs=1e-8)
+    assert np.isnan(np.delete(found.alone, candidates)).all()
     everyone = groups.greedy(subject, capture, positions, 1)
     assert everyone.neurons[0] == int(changes.abs().mean(0).argmax())
 

@@ -70,3 +70,20 @@ def test_windows_end_at_positions_and_spread_over_documents():
     assert whole[0].shape == (1, 64) and set(whole[1][:, 1].tolist()) <= {3, 20, 30, 33, 61}
     with pytest.raises(ValueError, match="Windows"):
         heads.windows(tokens, documents, positions, width=65)
+
+
+def test_windows_end_where_they_may():
+    tokens, documents = torch.arange(10 * 32).reshape(10, 32), torch.arange(10)
+    positions = torch.cartesian_prod(torch.arange(10), torch.tensor([12, 20, 23, 28]))
+    ends = positions[:, 1] == 23
+    made, kept, rows = heads.windows(tokens, documents, positions, width=16, budget=16 * 10, ends=ends)
+    assert made.shape == (10, 16) and sorted(made[:, 15].tolist()) == [32 * block + 24 for block in range(10)]
+    assert torch.unique(positions[rows, 1]).tolist() == [20, 23] and len(rows) == 20
+
+
+def test_what_is_affordable(tiny):
+    subject = tiny("llama-tied")
+    layer = sum(weight.numel() for weight in suffix.layers(subject)[0].parameters())
+    cost = 2 * 4 * 3 * layer  # a token: multiply and add, four heads in each layer, two layers from the first and one from the last
+    assert heads.affordable(subject, 8, work=cost * 50) == 48 and heads.affordable(subject, 8, work=1) == 8
+    assert heads.affordable(subject, 8, work=cost * 1e6) == 2000

@@ -71,18 +71,13 @@ def test_a_modular_group_stands_out_and_a_plain_one_does_not(rng):
     values = rng.normal(size=(1500, 200))
     values[:, :20] = activations(rng, 4, 20, strength=1.0, tokens=1500)
     matrix = geometry.correlation(values)
-    groups = controls.random_groups(200, 20, draws=60, seed=2)
-    table = networks.modularity_table(matrix, np.arange(20), groups, resolutions=(1.0, 1.2), seeds=2)
-    assert (table.z > 4).all() and (table.p < 0.04).all()
-    plain = networks.modularity_table(matrix, np.arange(100, 120), groups, resolutions=(1.0,), seeds=2)
-    assert abs(plain.z[0]) < 3 and plain.p[0] > 0.05 and plain.null_low[0] < plain.modularity[0] < plain.null_high[0]
-    again = networks.modularity_table(matrix, np.arange(100, 120), groups, resolutions=(1.0,), seeds=2)
-    assert plain.equals(again)
-
-
-def test_controls_that_do_not_differ_have_no_z():
-    table = networks.modularity_table(np.ones((9, 9)), [0, 1, 2], [[3, 4, 5], [5, 6, 7]], resolutions=(0.5,), seeds=1)
-    assert np.isnan(table.z[0]) and table.p[0] == 1
+    null = networks.modularity(geometry.within(matrix, controls.random_groups(200, 20, draws=60, seed=2)), 1.0, 2)
+    for resolution in networks.RESOLUTIONS:
+        modular = networks.modularity(matrix[:20, :20], resolution, 2)
+        assert modular > null.mean() + 4 * null.std() and controls.empirical_p(modular, null) < 0.04
+    plain = networks.modularity(matrix[100:120, 100:120], 1.0, 2)
+    assert abs(plain - null.mean()) < 3 * null.std() and null.min() < plain < null.max()
+    assert plain == networks.modularity(matrix[100:120, 100:120], 1.0, 2)
 
 
 def test_bad_input_by_name():

@@ -118,10 +118,14 @@ def synergy(joint, added, absolute):
 
 @dataclass(frozen=True)
 class Greedy:
-    """A group grown one neuron at a time: neurons (size,) in order of choice; influence (size,) of the group so far."""
+    """A group grown one neuron at a time: neurons (size,) in order of choice; influence (size,) of the group so far.
+
+    alone (neurons of the model,): each candidate's influence by itself, on the same positions; NaN for no candidate.
+    """
 
     neurons: np.ndarray
     influence: np.ndarray
+    alone: np.ndarray
 
 
 def greedy(subject, capture, positions, size=10, *, ablation="mean", aggregate="mean_abs", candidates=None, seed=0,
@@ -151,12 +155,14 @@ def greedy(subject, capture, positions, size=10, *, ablation="mean", aggregate="
         raise ValueError(f"A group of {size} cannot be chosen from {len(candidates)} neurons.")
     block, index = positions[:, 0], positions[:, 1] - capture.first
     total = torch.zeros(len(positions), dtype=torch.float64, device=subject.device)
-    current, chosen, reached = capture, [], []
+    current, chosen, reached, alone = capture, [], [], np.full(subject.n_neurons, np.nan)
     for _ in range(size):
         changes = loss_changes(subject, current, positions, ablation=ablation, seed=seed, memory_gb=memory_gb,
                                        neurons=candidates)
         joint = total[:, None] + changes.double()  # (n, candidates)
         scores = joint.abs().mean(0) if aggregate == "mean_abs" else joint.mean(0).abs()
+        if not chosen:
+            alone[candidates.cpu().numpy()] = scores.cpu().numpy()
         scores[torch.isin(candidates, torch.tensor(chosen, dtype=torch.int64, device=candidates.device))] = -1.0
         best = int(scores.argmax())
         neuron = candidates[best: best + 1]
@@ -168,4 +174,4 @@ def greedy(subject, capture, positions, size=10, *, ablation="mean", aggregate="
         residual = current.residual.clone()
         residual[block, index] += (delta @ subject.w_out[:, neuron].T.double()).to(residual.dtype)
         current = replace(current, residual=residual)
-    return Greedy(np.array(chosen, dtype=np.int64), np.array(reached))
+    return Greedy(np.array(chosen, dtype=np.int64), np.array(reached), alone)

@@ -5,8 +5,6 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from rare_token_neurons import controls, geometry
-
 RESOLUTIONS = (0.9, 1.0, 1.2)
 
 
@@ -122,28 +120,3 @@ def _modularity(network, resolution, seeds):
     partitions = [nx.community.louvain_communities(network, weight="weight", resolution=resolution, seed=seed)
                   for seed in range(seeds)]
     return float(np.mean([nx.community.modularity(network, one, weight="weight", resolution=1.0) for one in partitions]))
-
-
-def modularity_table(matrix, group, groups, *, resolutions=RESOLUTIONS, seeds=5, weights="positive"):
-    """A group's modularity against groups of the same size.
-
-    Parameters
-    ----------
-    matrix : (neurons, neurons) correlations ; group : (m,) ; groups : (g, m) control groups.
-    resolutions, seeds, weights : see `modularity`.
-
-    Returns
-    -------
-    DataFrame, one row a resolution: modularity, null_mean, null_low, null_high (95 %), z (NaN where the controls do
-    not differ), p (two-sided, empirical).
-    """
-    rows = []
-    for resolution in resolutions:
-        value = float(modularity(geometry.within(matrix, group), resolution, seeds, weights))
-        null = modularity(geometry.within(matrix, groups), resolution, seeds, weights)
-        spread = np.nanstd(null, ddof=1)
-        low, high = np.nanquantile(null, [0.025, 0.975])
-        rows.append({"resolution": resolution, "modularity": value, "null_mean": np.nanmean(null), "null_low": low,
-                     "null_high": high, "z": (value - np.nanmean(null)) / spread if spread > 1e-12 else np.nan,
-                     "p": controls.empirical_p(value, null)})
-    return pd.DataFrame(rows)
