@@ -13,7 +13,7 @@ import pandas as pd
 import papermill
 import pytest
 
-from rare_token_neurons import claims, paths, run, spectra
+from rare_token_neurons import claims, evidence, paths, run, spectra
 from rare_token_neurons.notebooks import defaults, find
 
 NOTEBOOKS = find()
@@ -95,6 +95,83 @@ def check_03(tree):
     assert not np.allclose(*(influence.loc[influence["group"] == name, "mean_abs"] for name in ("rare", "common")))
 
 
+def check_04(tree):
+    phases, curves, top, rankings, ancestry, statistics = (
+        read(tree, f"emergence_{name}") for name in ("phases", "curves", "top_groups", "rankings", "ancestry", "statistics"))
+    steps = sorted(read(tree, "checkpoints")["step"])
+    for table in (phases, curves, top, ancestry):
+        assert sorted(table["step"].unique()) == steps and set(table["group"]) == {"rare", "common"}
+    assert np.allclose(phases[["plateau", "power_law", "decay"]].sum(axis=1), 1) and (phases["positions"] == POSITIONS).all()
+    assert (curves["low"] <= curves["high"]).all() and curves["influence"].min() >= 0
+    lead = top[top["chosen"] == "then"].pivot(index="step", columns="group", values="ratio")
+    assert lead["rare"].iloc[-1] > 1.5 * lead["rare"].iloc[0]  # a few neurons come to matter far more than the rest
+    assert lead["common"].iloc[-1] > lead["common"].iloc[0] > 1
+    last = top[top["step"] == steps[-1]].pivot(index="group", columns="chosen", values="ratio")
+    assert np.allclose(last["then"], last["today"])
+    ancient = top[(top["step"] == 0) & (top["chosen"] == "today")]  # untrained, today's top neurons are like any others
+    assert (ancient["median_rank"] > 100).all() and (ancient["ratio"] < 2).all()
+    pairs = rankings.set_index(["first_group", "first_step", "second_group", "second_step"])["correlation"]
+    assert pairs["rare", steps[-1], "rare", steps[-1]] > 0.4  # the ceiling: documents agree on the ranking
+    assert pairs["rare", 0, "rare", steps[-1]] < 0.3 and rankings["jaccard"].between(0, 1).all()
+    assert len(ancestry) == 2 * 27 * len(steps) and ancestry["rank"].between(1, 1536).all()
+    part = statistics.set_index(["group", "rule", "statistic", "part"])["value"].sort_index()
+    assert part["rare", "", "ratio", "gain"] == pytest.approx(lead["rare"].iloc[-1] / lead["rare"].iloc[0])
+    gained = part["rare", "change points", "plateau"]
+    assert gained["gain"] == pytest.approx(gained["last"] - gained["first"])
+    found = evidence.collect({"emergence_statistics": statistics})  # C3 can be judged by it
+    assert all(np.isfinite([found[name].low, found[name].high]).all() for name in ("C3 emergence", "C3 before training"))
+    assert len(found["C3 emergence"].p) == 2 and found["C3 emergence"].positions == POSITIONS
+
+
+def check_05(tree):
+    dimension, variance = read(tree, "activation_dimension"), read(tree, "activation_variance")
+    rows = dimension.set_index(["where", "group", "statistic"]).sort_index()
+    for where in ("rare", "all"):
+        exact, whole = (rows.loc[(where, "rare", name)] for name in ("effective dimension", "whole components"))
+        assert exact["size"] == 27 and 1 / 27 < exact["value"] <= whole["value"] + 1e-9 < exact["value"] + 1 / 27
+        assert exact["low"] < exact["value"] < exact["high"] and exact["random_low"] < exact["random"] < exact["random_high"]
+        assert 1 / 1001 <= exact["p_random"] <= 1 and exact["constant"] == 0
+        for kind in ("random", "matched"):  # what the claims take
+            assert exact[f"less_{kind}"] == pytest.approx(exact["value"] - exact[kind])
+            assert exact[f"less_{kind}_low"] < exact[f"less_{kind}"] < exact[f"less_{kind}_high"]
+        curve = variance[(variance["where"] == where) & (variance["group"] == "rare")]["value"].to_numpy()
+        assert (np.diff(curve) > -1e-9).all() and (curve < 0.95).sum() + 1 == round(27 * whole["value"])
+    few, many = (rows.loc[(where, "rare", "effective dimension")] for where in ("rare", "all"))
+    assert many["tokens"] > 10 * few["tokens"] and few["random"] < many["random"]  # few positions, few dimensions
+    training = read(tree, "activations_over_training")
+    assert set(training["step"]) == set(read(tree, "losses")["step"]) and set(training["group"]) == {"rare", "last rare"}
+    last = training[(training["step"] == training["step"].max()) & (training["where"] == "rare") & (training["group"] == "rare")]
+    last = last.set_index(["statistic", "measure"])["value"]
+    assert last["effective dimension", "correlation"] == pytest.approx(few["value"], abs=1e-5)
+
+
+def check_06(tree):
+    table, pairs = read(tree, "coactivation"), read(tree, "coactivation_matrix")
+    rows = table.set_index(["where", "group", "relation", "measure", "statistic"]).sort_index()
+    values = rows["value"]
+    assert (values.xs("mean absolute", level="statistic") >= values.xs("mean", level="statistic").abs()).all()
+    assert values.xs("negative share", level="statistic").between(0, 1).all()
+    for relation in ("within", "between"):  # what the claims take
+        row = rows.loc["rare", "rare", relation, "correlation", "mean"]
+        for kind in ("random", "matched"):
+            assert row[f"less_{kind}_low"] < row[f"less_{kind}"] < row[f"less_{kind}_high"] and 0 < row[f"p_{kind}"] <= 1
+            assert row[f"less_{kind}"] == pytest.approx(row["value"] - row[kind])
+    for (where, group), block in pairs[pairs["i"] != pairs["j"]].groupby(["where", "group"]):
+        if group == "rare":  # the heat map shows what the table says
+            for measure in ("correlation", "cosine"):
+                assert block[measure].mean() == pytest.approx(values[where, "rare", "within", measure, "mean"], abs=1e-5)
+        else:  # and a typical random or matched group
+            null = rows.loc[where, "rare", "within", "correlation", "mean"]
+            assert null[f"{group}_low"] < block["correlation"].mean() < null[f"{group}_high"]
+    spread = read(tree, "coactivation_distribution")
+    shares = spread.groupby(["where", "relation", "measure", "set"])["share"].sum()
+    assert len(shares) == 2 * 2 * 2 * 3 and np.allclose(shares, 1)
+    rare = spread[(spread["set"] == "rare") & (spread["left"] < -1e-9)]  # the bins below 0
+    negative = rare.groupby(["where", "relation", "measure"])["share"].sum()
+    for place, share in negative.items():
+        assert share == pytest.approx(values[(place[0], "rare", *place[1:], "negative share")], abs=1e-6)
+
+
 def check_11(tree):
     table = pd.read_parquet(tree / "data/results/all-models" / f"positions={POSITIONS}" / "claims.parquet")
     assert table.groupby("model", sort=False).size().to_dict() == dict.fromkeys(
@@ -117,7 +194,97 @@ def check_11(tree):
     assert (mine.loc[few, "verdict"] == "cannot be tested").all() and not few["C1"]
 
 
-CHECKS = {"01": check_01, "02": check_02, "03": check_03, "11": check_11}
+def check_08(tree):
+    overlap, modules, joint, search, heads, layers, rankings = (read(tree, name) for name in (
+        "overlap", "modules", "group_ablation", "greedy_search", "heads", "head_layers", "rankings"))
+    top = overlap[overlap["group"]].set_index(["first", "second"])
+    assert (top["k"] == 27).all() and (top["p"] < 1e-6).all() and (top["jaccard"] > top["null_high"]).all()
+    assert (rankings["correlation"] > 0.3).all()
+    main = modules[modules["main"]].iloc[0]
+    assert modules["main"].sum() == 1 and main["size"] == 27 and 1 < main["communities"] < 27
+    for kind in ("random", "matched"):
+        assert (modules[f"{kind}_low"] < modules[f"{kind}_high"]).all() and modules[f"p_{kind}"].between(2 / 201 - 1e-9, 1).all()
+        assert main[f"less_{kind}_low"] < main[f"less_{kind}"] == main["value"] - main[kind] < main[f"less_{kind}_high"]
+    assert (modules["value"] > 0).all() and main["low"] < main["value"] < main["high"]
+    whole, null = joint[joint["group"] == "rare"].iloc[0], joint[joint["group"] == "random"]
+    assert len(null) == 100 and whole["joint"] > null["joint"].max()  # the group matters more than any random one
+    assert whole["ratio_low"] < whole["ratio"] < whole["ratio_high"]
+    assert search["size"].tolist() == list(range(1, 11)) and search["neuron"].is_unique and search["shared"].is_monotonic_increasing
+    assert search["neuron"][0] == search["best"][0] and search["gain"][0] == 1
+    assert (search["greedy"] > search["random_high"]).all() and search["greedy"].iloc[-1] > search["greedy"].iloc[0]
+    assert heads.groupby("layer").size().to_dict() == {0: 6, 1: 6, 2: 6} and (heads["rare"] > 1e-4).all()
+    assert heads["rare_positions"].iloc[0] > 50 and heads["tokens"].iloc[0] <= 2000
+    moved = layers.set_index("layer")  # parallel blocks: the last layer's heads cannot reach its MLP
+    assert (moved.loc[2, ["value", "random", "matched"]] == 0).all() and (moved.loc[[0, 1], "random"] > 0).all()
+
+
+def check_10(tree):
+    names = ("portraits", "portrait_tokens", "portrait_contexts", "portrait_targets", "portrait_histograms", "influence", "positions")
+    portraits, tokens, contexts, targets, histograms, influence, positions = (read(tree, name) for name in names)
+    top = portraits[portraits["top"]].sort_values("rank")
+    assert list(top["rank"]) == list(range(1, 11)) and len(portraits) == 1536
+    rare = influence[influence["group"] == "rare"].set_index("neuron")
+    assert set(rare["mean_abs_a"].nlargest(10).index) == set(top["neuron"])
+    assert np.allclose(rare.loc[portraits["neuron"], "mean_abs_b"], portraits["rare"]) and portraits["share"].between(0, 1).all()
+    assert top["correlation"].abs().median() > 1.3 * portraits["correlation"].abs().median()  # they write along or against frequency
+    assert set(contexts["document"]) <= set(positions.loc[positions["half"] == "B", "document"])
+    for table, count in ((tokens, 24), (contexts, 4), (histograms, 42)):
+        assert table.groupby("neuron").size().to_dict() == dict.fromkeys(top["neuron"], count)
+    assert (tokens["effect"] > 0).eq(tokens["side"] == "promoted").all() and (tokens["count_text"] > 0).all()
+    assert (targets["change"] > 0).eq(targets["side"] == "rises").all() and targets["n"].min() >= 5
+    assert np.allclose(histograms.groupby("neuron")[["all", "rare", "common"]].sum(), 1)
+
+
+def check_07(tree):
+    groups, over, values = (read(tree, name) for name in ("weight_groups", "weights_over_training", "weight_eigenvalues"))
+    rare = groups[(groups["group"] == "rare") & (groups["rows"] == "raw")].set_index(["statistic", "matrix"])
+    assert dict(zip(groups["matrix"], groups["weights"])) == {"in": "W_in", "out": "W_out"}
+    assert (rare["size"] == 27).all() and (groups["missing"] < 0.2).all()
+    assert (rare.loc["alpha_hill", ["random_draws", "matched_draws"]] == 1000).all(axis=None)
+    assert (rare.loc["entropy", "value"] < rare.loc["entropy", "shuffled_low"]).all()  # shared directions, not elements
+    assert ((groups["low"] <= groups["value"]) & (groups["value"] <= groups["high"])).all()
+    chosen = read(tree, "positions").query("half == 'A'")["group"].value_counts()
+    assert groups.groupby("group")["positions"].first().to_dict().items() >= {"rare": chosen["rare"], "common": chosen["common"]}.items()
+    entropy = over[(over["statistic"] == "entropy") & (over["kind"] == "own")]
+    assert (entropy.loc[entropy["step"] == 0, "p_random"] > 0.02).all()  # untrained weights: any group is like any other
+    assert (entropy.loc[entropy["step"] == entropy["step"].max(), "p_random"] < 0.02).all()
+    start = values[(values["step"] == 0) & (values["kind"] == "random")]
+    law = spectra.mp_edges(27 / start["columns"].iloc[0])
+    for _, rows in start.groupby("matrix"):
+        assert law[0] * 0.85 < rows["relative"].min() < law[0] * 1.15 and law[1] * 0.85 < rows["relative"].max() < law[1] * 1.3
+    bulk, layers, laws = (read(tree, name) for name in ("weight_bulk_fits", "weight_layers", "weight_power_laws"))
+    assert bulk.groupby(["revision", "matrix", "kind"]).size().to_dict().items() >= {("step0", "in", "random"): 20}.items()
+    assert set(laws["kind"]) == {"rare", "random", "shuffled"} and laws["p_fit"].between(0, 1).all()
+    shuffled = laws[(laws["kind"] == "shuffled") & (laws["revision"] == laws["revision"].iloc[-1])]
+    assert (shuffled["verdict"] == "not rejected").mean() < 0.1  # noise is no power law
+    alphas = layers.groupby("step")["alpha"].median()
+    assert set(layers["layer"]) == {0, 1, 2} and alphas.iloc[-1] < 0.7 * alphas.loc[0]
+
+
+def check_09(tree):
+    heads, laws, promises = (read(tree, name) for name in ("null_heads", "power_laws", "promises"))
+    assert heads["null"].tolist() == ["lognormal", "half-normal", "exponential", "untrained model", "shuffled labels",
+                                      "common, same number", "common, same loss"]
+    assert heads[["p_plateau", "p_outliers", "p_share"]].gt(0).all(None) and (heads["null_low"] < heads["null_high"]).all()
+    found, rare = (float(word) for word in heads["note"].iloc[-1].replace(",", "").split() if word.replace(".", "").isdigit())
+    assert found == pytest.approx(rare, abs=0.5)  # the matched positions are as hard
+    assert len(laws) == 4 and (laws["alpha"] > 1).all() and laws["verdict"].str.contains("rejected|cannot").all()
+    assert (promises["runs"] == 10).all() and (promises["kept"] >= 8).all()
+    grid, layers, neurons = (read(tree, name) for name in ("robustness", "layers_sampled", "frequency_neurons"))
+    settings = grid.loc[grid["factor"] != "layer", ["factor", "setting"]].drop_duplicates()
+    assert len(settings) == 19 and grid[["factor", "setting", "statistic"]].duplicated().sum() == 0
+    tested = grid[grid["verdict"] != claims.UNTESTED]
+    assert (tested["positions"] >= 100).all() and (tested["q"] >= tested["p"] - 1e-12).all() and len(tested) < len(grid)
+    assert grid.loc[grid["factor"].eq("rarest 5 %"), "verdict"].eq(claims.UNTESTED).all()  # so few in so little text
+    assert layers.groupby("layer").size().to_dict() == {0: 32, 1: 32, 2: 32} and (layers[["rare", "common"]] > 0).all(None)
+    assert len(neurons) == 1536 and neurons["rare"].sum() == 27 and (neurons[["unigram_share", "scale_share"]] <= 1).all(None)
+    top = neurons.nlargest(50, "influence")
+    assert top["entropy"].abs().median() > 2 * neurons["entropy"].abs().median()
+    influence = read(tree, "influence").query("group == 'rare'").sort_values("neuron")["mean_abs"]
+    assert neurons["influence"].corr(influence.reset_index(drop=True), method="spearman") > 0.8
+
+
+CHECKS = {"01": check_01, "02": check_02, "03": check_03, "11": check_11, "08": check_08, "09": check_09, "10": check_10, "04": check_04, "05": check_05, "06": check_06, "07": check_07}
 
 
 @by_name
