@@ -104,7 +104,7 @@ def draw(ax, row, limits):
         ax.plot([row["low"], row["high"]], [-0.2, -0.2], color=plots.COLORS["all"], linewidth=1, zorder=3)
         ax.plot(row["value"], -0.2, "o", color=plots.COLORS["all"], markersize=4.5, fillstyle=FILLS[row["verdict"]],
                 markerfacecoloralt="white", zorder=4)
-        ax.plot([], [], "-o", color=plots.COLORS["all"], linewidth=1, markersize=4.5, label="here, 95 % over documents")
+        ax.plot([], [], "-o", color=plots.COLORS["all"], linewidth=1, markersize=4.5, label="here, 95 % interval")
     words = f"{row['verdict']}: {row['reason']}"
     ax.text(0, 1.02, textwrap.shorten(words, 66), transform=ax.transAxes, fontsize=6, va="top",
             fontweight="bold" if row["verdict"] == REPRODUCED else "normal")
