@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from rare_token_neurons import comparisons, controls, curves, documents, geometry, influences, networks, passes
-from rare_token_neurons import resampling, store, tables, trajectories
+from rare_token_neurons import resampling, tables, trajectories
 
 DRAWS = 1000  # of documents, and of the null
 READS = curves.READS
@@ -110,10 +110,3 @@ def prominence(settings):
         return made.astype({"size": "Int64"})
 
     return tables.stage(settings, "prominence", compute, reads=READS, inputs=passes.model_inputs(settings), modules=MODULES)
-
-
-def refresh(settings):
-    """`prominence` for a model whose influence was measured on this machine; the table of any other stays as it lies."""
-    kept = store.CACHE / "tables" / settings.results.name
-    if any(kept.glob("influence-*.parquet")) and (settings.results / "influence.parquet").exists():
-        prominence(settings)
