@@ -6,6 +6,7 @@ from rare_token_neurons import plots
 
 LABELS = {"random": "random groups, 95 %", "matched": "matched groups, 95 %"}
 NAMES = {"rare": "rare group"}
+LEAST_SHARE = 0.001  # of the pairs: emptier bins at the ends are not drawn
 
 
 def of_groups(ax, rows):
@@ -36,7 +37,7 @@ def of_curve(ax, x, rows, *, color, label):
     for end in ("low", "high"):
         ax.plot(x, rows[f"matched_{end}"], color=plots.GREY, linewidth=0.8, linestyle="--",
                 label=LABELS["matched"] if end == "low" else None)
-    plots.band(ax, x, rows["low"], rows["high"], color=color)
+    plots.band(ax, x, rows["low"], rows["high"], color=color, label="group, 95 % over documents")
     ax.plot(x, rows["value"], color=color, label=label, zorder=4)
 
 
@@ -55,8 +56,8 @@ def over_steps(ax, rows):
 def of_pairs(ax, sets):
     """How the pairs of a group are spread, over random groups (their mean and 95 % band) and matched ones (mean, dashed).
 
-    sets : "rare", "random" and, where there are such, "matched" -> DataFrame, one row a bin, with left, share, low, high,
-    pairs.
+    sets : "rare", "random" and, where there are such, "matched" -> DataFrame, one row a bin, with left, share, low,
+    high.
     """
     def closed(rows, column):  # the last bin has a right edge too
         left = rows["left"].to_numpy()
@@ -67,12 +68,19 @@ def of_pairs(ax, sets):
                     linewidth=0, label=LABELS["random"])
     styles = {"random": {"color": plots.GREY, "linewidth": 0.8, "label": "random groups, mean"},
               "matched": {"color": plots.GREY, "linewidth": 0.8, "linestyle": "--", "label": "matched groups, mean"},
-              "rare": {"color": plots.COLORS["rare"], "label": f"rare group (n = {sets['rare']['pairs'].iloc[0]:,} pairs)"}}
+              "rare": {"color": plots.COLORS["rare"], "label": NAMES["rare"]}}
     for name, style in styles.items():
         if name in sets:
             ax.step(*closed(sets[name], "share"), where="post", **style)
-    seen = np.flatnonzero(sets["rare"]["share"] + sets["random"]["high"] > 0)
-    ax.set_xlim(edges[seen[0]], edges[seen[-1] + 1])
+
+
+def reach(bins):
+    """The ends of the bins that hold more than 0.1 % of the pairs of some set: (low, high).
+
+    bins : DataFrame, rows of one measure with left, share.
+    """
+    seen = bins.loc[bins["share"] > LEAST_SHARE, "left"]
+    return seen.min(), seen.max() + np.diff(np.unique(bins["left"])).min()
 
 
 def against(row):
