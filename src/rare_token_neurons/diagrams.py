@@ -1,4 +1,4 @@
-"""Drawing the tables of `overlaps`, `routes` and `ensembles`: rankings against each other, communities, groups of neurons."""
+"""Drawing the tables of notebook 08: rankings against each other, heads, communities, groups of neurons."""
 
 import numpy as np
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
@@ -44,7 +44,8 @@ def overlap(ax, rows):
     plots.band(ax, some["k"], some["null_low"], some["null_high"], label="unrelated rankings, 95 %", alpha=0.5)
     ax.plot(some["k"], some["null_jaccard"], color=plots.GREY, linewidth=0.8)
     ax.axvline(some.loc[some["group"], "k"].iloc[0], color=plots.GREY, linewidth=0.6, linestyle=":")
-    ax.set(xscale="log", xlabel="k, neurons in each top set", ylabel="Jaccard index of the two sets", ylim=(0, 1.5 * rows["high"].max()))
+    ax.set(xscale="log", xlabel="k, neurons in each top set", ylabel="Jaccard index of the two sets",
+           ylim=(0, 1.5 * rows["high"].max()))
     ax.set_yticks([tick for tick in ax.get_yticks() if tick <= 1])
     _plain(ax.xaxis)
     ax.legend(loc="upper left")
@@ -53,7 +54,7 @@ def overlap(ax, rows):
 def communities(ax, rows, *, limit=0.6):
     """Correlations inside a group, neurons in order of community, a frame around each.
 
-    rows : `ensembles.members` of one revision and group.
+    rows : `communities.members` of one revision and group.
     """
     order = rows.drop_duplicates("i").sort_values(["community", "i"])
     matrix = rows.pivot(index="i", columns="j", values="correlation").loc[order["i"], order["i"]]

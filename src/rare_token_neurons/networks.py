@@ -102,13 +102,14 @@ def modularity(block, resolution=1.0, seeds=5, weights="positive"):
     ----------
     block : (..., m, m) correlation matrices.
     resolution : above 1 finds smaller communities.
-    seeds : number of runs.
+    seeds : the runs' seeds, or their number (from 0 on).
 
     Returns
     -------
     (...) float, NaN where the graph has no edge.
     """
     block = np.asarray(block)
+    seeds = range(seeds) if np.ndim(seeds) == 0 else seeds
     flat = block.reshape(-1, *block.shape[-2:])
     values = np.array([_modularity(graph(one, weights), resolution, seeds) for one in flat])
     return values.reshape(block.shape[:-2])[()]
@@ -118,5 +119,5 @@ def _modularity(network, resolution, seeds):
     if not network.size(weight="weight") > 0:
         return np.nan
     partitions = [nx.community.louvain_communities(network, weight="weight", resolution=resolution, seed=seed)
-                  for seed in range(seeds)]
+                  for seed in seeds]
     return float(np.mean([nx.community.modularity(network, one, weight="weight", resolution=1.0) for one in partitions]))
