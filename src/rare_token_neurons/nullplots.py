@@ -50,7 +50,7 @@ def departures(ax, heads):
     smaller = heads[["p_plateau", "p_outliers"]].min(axis=1)
     ax.set_yticks(range(len(heads)), [f"{name}\np = {p:.3f}" for name, p in zip(heads["null"], smaller)], fontsize=6)
     ax.set_ylim(len(heads) - 0.4, -0.6)
-    ax.set_xlabel("head's departure $D$ (e-folds of rank)")
+    ax.set_xlabel("head's departure $D$\n(e-folds of rank)")
 
 
 def law(ax, values, tests, color):
