@@ -6,7 +6,7 @@ groups of the same size.
 
 import numpy as np
 
-from rare_token_neurons import comparisons, controls, geometry, networks, overlaps, resampling
+from rare_token_neurons import activations, comparisons, controls, geometry, networks, overlaps, resampling
 
 DRAWS = 200  # control groups of a kind: communities are not cheap
 BASELINES = 10  # of them, whose communities are found anew for every draw of documents
@@ -74,7 +74,7 @@ def _modularity(settings, revision, where, weights, resolution, main):
 
 def compared(settings, revision, where):
     """The sample of half B, the rare group without constant neurons, and its control groups."""
-    sample, group = overlaps.measured(settings, revision, where), overlaps.rare_group(settings, revision)
+    sample, group = activations.sample(settings, revision, where), overlaps.rare_group(settings, revision)
     group = group[np.isin(group, sample.living)]
     return sample, group, comparisons.control_groups(sample, group, DRAWS, settings.seed)
 

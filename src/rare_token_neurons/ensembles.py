@@ -6,7 +6,7 @@ The group is chosen on half A of the documents and measured on half B, against r
 import numpy as np
 import torch
 
-from rare_token_neurons import ablation, comparisons, controls, groups, influences, networks, overlaps, passes, resampling
+from rare_token_neurons import ablation, activations, comparisons, controls, groups, influences, networks, overlaps, passes, resampling
 from rare_token_neurons import tables
 
 DRAWS = 100  # control groups of a kind: joint ablations are not cheap
@@ -37,7 +37,7 @@ def joint(settings):
     def rows(revision):
         subject, kept = passes.captured(settings, revision)
         positions, documents = scattered(settings, "B", POSITIONS)
-        sample, group = overlaps.measured(settings, revision, "all"), overlaps.rare_group(settings, revision)
+        sample, group = activations.sample(settings, revision, "all"), overlaps.rare_group(settings, revision)
         group = group[np.isin(group, sample.living)]
         nulls = comparisons.control_groups(sample, group, DRAWS, settings.seed)
         sets = np.concatenate([group[None], *nulls.values()])

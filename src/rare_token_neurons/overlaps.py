@@ -14,7 +14,6 @@ from rare_token_neurons import checkpoints, comparisons, influences, networks, p
 SIZES = (5, 10, 20, 50, 100, 200, 500)  # top-k sets, beside the rare group's own size
 PAIRS = (("rare", "common"), ("rare", "rare"), ("common", "common"))  # half A, half B
 RESAMPLES = 500  # draws of documents
-MOST_TOKENS = 10_000  # of all scored positions, evenly spaced
 READS = ("steps", "ablation", *tables.POSITION_PARAMETERS)
 
 
@@ -34,15 +33,6 @@ def rare_group(settings, revision):
     """The rare group of one checkpoint, chosen on half A: (m,) int, most influential first."""
     influence = influences.influence(settings)
     return influences.rare_group(influence[influence["revision"] == (revision or "")])
-
-
-@lru_cache(maxsize=2)
-def measured(settings, revision, where):
-    """The `comparisons.Sample` of half B of one checkpoint: at rare positions, or (where = "all") at up to 10,000 of all."""
-    values, documents = passes.activations(settings, revision, where, half="B")
-    kept = np.linspace(0, len(values) - 1, min(len(values), MOST_TOKENS)).round().astype(int)
-    w_out = passes.captured(settings, revision)[0].w_out.cpu().numpy()
-    return comparisons.sample(values[kept], documents[kept], w_out)
 
 
 @lru_cache(maxsize=1)

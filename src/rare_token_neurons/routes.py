@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from rare_token_neurons import checkpoints, comparisons, controls, heads, networks, overlaps, passes, store, tables, text
+from rare_token_neurons import activations, checkpoints, comparisons, controls, heads, networks, overlaps, passes, store, tables, text
 
 WIDTH = 32  # tokens a window
 SHUFFLES = 10_000  # of the labels rare and common
@@ -131,7 +131,7 @@ def head_layers(settings):
     """
 
     def rows(revision):
-        found, sample = _effects(settings, revision), overlaps.measured(settings, revision, "all")
+        found, sample = _effects(settings, revision), activations.sample(settings, revision, "all")
         documents, group = found["documents"][found["rare"]], overlaps.rare_group(settings, revision)
         group = group[np.isin(group, sample.living)]
         nulls = comparisons.control_groups(sample, group, seed=settings.seed)
