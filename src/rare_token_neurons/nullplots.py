@@ -88,15 +88,16 @@ def stars(q):
     return next((mark for level, mark in STARS if q < level), "")
 
 
-def grid(ax, table):
-    """The robustness grid: a row a setting, a column a statistic.
+def grid(ax, table, rows=0):
+    """The robustness grid: a row a setting, a column a statistic of the table.
 
     Colour: distance from the null in half-widths of the 95 % interval, red where it lies on the paper's side. A frame marks
     what the claims rule calls reproduced, a dashed one partly; grey cells cannot be tested.
 
-    table : from `robustness.robustness`.
+    table : from `robustness.robustness`, or some of its rows ; rows : height of the axes in rows, at least.
     """
-    names, columns = list(dict.fromkeys(table.apply(label, axis=1))), list(contrasts.STATISTICS)
+    names = list(dict.fromkeys(table.apply(label, axis=1)))
+    columns = [name for name in contrasts.STATISTICS if name in set(table["statistic"])]
     scale = Normalize(-MOST, MOST)
     for row in table.to_dict("records"):
         x, y = columns.index(row["statistic"]), names.index(label(row))
@@ -113,7 +114,7 @@ def grid(ax, table):
                                    linestyle="-" if row["verdict"] == claims.REPRODUCED else (0, (2, 1.5)), zorder=3))
     ax.set_xticks(range(len(columns)), [SHORT[name] for name in columns])
     ax.set_yticks(range(len(names)), names)
-    ax.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(names) - 0.5, -0.5))
+    ax.set(xlim=(-0.5, len(columns) - 0.5), ylim=(max(len(names), rows) - 0.5, -0.5))
     ax.tick_params(length=0, labeltop=True, labelbottom=False)
     for spine in ax.spines.values():
         spine.set_visible(False)

@@ -7,11 +7,10 @@ import torch
 from rare_token_neurons import cells, claims, contrasts, controls, passes, prefixes, store, tables, weights
 
 READS = ("steps", "ablation", "aggregate", "ranking", *tables.POSITION_PARAMETERS)
-WIDTH = 31  # tokens that a prediction sees, where earlier layers are ablated
+WIDTH = 20  # tokens that a prediction sees, where single layers are ablated
 LAYER_POSITIONS = 250  # rare ones, and as many common ones
-MOST_LAYERS = 6  # evenly spaced, the first and the last among them
 NEURONS = (12, 32)  # sampled a layer: at least, at most
-BUDGET = 96  # sampled neurons in all layers together, between these bounds
+BUDGET = 360  # sampled neurons in all layers together, between these bounds
 TOP = 0.25  # of the sampled neurons: the group of a layer
 LAYER_CLAIM = claims.Claim("C1", contrasts.LEAN.statistic, "greater", part="in a layer", controls=("random groups",))
 
@@ -37,10 +36,9 @@ def measured(settings, cell, rows, pool):
                               kept.activations[block, t - kept.first].cpu().numpy(), subject.w_out.cpu().numpy(), inward)
 
 
-def sampled_layers(count):
-    """The layers that are measured, and how many of their neurons: int (layers,), int."""
-    layers = np.unique(np.linspace(0, count - 1, min(count, MOST_LAYERS)).round().astype(int))
-    return layers, int(np.clip(BUDGET // len(layers), *NEURONS))
+def sampled(n_layers):
+    """How many neurons of each layer are measured, int."""
+    return int(np.clip(BUDGET // n_layers, *NEURONS))
 
 
 def windows(settings):
@@ -57,13 +55,13 @@ def windows(settings):
 
 
 def layers(settings):
-    """Loss changes of neurons sampled from earlier and the final layer, by exact recomputation of the layers above.
+    """Loss changes of neurons sampled from every layer, by exact recomputation of the layers above.
 
     Returns
     -------
     DataFrame, one row (layer, neuron): layer (from 0), neuron, rare, common (mean |change| on half B, nats), value, low, high
     (lean of the layer's top quarter, chosen on half A, over that of random quarters), p, positions (rare ones of half B),
-    documents: the same in all rows of a layer
+    documents: the same in all rows of a layer; fewer than 100 positions leave value, low, high, p empty
     """
 
     def compute():
@@ -74,9 +72,8 @@ def layers(settings):
         ablation = "zero" if settings.ablation == "zero" else "mean"
         with store.clock("ablation"):
             kept = prefixes.record(subject, torch.from_numpy(made))
-            places, size = sampled_layers(subject.n_layers)
-            generator, rows = np.random.default_rng(settings.seed), []
-            for layer in places:
+            generator, rows, size = np.random.default_rng(settings.seed), [], sampled(subject.n_layers)
+            for layer in range(subject.n_layers):
                 neurons = np.sort(generator.choice(len(kept.means[layer]), size, replace=False))
                 effects = np.abs(prefixes.neuron_changes(kept, layer, neurons, ablation=ablation).double().cpu().numpy())
                 rows.append(_layer(effects, rare, owners, in_b, settings.seed).assign(layer=layer, neuron=neurons))
@@ -87,13 +84,15 @@ def layers(settings):
 
 def _layer(effects, rare, owners, in_b, seed):
     """One layer's rows: effects (n, m) absolute changes."""
-    m = effects.shape[1]
-    members = np.argsort(-effects[rare & ~in_b].mean(axis=0), kind="stable")[: int(np.ceil(TOP * m))]
-    parts = {"rare": rare & in_b, "common": ~rare & in_b}
-    random = controls.random_groups(m, len(members), contrasts.GROUPS, seed)
+    m, parts = effects.shape[1], {"rare": rare & in_b, "common": ~rare & in_b}
+    fewest = int(min(part.sum() for part in (rare & ~in_b, *parts.values())))
+    found = claims.Evidence(p=(np.nan,), positions=fewest)
     of_b, documents = ({name: values[one] for name, one in parts.items()} for values in (effects, owners))
-    found = contrasts.lean(of_b, documents, members, {"random": random}, seed=seed)
-    return pd.DataFrame({name: values.mean(axis=0) for name, values in of_b.items()}).assign(
+    if fewest >= contrasts.LEAST:
+        members = np.argsort(-effects[rare & ~in_b].mean(axis=0), kind="stable")[: int(np.ceil(TOP * m))]
+        random = controls.random_groups(m, len(members), contrasts.GROUPS, seed)
+        found = contrasts.lean(of_b, documents, members, {"random": random}, seed=seed)
+    return pd.DataFrame({name: values.sum(axis=0) / max(1, len(values)) for name, values in of_b.items()}).assign(
         value=found.value, low=found.low, high=found.high, p=found.p[0], positions=found.positions,
         documents=len(np.unique(owners[in_b])))
 
@@ -118,7 +117,7 @@ def robustness(settings):
                 items.append((contrasts.STATISTICS[name], item))
         for layer, part in layers(settings).groupby("layer"):
             one = part.iloc[0]
-            rows.append({"factor": "layer", "setting": f"{layer} ({len(part)} neurons)", "statistic": "rare against common",
+            rows.append({"factor": "layer", "setting": str(layer), "statistic": "rare against common",
                          "documents": one["documents"]})
             items.append((LAYER_CLAIM, claims.Evidence(one["value"], one["low"], one["high"], 0.0, (one["p"],),
                                                        int(one["positions"]))))

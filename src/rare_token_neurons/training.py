@@ -96,9 +96,14 @@ class Batches:
         return torch.from_numpy(self.tokens[place * BATCH : (place + 1) * BATCH])
 
 
+def half_is_fast():
+    """Whether this processor multiplies bfloat16 matrices at speed; with AVX2 alone they take a hundred times as long."""
+    return not torch.backends.cpu.get_cpu_capability().startswith(("AVX2", "DEFAULT"))
+
+
 def token_losses(model, tokens):
-    """Loss of every next token in nats, float32 (blocks, length - 1), under bfloat16 autocast."""
-    with torch.autocast("cpu", torch.bfloat16):
+    """Loss of every next token in nats, float32 (blocks, length - 1), under bfloat16 autocast where that is fast."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=half_is_fast()):
         hidden = model.base_model(tokens).last_hidden_state[:, :-1].flatten(0, 1)  # (blocks * (length - 1), d)
         logits = model.get_output_embeddings()(hidden)  # slicing these instead would copy them
     losses = cross_entropy(logits.float(), tokens[:, 1:].flatten(), reduction="none")
