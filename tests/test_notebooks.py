@@ -332,6 +332,20 @@ def test_the_cell_after_the_parameters_checks_them(notebook):
     assert "parameters.check(globals()" in cells[place + 1].source
 
 
+def test_a_changed_parameter_computes_only_what_depends_on_it(smoke):
+    cache = smoke / "data/cache"
+
+    def kept():
+        return {path for pattern in ("tables/**/*.parquet", "mini-pythia/*.safetensors", "token-ids/*.safetensors")
+                for path in cache.glob(pattern)}
+
+    before = kept()
+    done = command(smoke, "03", "--model", "mini-pythia", "-p", "positions", str(POSITIONS), "-p", "aggregate", "abs_mean")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    made = sorted(path.name.rsplit("-", 1)[0] for path in kept() - before)
+    assert made == ["phases", "prominence", "rank_curves"]  # neither the text's tables, nor losses, nor influences, nor passes
+
+
 # ---- how they read
 
 
