@@ -43,7 +43,7 @@ def revisions(settings):
 
 @contextlib.contextmanager
 def opened(folder):
-    """{name: safetensors slice} of the floating-point tensors of a checkpoint; single numbers (old mask constants) left out."""
+    """{name: safetensors slice} of a checkpoint's floating-point tensors but single numbers (mask constants of old files)."""
     with contextlib.ExitStack() as stack:
         found = {}
         for path in sorted(folder.glob("*.safetensors")):
@@ -179,28 +179,36 @@ def weights(settings):
                               "weight_hash": [checkpoints.weight_hash(settings.model, name) for name in names]})
         several = len(names) > 1
         distances, sketches, unfit = walk(settings.model, names) if several else (np.nan, np.zeros((1, 1)), [""])
-        steps = [checkpoints.step_of(name) for name in names]
-        return pd.concat([table.assign(distance=distances), audit.judge(settings.model, names, steps, sketches, unfit)], axis=1)
+        judged = audit.judge(settings.model, names, [checkpoints.step_of(name) for name in names], sketches, unfit)
+        return pd.concat([table.assign(distance=distances), judged], axis=1)
 
     inputs = {} if settings.recompute == "never" else {str(name): checkpoints.weight_hash(settings.model, name)
                                                        for name in revisions(settings)}
     return tables.stage(settings, "checkpoints", compute, reads=("model", "steps"), inputs=inputs, modules=["histories"])
 
 
+def _audited(settings):
+    """Whether figures over training ask the audit: steps asked for stay, and drawing may find no table."""
+    there = settings.recompute != "never" or (settings.results / "checkpoints.parquet").exists()
+    return there and not settings.steps and revisions(settings) != [None]
+
+
 @lru_cache(maxsize=1)
 def flagged(settings):
-    """The flagged rows of the table `checkpoints`; none where steps are asked for, which stay, or there is no table to draw."""
-    drawn = settings.recompute == "never" and not (settings.results / "checkpoints.parquet").exists()
-    if settings.steps or drawn or revisions(settings) == [None]:
-        return pd.DataFrame({"revision": [], "reason": []})
+    """{revision: reason} of the checkpoints that figures over training do without; {} where `steps` are asked for."""
+    if not _audited(settings):
+        return {}
     table = weights(settings)
-    return table[table["flagged"]]
+    return table[table["flagged"]].set_index("revision")["reason"].to_dict()
 
 
 def left_out(settings):
-    """One sentence on the checkpoints that figures over training do without; "" where that is none."""
-    found = [f"{row.revision} {row.reason}" for row in flagged(settings).itertuples()]
-    return f"**Left out**, since the audit of notebook 02 flags {'it' if len(found) == 1 else 'them'}: {'; '.join(found)}." * bool(found)
+    """One sentence on the checkpoints that figures over training do without; "" where there was no audit."""
+    if not _audited(settings):
+        return ""
+    found = [f"{revision} {reason}" for revision, reason in flagged(settings).items()]
+    return (f"**Left out**, since the audit of notebook 02 flags {'it' if len(found) == 1 else 'them'}: {'; '.join(found)}."
+            if found else "The audit of notebook 02 flags no checkpoint: none is left out.")
 
 
 def main(argv=None):
@@ -212,8 +220,8 @@ def main(argv=None):
     """
     parser = argparse.ArgumentParser(
         prog="python -m rare_token_neurons audit",
-        description="Hash, step and distance in weight space of every checkpoint of a model; repeats, strangers, checkpoints out "
-        "of order and known issues are flagged. Exit code 1 when there is one.")
+        description="Hash, step and distance in weight space of every checkpoint of a model; repeats, strangers, checkpoints "
+        "out of order and known issues are flagged. Exit code 1 when there is one.")
     parser.add_argument("model", metavar="MODEL", help=parameters.HELP["model"])
     try:
         settings = parameters.check({"model": parser.parse_args(argv).model})

@@ -16,8 +16,7 @@ def revisions(settings, default="last"):
     known = histories.revisions(settings)
     if settings.steps or default != "all":
         return known if settings.steps else known[-1:]
-    bad = set(histories.flagged(settings)["revision"])
-    return [name for name in known if name not in bad]
+    return [name for name in known if name not in histories.flagged(settings)]
 
 
 def model_inputs(settings, default="last"):
