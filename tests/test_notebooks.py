@@ -76,7 +76,7 @@ def check_01(tree):
 
 def check_02(tree):
     checkpoints, losses = read(tree, "checkpoints"), read(tree, "losses")
-    assert (checkpoints["repeat_of"] == "").all() and checkpoints["weight_hash"].is_unique
+    assert (checkpoints["repeat_of"] == "").all() and checkpoints["weight_hash"].is_unique and not checkpoints["flagged"].any()
     curve = losses.pivot(index="step", columns="group", values="loss").sort_index()
     assert list(curve.index) == sorted(checkpoints["step"])
     assert curve.loc[0, "all"] == pytest.approx(np.log(8192), abs=0.3)  # an untrained model knows nothing

@@ -6,6 +6,7 @@ from importlib import import_module
 COMMANDS = {  # command: (module, what it does)
     "run": ("run", "run notebooks with papermill, parameters checked before anything starts"),
     "sweep": ("sweep", "run a grid of settings, one row of a CSV file each"),
+    "audit": ("histories", "check a model's checkpoints: repeats, jumps, known issues"),
     "suite": ("training", "train mini-pythia's checkpoints"),
     "bench": ("bench", "time the ablation of every neuron"),
 }

@@ -1,4 +1,4 @@
-"""What each checkpoint is and how well it predicts: weight hashes and losses (notebook 02)."""
+"""How well each checkpoint predicts: losses over training (notebook 02)."""
 
 import numpy as np
 import pandas as pd
@@ -7,23 +7,6 @@ from rare_token_neurons import ablation, checkpoints, passes, store, tables
 from rare_token_neurons.paths import RESULTS
 
 MEMORY_GB = 1.0  # working memory of the losses
-
-
-def weights(settings, default="all"):
-    """One row a checkpoint: revision, step, weight_hash, repeat_of (an earlier revision with the same weights, or "")."""
-
-    def compute():
-        names = passes.revisions(settings, default)
-        table = pd.DataFrame({"revision": [name or "" for name in names],
-                              "step": pd.array([checkpoints.step_of(name) for name in names], dtype="Int64"),
-                              "weight_hash": [checkpoints.weight_hash(settings.model, name) for name in names]})
-        first = table.groupby("weight_hash")["revision"].transform("first")
-        return table.assign(repeat_of=first.where(first != table["revision"], ""))
-
-    inputs = {} if settings.recompute == "never" else {name: checkpoints.weight_hash(settings.model, name)
-                                                       for name in passes.revisions(settings, default)}
-    return tables.stage(settings, "checkpoints", compute, reads=("steps",), inputs={str(k): v for k, v in inputs.items()},
-                        modules=["checkpoints"])
 
 
 def losses(settings, default="all"):

@@ -5,20 +5,18 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from rare_token_neurons import ablation, checkpoints, store, tables, text
+from rare_token_neurons import ablation, checkpoints, histories, store, tables, text
 
 
 def revisions(settings, default="last"):
-    """The revisions that the settings ask for: `steps`, or the last or all of a model's checkpoints; [None] without any."""
-    known = checkpoints.revisions(settings.model)
-    if settings.steps:
-        wanted = [f"step{step}" for step in settings.steps]
-        missing = [name for name in wanted if name not in known]
-        if missing:
-            raise FileNotFoundError(f"{settings.model} has no {missing[0]}; "
-                                    f"it has {', '.join(known) or 'no checkpoints'}.")
-        return wanted
-    return (known if default == "all" else known[-1:]) or [None]
+    """The revisions that the settings ask for: `steps`, or the last or all of a model's checkpoints; [None] without any.
+
+    "all" leaves out what the audit flags (`histories.left_out` says so); steps asked for stay.
+    """
+    known = histories.revisions(settings)
+    if settings.steps or default != "all":
+        return known if settings.steps else known[-1:]
+    return [name for name in known if name not in histories.flagged(settings)]
 
 
 def model_inputs(settings, default="last"):
