@@ -3,6 +3,7 @@
 from contextlib import contextmanager
 
 import torch
+from transformers.models.olmo.modeling_olmo import OlmoLayerNorm
 
 from rare_token_neurons.ablation import capture, references
 from rare_token_neurons.predictions import unigram_direction
@@ -10,9 +11,12 @@ from rare_token_neurons.predictions import unigram_direction
 
 @contextmanager
 def exact_norms(model):
-    """RMS norms that keep the dtype: transformers computes them in float32 whatever comes in."""
-    norms = [module for module in model.modules() if hasattr(module, "variance_epsilon")]
+    """RMS norms, and OLMo's norms without weights, that keep the dtype: transformers computes them in float32."""
+    norms = [module for module in model.modules() if hasattr(module, "variance_epsilon") or isinstance(module, OlmoLayerNorm)]
     for norm in norms:
+        if isinstance(norm, OlmoLayerNorm):
+            norm.forward = lambda x: torch.nn.functional.layer_norm(x, x.shape[-1:], eps=1e-5)
+            continue
         norm.forward = lambda x, norm=norm: norm.weight * (x / (x.square().mean(-1, keepdim=True) + norm.variance_epsilon).sqrt())
     try:
         yield

@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from rare_token_neurons import checkpoints, text, training
+from rare_token_neurons import checkpoints, subjects, text, training
 
 TINY = dict(width=32, layers=2, heads=2, mlp=64, vocabulary=61)
 STEPS = 12
@@ -277,7 +277,7 @@ def test_a_saved_checkpoint_is_the_model_rounded_to_bfloat16(tmp_path):
     assert opened.dtype == torch.bfloat16
     assert_equal_states(opened.state_dict(), {name: weight.bfloat16() for name, weight in expected.items()})
     assert len(opened.gpt_neox.rotary_emb.inv_freq) == 2  # a quarter of 16, in pairs
-    subject = checkpoints.dissect(AutoModelForCausalLM.from_pretrained(tmp_path / "step0", dtype=torch.float32))
+    subject = subjects.dissect(AutoModelForCausalLM.from_pretrained(tmp_path / "step0", dtype=torch.float32))
     assert torch.equal(subject.w_out, expected["gpt_neox.layers.1.mlp.dense_4h_to_h.weight"].bfloat16().float())
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from rare_token_neurons import checkpoints, text
+from rare_token_neurons import checkpoints, subjects, text
 from rare_token_neurons.ablation import TOLERANCE, capture, influence, loss_changes
 
 SHAPES = {  # the final layers of Pythia: width, layers, heads, neurons, vocabulary
@@ -39,7 +39,7 @@ def subject_of(model, whole=True):
     network = GPTNeoXForCausalLM(GPTNeoXConfig(
         vocab_size=vocabulary, hidden_size=width, num_hidden_layers=layers if whole else 1, num_attention_heads=heads,
         intermediate_size=neurons, max_position_embeddings=BLOCK, attn_implementation="eager"))
-    return checkpoints.dissect(network, model_id=str(model))
+    return subjects.dissect(network, model_id=str(model))
 
 
 def tokens_of(subject, n):

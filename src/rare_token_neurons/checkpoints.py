@@ -1,4 +1,4 @@
-"""Suites of checkpoints: finding one, loading it, and taking its final layer apart.
+"""Suites of checkpoints: finding one, and loading it as a `subjects.Subject`.
 
 Every model comes from a folder of safetensors, wherever it was found: the embedded `mini-pythia` and
 `smollm2`, a local folder, or a hub repository (`owner/name`, downloaded and kept by huggingface_hub).
@@ -6,7 +6,6 @@ Every model comes from a folder of safetensors, wherever it was found: the embed
 
 import hashlib
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import huggingface_hub
@@ -14,120 +13,17 @@ import numpy as np
 import torch
 from huggingface_hub import errors as hub_errors
 from safetensors import SafetensorError
-from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from rare_token_neurons import smollm2
 from rare_token_neurons.paths import MINI_PYTHIA, shown
+from rare_token_neurons.subjects import dissect
 
 transformers_logging.disable_progress_bar()  # hundreds of lines in a notebook
 HUB_FILES = ["*.safetensors", "*.json", "*.txt", "tokenizer*"]
 HUB_FAILURES = (hub_errors.HTTPError, hub_errors.HFValidationError, OSError)  # an answer, a connection; a name; offline
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
-
-
-@dataclass
-class Subject:
-    """A language model and the pieces of its final layer, under one name whatever the family.
-
-    Shapes: d = width of the residual stream. No weight requires a gradient.
-    """
-
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase | None
-    model_id: str
-    revision: str | None
-    step: int | None
-    family: str
-    mlp_out: nn.Module  # its INPUT is the neurons' activations, (blocks, length, neurons)
-    final_norm: nn.Module  # its INPUT is the final residual stream, (blocks, length, d)
-    norm: str  # "layer" (centres) or "rms"
-    norm_gain: Tensor  # (d,)
-    norm_bias: Tensor | None  # (d,)
-    norm_eps: float
-    w_out: Tensor  # (d, neurons): column i holds the output weights of neuron i
-    w_in: dict[str, Tensor]  # each (neurons, d): row i holds the input weights of neuron i
-    unembedding: Tensor  # (vocabulary, d)
-    unembedding_bias: Tensor | None  # (vocabulary,)
-    unigram_counts: Tensor | None = None  # (vocabulary,) float64, for the unigram direction
-
-    @property
-    def n_neurons(self):
-        """Neurons of the final layer's MLP."""
-        return self.w_out.shape[1]
-
-    @property
-    def d_model(self):
-        """Width of the residual stream."""
-        return self.w_out.shape[0]
-
-    @property
-    def n_vocab(self):
-        """Rows of the unembedding."""
-        return self.unembedding.shape[0]
-
-    @property
-    def n_layers(self):
-        """Layers of the model."""
-        return self.model.config.num_hidden_layers
-
-    @property
-    def dtype(self):
-        """float32 or float64."""
-        return self.w_out.dtype
-
-    @property
-    def device(self):
-        """Where the weights are."""
-        return self.w_out.device
-
-
-def _gpt_neox(model):
-    mlp, norm = model.gpt_neox.layers[-1].mlp, model.gpt_neox.final_layer_norm
-    return dict(mlp_out=mlp.dense_4h_to_h, final_norm=norm, norm="layer", norm_gain=norm.weight, norm_bias=norm.bias,
-                norm_eps=norm.eps, w_out=mlp.dense_4h_to_h.weight, w_in={"in": mlp.dense_h_to_4h.weight})
-
-
-def _llama(model):
-    mlp, norm = model.model.layers[-1].mlp, model.model.norm
-    return dict(mlp_out=mlp.down_proj, final_norm=norm, norm="rms", norm_gain=norm.weight, norm_bias=None,
-                norm_eps=norm.variance_epsilon, w_out=mlp.down_proj.weight,
-                w_in={"gate": mlp.gate_proj.weight, "up": mlp.up_proj.weight})
-
-
-FAMILIES = {"gpt_neox": _gpt_neox, "llama": _llama}
-
-
-def dissect(model, tokenizer=None, *, model_id="", revision=None, step=None):
-    """The final layer's pieces of a Hugging Face causal language model.
-
-    Parameters
-    ----------
-    model : PreTrainedModel of a family in `FAMILIES`, any floating dtype.
-
-    Returns
-    -------
-    Subject
-
-    Raises
-    ------
-    ValueError
-        An unknown family, a weight that is not finite, or a tokenizer with more entries than the embedding has rows.
-    """
-    family = model.config.model_type
-    if family not in FAMILIES:
-        raise ValueError(f"{model_id or 'the model'} is of the family {family!r}; known are {', '.join(FAMILIES)}.")
-    model.requires_grad_(False).eval()
-    for name, weight in model.named_parameters():
-        if not torch.isfinite(weight).all():
-            raise ValueError(f"The weight {name} of {model_id or 'the model'} holds values that are not finite.")
-    head = model.get_output_embeddings()
-    if tokenizer is not None and len(tokenizer) > head.weight.shape[0]:
-        raise ValueError(f"The tokenizer of {model_id or 'the model'} has {len(tokenizer):,} entries, "
-                         f"its unembedding only {head.weight.shape[0]:,} rows.")
-    return Subject(model=model, tokenizer=tokenizer, model_id=model_id, revision=revision, step=step, family=family,
-                   unembedding=head.weight, unembedding_bias=getattr(head, "bias", None), **FAMILIES[family](model))
 
 
 def step_of(revision):

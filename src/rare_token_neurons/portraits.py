@@ -13,7 +13,7 @@ import torch
 
 from rare_token_neurons import ablation, influences, passes, tables, traits
 from rare_token_neurons.ablation import Capture
-from rare_token_neurons.checkpoints import Subject
+from rare_token_neurons.subjects import Subject
 
 TOP = 10  # neurons portrayed
 LISTED = 12  # tokens a list

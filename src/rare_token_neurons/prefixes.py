@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
-from rare_token_neurons.checkpoints import Subject
 from rare_token_neurons.predictions import full_precision
-from rare_token_neurons.suffix import MLP_OUT, find, layers, replacement
+from rare_token_neurons.subjects import Subject
+from rare_token_neurons.suffix import MLP_OUT, arguments, find, layers, replacement
 
 ROWS = 1024  # (window, neuron) pairs at a time
 
@@ -28,7 +28,7 @@ class Prefixes:
     keys: list[Tensor]  # layer -> of the tokens before, (n, heads, length - 1, width)
     values: list[Tensor]
     means: list[Tensor]  # layer -> mean activation of its MLP's neurons over the second halves of the windows, float64
-    turn: tuple[Tensor, Tensor]  # the rotary embedding's cosine and sine at the last position
+    options: dict  # what else the layers take at the last position: a rotary embedding's cosine and sine, where there is one
     cache: str  # the name under which the family's layers take keys and values
 
 
@@ -54,8 +54,7 @@ def record(subject, windows, *, batch=64):
     modules = [find(layer, MLP_OUT) for layer in stack]
 
     def enter(module, inputs, named):
-        seen[module] = inputs[0] if inputs else named["hidden_states"]
-        seen["options"] = named
+        seen[module], seen["options"] = arguments(module, inputs, named)
 
     def add(module, inputs):
         sums[modules.index(module)] += inputs[0][:, late:].sum((0, 1), dtype=torch.float64)
@@ -73,7 +72,8 @@ def record(subject, windows, *, batch=64):
     hidden, keys, values = ([torch.cat(parts) for parts in zip(*made)] for made in zip(*kept))
     count = len(windows) * (windows.shape[1] - 1 - late)
     cache = next(name for name in ("layer_past", "past_key_values") if name in seen["options"])
-    turn = tuple(part[:1, -1:] for part in seen["options"]["position_embeddings"])
+    turn = seen["options"].get("position_embeddings")  # learned positions are in the input of the first layer already
+    turn = {"position_embeddings": tuple(part[:1, -1:] for part in turn)} if turn else {}
     return Prefixes(subject, windows[:, -1], hidden, keys, values, [total / count for total in sums], turn, cache)
 
 
@@ -97,7 +97,7 @@ def losses(prefixes, rows, layer, module=None, edit=None, copies=1):
         before = (part[index][rows].repeat_interleave(copies, 0) for part in (prefixes.keys, prefixes.values))
         return tuple(torch.cat(pair, 2) for pair in zip(before, (key, value)))
 
-    options = {"attention_mask": None, "position_embeddings": prefixes.turn, prefixes.cache: SimpleNamespace(update=update)}
+    options = {"attention_mask": None, prefixes.cache: SimpleNamespace(update=update)} | prefixes.options
     state = prefixes.hidden[layer][rows].repeat_interleave(copies, 0)
     hook = module.register_forward_pre_hook(lambda _, inputs: (edit(inputs[0]),)) if module is not None else None
     try:

@@ -5,13 +5,14 @@ one module of that layer reads, at every position of the blocks, and reads off w
 final layer's neurons. The result is that of hooks on the whole model, for the cost of the layers from there on.
 """
 
+import inspect
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from rare_token_neurons.checkpoints import Subject
 from rare_token_neurons.predictions import full_precision
+from rare_token_neurons.subjects import Subject
 
 # Where the families keep their layers, and in a layer what writes into the residual stream.
 LAYERS = ("layers", "h", "decoder.layers")
@@ -28,6 +29,12 @@ def find(module, paths):
         except AttributeError:
             continue
     raise ValueError(f"A {type(module).__name__} has none of {', '.join(paths)}: its family is not known here.")
+
+
+def arguments(layer, inputs, named):
+    """What a layer was called with: its input (blocks, length, d), and the other arguments by their names."""
+    given = dict(zip(inspect.signature(layer.forward).parameters, inputs)) | named
+    return given.pop("hidden_states"), given
 
 
 def layers(subject):
@@ -77,8 +84,9 @@ def record(subject, tokens, positions, modules=(), *, first=3, batch=8):
         hidden, options = [], {}
 
         def enter(module, inputs, named, hidden=hidden, options=options):
-            hidden.append(inputs[0] if inputs else named["hidden_states"])
-            options.update({name: value for name, value in named.items() if name != "hidden_states"})
+            entered, others = arguments(module, inputs, named)
+            hidden.append(entered)
+            options.update(others)
 
         def add(module, inputs):
             sums[module] = sums[module] + inputs[0][:, first:-1].sum((0, 1), dtype=torch.float64)

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 # weightwatcher 0.7.7 takes the decisions below by default or by version: each argument of `analyze` has its name here.
 ANALYZE = dict(layers=[], min_evals=8, max_evals=15000, min_size=None, max_size=None, max_N=100_000, glorot_fix=False,
@@ -119,4 +120,4 @@ def linear_layers(model):
     """Name and weight of each linear layer of a model but the unembedding, in the model's order."""
     head = model.get_output_embeddings()
     return {name: module.weight for name, module in model.named_modules()
-            if isinstance(module, nn.Linear) and module is not head}
+            if isinstance(module, (nn.Linear, Conv1D)) and module is not head}
