@@ -15,8 +15,7 @@ def revisions(settings, default="last"):
         wanted = [f"step{step}" for step in settings.steps]
         missing = [name for name in wanted if name not in known]
         if missing:
-            raise FileNotFoundError(f"{settings.model} has no {missing[0]}; "
-                                    f"it has {', '.join(known) or 'no checkpoints'}.")
+            raise FileNotFoundError(checkpoints.no_revision(settings.model, missing[0]))
         return wanted
     return (known if default == "all" else known[-1:]) or [None]
 
@@ -27,6 +26,11 @@ def model_inputs(settings, default="last"):
         return {}
     names = revisions(settings, default)
     return tables.text_inputs(settings) | {name or "": checkpoints.weight_hash(settings.model, name) for name in names}
+
+
+def load(settings, revision=None):
+    """A checkpoint of the settings' model as a Subject (see `checkpoints.load`)."""
+    return checkpoints.load(settings.model, revision, device=settings.device, keep_weights=settings.keep_weights)
 
 
 def capture(settings, subject, blocks_table):
@@ -51,7 +55,7 @@ def capture(settings, subject, blocks_table):
 @lru_cache(maxsize=1)
 def captured(settings, revision=None):
     """A checkpoint (None: the last) as a Subject with the text's unigram counts, and its Capture of the blocks."""
-    subject = checkpoints.load(settings.model, revision, device=settings.device)
+    subject = load(settings, revision)
     subject.unigram_counts = torch.from_numpy(_unigram_counts(settings, subject.n_vocab)).to(subject.device)
     return subject, capture(settings, subject, tables.blocks(settings))
 
