@@ -7,12 +7,14 @@ https://github.com/huggingface/huggingface_hub/issues/4196), and a rate limit is
 
 import json
 import os
+import re
 from functools import lru_cache
 from pathlib import Path
 
 import httpx2
 from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_url, snapshot_download
 from huggingface_hub import errors as hub_errors
+from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import WeakFileLock, build_hf_headers, disable_progress_bars, get_session, hf_raise_for_status
 from tqdm import tqdm
 
@@ -22,6 +24,7 @@ from rare_token_neurons.patience import NO_NETWORK, HubError, in_words, patientl
 
 disable_progress_bars()  # one for each small file
 MEMORY = CACHE / "hub"
+WEIGHTS = re.compile(r"[^/]+\.safetensors")  # not those of subfolders, which are for other programs
 SMALL_FILES = ["*.json", "*.txt", "tokenizer.model"]  # beside the weights, nothing else is asked for
 
 
@@ -53,7 +56,8 @@ def branches(model):
 @lru_cache(maxsize=None)
 def _resolved(model, revision):
     """A revision (None: main) with its commit, the same one throughout a process."""
-    with in_words(model, f"its {revision or 'main'}"):
+    revision = revision or constants.DEFAULT_REVISION
+    with in_words(model, f"its {revision}"):
         return patiently(lambda: HfApi().resolve_revision(model, revision=revision))
 
 
@@ -67,7 +71,7 @@ def _announced(model, commit):
             if not _snapshot(model, commit).exists():
                 raise
             return {path.name: None for path in _snapshot(model, commit).glob("*.safetensors")}
-        lfs = {entry.path: getattr(entry, "lfs", None) for entry in tree if entry.path.endswith(".safetensors")}
+        lfs = {entry.path: entry.lfs for entry in tree if isinstance(entry, RepoFile) and WEIGHTS.fullmatch(entry.path)}
         known = {name: info and info.sha256 for name, info in sorted(lfs.items())}
         if all(known.values()):
             _remember(model, weights={commit: known})
@@ -129,8 +133,8 @@ def snapshot(model, revision=None, *, weights=True, keep_weights=True):
     for name, announced in names.items():
         if announced not in (None, found[name]):
             _delete(folder / name)
-            raise ValueError(f"{name} of {model!r} at {resolved} is damaged (its sha256 is not the one that the hub announces): "
-                             "it is deleted, and the next run downloads it again.")
+            raise ValueError(f"{name} of {model!r} at {resolved} is damaged (its sha256 is not the one that the hub "
+                             "announces): it is deleted, and the next run downloads it again.")
     if names:
         _remember(model, weights={commit: found})
     return folder
