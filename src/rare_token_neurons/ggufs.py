@@ -1,5 +1,6 @@
 """GGUF files: dequantised once with transformers and kept as a float32 folder of safetensors, which later uses load."""
 
+import json
 from functools import lru_cache
 from pathlib import Path
 
@@ -46,10 +47,20 @@ def convert(path, target):
     """
     try:
         AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(target)
-        _dequantised(path).save_pretrained(target)
+        model = _dequantised(path)
+        _drop_made_up_tokens(target / "tokenizer.json", model.config.vocab_size)
+        model.save_pretrained(target)
     except Exception as error:  # numpy, gguf, tokenizers and transformers raise what comes
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"The GGUF file {shown(path)} cannot be read: {reason}") from None
+
+
+def _drop_made_up_tokens(path, rows):
+    """Without the <|endoftext|> that transformers adds to a byte-level vocabulary that has none (such as Llama 3's)."""
+    content = json.loads(path.read_text())
+    real = [token for token in content["added_tokens"] if token["id"] < rows]
+    if len(real) < len(content["added_tokens"]):
+        path.write_text(json.dumps(content | {"added_tokens": real}))
 
 
 def _dequantised(path):
