@@ -212,7 +212,7 @@ def weight_hash(model, revision=None):
         with _known_revision(model, revision):
             found = downloads.digests(model, revision)
     if not found:
-        found = {path.name: store.file_hash(path) for path in locate(model, revision).glob("*.safetensors")}
+        found = {path.name: store.sha256(path) for path in locate(model, revision).glob("*.safetensors")}
     return hashlib.sha256(b"".join(bytes.fromhex(found[name]) for name in sorted(found))).hexdigest()
 
 

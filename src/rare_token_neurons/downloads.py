@@ -129,7 +129,7 @@ def snapshot(model, revision=None, *, weights=True, keep_weights=True):
     with in_words(model, f"its {resolved}"):
         folder = Path(patiently(lambda: snapshot_download(model, revision=resolved, allow_patterns=[*SMALL_FILES, *names],
                                                            ignore_patterns="*/*")))
-    found = {name: store.file_hash(folder / name) for name in names}
+    found = {name: store.sha256(folder / name) for name in names}
     for name, announced in names.items():
         if announced not in (None, found[name]):
             _delete(folder / name)

@@ -34,7 +34,7 @@ def folder(path):
 
 @lru_cache(maxsize=None)
 def _hash(path, size, time):
-    return store.file_hash(path)
+    return store.sha256(path)
 
 
 def convert(path, target):

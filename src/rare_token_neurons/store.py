@@ -83,7 +83,7 @@ def write_table(path, table):
 def _seal(path):
     """Write the sha256 of a finished file beside it, so that damage is seen when it is read."""
     with new_file(f"{path}.sha256") as temporary:
-        temporary.write_text(file_hash(path) + "\n")
+        temporary.write_text(sha256(path) + "\n")
 
 
 def _whole(path):
@@ -91,7 +91,7 @@ def _whole(path):
     seal = Path(f"{path}.sha256")
     if not (path.exists() and seal.exists()):
         return False
-    if file_hash(path).encode() == seal.read_bytes().strip():
+    if sha256(path).encode() == seal.read_bytes().strip():
         return True
     print(f"{shown(path)} is damaged and is made again.")
     path.unlink()
@@ -103,8 +103,8 @@ def digest(content):
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def file_hash(path):
-    """sha256 of a file's bytes."""
+def sha256(path):
+    """sha256 of a file's bytes, in hexadecimal."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
