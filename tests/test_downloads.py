@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import socket
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from hubserver import Hub, commit_of
-from huggingface_hub import constants
+from huggingface_hub import close_session, constants
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from rare_token_neurons import checkpoints, downloads, paths
@@ -53,6 +55,9 @@ def hub(repositories, tmp_path, monkeypatch):
     with Hub(repositories) as running:
         at(running.url, monkeypatch)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        close_session()
         monkeypatch.setattr(downloads, "MEMORY", tmp_path / "memory")
         yield running
     forget()
@@ -184,8 +189,8 @@ def test_a_dropped_connection_goes_on_where_it_was(hub, tmp_path, reset, monkeyp
     whole = hub.repositories[REPOSITORY]["step512"][WEIGHTS]
     hub.drop += [(WEIGHTS, 300_000), (WEIGHTS, 200_000)]
     if reset:  # the peer's reset instead of its end
-        monkeypatch.setattr(hub.server, "shutdown_request", lambda request: (
-            request.setsockopt(1, 13, b"\1\0\0\0\0\0\0\0"), request.close()))  # SO_LINGER of 0 seconds
+        linger = socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)  # for no time
+        monkeypatch.setattr(hub.server, "shutdown_request", lambda request: (request.setsockopt(*linger), request.close()))
     folder = checkpoints.locate(REPOSITORY, "step512")
     assert (folder / WEIGHTS).read_bytes() == whole
     ranges = hub.asked(WEIGHTS)
@@ -307,13 +312,14 @@ def test_a_notebook_runs_from_the_hub_one_checkpoint_at_a_time(repositories, tmp
                  "-p", "text", "novels.txt", "-p", "counts", "counts.npy", "--log-level", "ERROR", "--no-progress-bar"]
     with Hub(repositories) as hub:
         environment = os.environ | {"PYTHONPATH": str(tmp_path / "src"), "HF_ENDPOINT": hub.url, "OMP_NUM_THREADS": "1",
-                                    "HF_HOME": str(tmp_path / "home"), "JUPYTER_PREFER_ENV_PATH": "1"}
+                                    "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1",
+                                    "JUPYTER_PREFER_ENV_PATH": "1"}
         for again in (False, True):
             done = subprocess.run(papermill, cwd=tmp_path, env=environment, capture_output=True, text=True)
             assert done.returncode == 0, done.stderr[-2000:]
             asked = [path.split("/")[4] for verb, path, _ in hub.log if verb == "GET" and path.endswith(WEIGHTS)]
             assert set(asked) == (set() if again else {commit_of(REPOSITORY, f"step{step}") for step in (0, 143000)})
-            assert len(list((tmp_path / "home/hub").glob("models--*/snapshots/*/*.safetensors"))) == 1
+            assert held(tmp_path) == ({commit_of(REPOSITORY, "step143000")}, 1)
             hub.log.clear()
     path = next((tmp_path / "data/results/lab--tiny-pythia").rglob("influence.parquet"))
     table = pd.read_parquet(path)

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import sys
 import time
 
 import httpx2
@@ -46,6 +47,8 @@ def patiently(call, *, progress=lambda: 0):
             wait = _wait(error, tries, begun=now > 0)
             if wait is None or tries == TRIES:
                 raise
+        if wait > 5:
+            print(f"The hub is busy; the next try is in {wait} s.", file=sys.stderr)
         time.sleep(wait)
 
 
