@@ -2,12 +2,10 @@
 
 import json
 import shutil
-from unittest import mock
 
 import numpy as np
 import pytest
 import torch
-from huggingface_hub import errors as hub_errors
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (AutoModelForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM,
@@ -363,58 +361,3 @@ def test_other_programs_open_the_same_files(folder):
     """Nothing here is a format of its own."""
     plain = AutoModelForCausalLM.from_pretrained(folder)
     assert torch.equal(plain.get_output_embeddings().weight, checkpoints.load(str(folder)).unembedding)
-
-
-# ---- the hub, played by a folder
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    """A repository "lab/pythia" with the branches main, step0, step16; what is asked for is noted."""
-    asked = []
-    for name in ("main", "step0", "step16"):
-        network(seed=len(name)).save_pretrained(tmp_path / name)
-        words().save_pretrained(tmp_path / name)
-
-    def snapshot_download(model, *, revision, allow_patterns):
-        asked.append((model, revision, allow_patterns))
-        if model != "lab/pythia":
-            raise hub_errors.RepositoryNotFoundError("404\nA long explanation.", response=mock.MagicMock())
-        if not (tmp_path / (revision or "main")).exists():
-            raise hub_errors.RevisionNotFoundError("404\nA long explanation.", response=mock.MagicMock())
-        return str(tmp_path / (revision or "main"))
-
-    branches = [mock.Mock() for _ in range(3)]
-    for branch, name in zip(branches, ("step16", "main", "step0")):
-        branch.name = name
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    monkeypatch.setattr("huggingface_hub.list_repo_refs", lambda model: mock.Mock(branches=branches))
-    return asked
-
-
-def test_a_hub_model_is_loaded_by_revision(hub):
-    assert checkpoints.revisions("lab/pythia") == ["step0", "step16"]
-    subject = checkpoints.load("lab/pythia", "step16")
-    assert (subject.model_id, subject.revision, subject.step) == ("lab/pythia", "step16", 16)
-    assert checkpoints.load("lab/pythia").step is None
-    assert all("*.safetensors" in patterns and not any("bin" in p or "py" in p for p in patterns) for _, _, patterns in hub)
-
-
-def test_a_missing_hub_model_or_revision_is_one_sentence(hub):
-    with pytest.raises(FileNotFoundError, match=r"^'lab/pythia' has no revision 'step17'; it has step0, step16\.$"):
-        checkpoints.load("lab/pythia", "step17")
-    with pytest.raises(FileNotFoundError, match="^There is no model 'lab/pithia': .* no such hub repository.$") as error:
-        checkpoints.load("lab/pithia")
-    sentence(error)
-
-
-def test_a_hub_that_does_not_answer_is_one_sentence(hub, monkeypatch):
-    def refused(*_, **__):
-        raise hub_errors.HTTPError("[Errno 111] Connection refused")
-
-    for name in ("list_repo_refs", "snapshot_download"):
-        monkeypatch.setattr(f"huggingface_hub.{name}", refused)
-    for call in (checkpoints.revisions, checkpoints.load):
-        with pytest.raises(FileNotFoundError, match="^The model 'lab/pythia' is no folder here and the hub cannot be reached") as error:
-            call("lab/pythia")
-        sentence(error)

@@ -1,28 +1,26 @@
 """Suites of checkpoints: finding one, and loading it as a `subjects.Subject`.
 
-Every model comes from a folder of safetensors, wherever it was found: the embedded `mini-pythia` and
-`smollm2`, a local folder, or a hub repository (`owner/name`, downloaded and kept by huggingface_hub).
+Every model comes from a folder of safetensors, wherever it was found: the embedded `mini-pythia` and `smollm2`, a local
+folder, a GGUF file (dequantised once), or a hub repository (`owner/name`, see `downloads`).
 """
 
+import contextlib
 import hashlib
 import re
 from pathlib import Path
 
-import huggingface_hub
 import numpy as np
 import torch
-from huggingface_hub import errors as hub_errors
+from huggingface_hub.errors import RevisionNotFoundError
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from rare_token_neurons import smollm2
+from rare_token_neurons import downloads, ggufs, smollm2, store
 from rare_token_neurons.paths import MINI_PYTHIA, shown
 from rare_token_neurons.subjects import dissect
 
 transformers_logging.disable_progress_bar()  # hundreds of lines in a notebook
-HUB_FILES = ["*.safetensors", "*.json", "*.txt", "tokenizer*"]
-HUB_FAILURES = (hub_errors.HTTPError, hub_errors.HFValidationError, OSError)  # an answer, a connection; a name; offline
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
@@ -38,7 +36,9 @@ def _suite(model):
         return MINI_PYTHIA
     if model == "smollm2":
         return smollm2.folder()
-    return Path(model) if Path(model).is_dir() else None
+    if Path(model).is_dir():
+        return Path(model)
+    return ggufs.folder(model) if model.endswith(".gguf") else None
 
 
 def revisions(model):
@@ -46,27 +46,20 @@ def revisions(model):
 
     Parameters
     ----------
-    model : str, an embedded model, a folder or a hub id.
+    model : str, an embedded model, a folder, a GGUF file or a hub id.
     """
     suite = _suite(model)
-    if suite is None:
-        try:
-            names = [branch.name for branch in huggingface_hub.list_repo_refs(model).branches]
-        except HUB_FAILURES as error:
-            raise FileNotFoundError(_unreachable(model, error)) from None
-    else:
-        names = [child.name for child in suite.iterdir() if child.is_dir()]
+    names = downloads.branches(model) if suite is None else [child.name for child in suite.iterdir() if child.is_dir()]
     return sorted((name for name in names if step_of(name) is not None), key=step_of)
 
 
-def _unreachable(model, error):
-    if isinstance(error, (hub_errors.RepositoryNotFoundError, hub_errors.HFValidationError)):
-        return f"There is no model {model!r}: neither mini-pythia nor smollm2, no folder here, and no such hub repository."
-    return f"The model {model!r} is no folder here and the hub cannot be reached ({type(error).__name__})."
+def locate(model, revision=None, *, weights=True, keep_weights=True):
+    """The local folder of a checkpoint, downloaded first where it is a hub repository.
 
-
-def locate(model, revision=None):
-    """The local folder that holds a checkpoint's weights, downloaded first where it is a hub repository.
+    Parameters
+    ----------
+    weights : False for a hub repository's configuration and tokenizer alone.
+    keep_weights : False deletes the weights of the hub checkpoint taken before (see `downloads.snapshot`).
 
     Raises
     ------
@@ -75,12 +68,9 @@ def locate(model, revision=None):
     """
     suite = _suite(model)
     if suite is None:
-        try:
-            folder = Path(huggingface_hub.snapshot_download(model, revision=revision, allow_patterns=HUB_FILES))
-        except hub_errors.RevisionNotFoundError:
-            raise FileNotFoundError(_no_revision(model, revision)) from None
-        except HUB_FAILURES as error:
-            raise FileNotFoundError(_unreachable(model, error)) from None
+        with _known_revision(model, revision):
+            folder = downloads.snapshot(model, revision, weights=weights, keep_weights=keep_weights)
+        where = f"The hub repository {model!r}, {revision or 'main'},"
     else:
         steps = revisions(model)
         if revision == suite.name and not steps:  # a step's folder, named on its own
@@ -88,25 +78,48 @@ def locate(model, revision=None):
         revision = revision or (steps[-1] if steps else None)
         folder = suite / revision if revision else suite
         if revision and revision not in steps:
-            raise FileNotFoundError(_no_revision(model, revision))
-    if not list(folder.glob("*.safetensors")):
-        raise FileNotFoundError(f"The folder {shown(folder)} of {model!r} holds no safetensors weights "
-                                "(other formats are not read: they may carry code).")
+            raise FileNotFoundError(no_revision(model, revision))
+        where = f"The folder {shown(folder)} of {model!r}"
+    if weights and not list(folder.glob("*.safetensors")):
+        raise FileNotFoundError(f"{where} holds no safetensors weights (other formats are not read: they may carry code).")
     return folder
 
 
-def _no_revision(model, revision):
+@contextlib.contextmanager
+def lent(model, revision=None, *, keep_weights=True):
+    """The folder of a checkpoint for a while; with keep_weights False, weights that were downloaded for it go at the end."""
+    if keep_weights or _suite(model) is not None:
+        yield locate(model, revision)
+    else:
+        with _known_revision(model, revision), downloads.lent(model, revision) as folder:
+            yield folder
+
+
+@contextlib.contextmanager
+def _known_revision(model, revision):
+    try:
+        yield
+    except RevisionNotFoundError:
+        raise FileNotFoundError(no_revision(model, revision)) from None
+
+
+def no_revision(model, revision):
+    """The sentence on a revision that a model does not have: which it has, the middle of a long list left out."""
     known = revisions(model)
+    if len(known) > 20:
+        known = [*known[:12], "...", *known[-3:-1], f"{known[-1]} ({len(known)} in all)"]
     return f"{model!r} has no revision {revision!r}; " + (f"it has {', '.join(known)}." if known else "it has no checkpoints.")
 
 
 def weight_hash(model, revision=None):
-    """sha256 over the weight files of a checkpoint, in the order of their names."""
-    digest = hashlib.sha256()
-    for path in sorted(locate(model, revision).glob("*.safetensors")):
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+    """sha256 over the sha256 of a checkpoint's weight files, in the order of their names; a hub repository announces these."""
+    found = {}
+    if _suite(model) is None:
+        with _known_revision(model, revision):
+            found = downloads.digests(model, revision)
+    if not found:
+        found = {path.name: store.sha256(path) for path in locate(model, revision).glob("*.safetensors")}
+    return hashlib.sha256(b"".join(bytes.fromhex(found[name]) for name in sorted(found))).hexdigest()
 
 
 def _beside(folder, name):
@@ -123,7 +136,7 @@ def load_tokenizer(model, revision=None):
     FileNotFoundError, ValueError
         There is none (transformers would make an empty one up), or it cannot be read.
     """
-    return _tokenizer(locate(model, revision))
+    return _tokenizer(locate(model, revision, weights=False))
 
 
 def _tokenizer(folder):
@@ -140,15 +153,16 @@ def _first_line(error):
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def load(model, revision=None, *, device="cpu", dtype=torch.float32):
+def load(model, revision=None, *, device="cpu", dtype=torch.float32, keep_weights=True):
     """Load one checkpoint and take its final layer apart.
 
     Parameters
     ----------
-    model : str, "mini-pythia", "smollm2", a folder, or a hub id.
+    model : str, "mini-pythia", "smollm2", a folder, a GGUF file, or a hub id.
     revision : str or None, a checkpoint such as "step512"; None is the last one.
     device : str, where the weights go.
     dtype : torch.float32 or torch.float64, whatever the files hold.
+    keep_weights : False deletes the weights of the hub checkpoint taken before, so that one lies on the disk at a time.
 
     Returns
     -------
@@ -159,7 +173,7 @@ def load(model, revision=None, *, device="cpu", dtype=torch.float32):
     FileNotFoundError, ValueError
         One sentence: what is missing, damaged or does not fit.
     """
-    folder = locate(model, revision)
+    folder = locate(model, revision, keep_weights=keep_weights)
     try:
         network, report = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, attn_implementation="eager",

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from rare_token_neurons import checkpoints, controls, influences, passes, spectra, tails, watcher, weights
+from rare_token_neurons import controls, influences, passes, spectra, tails, watcher, weights
 from rare_token_neurons.tails import FITS, shuffles
 
 SLOW = 20  # random groups that weightwatcher fits the bulk of: a second each
@@ -20,7 +20,7 @@ def ends(settings):
     """First and last checkpoint, each with its weights, rare group, and random groups."""
     every, rows, found = passes.revisions(settings, "all"), weights.influence_rows(settings), []
     for revision in dict.fromkeys((every[0], every[-1])):
-        subject = checkpoints.load(settings.model, revision, device=settings.device)
+        subject = passes.load(settings, revision)
         group = influences.rare_group(weights.at(rows, revision))
         plain = controls.random_groups(subject.n_neurons, len(group), weights.DRAWS, settings.seed)
         found.append((revision, weights.rows_of(subject), group, plain))

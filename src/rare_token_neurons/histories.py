@@ -34,7 +34,7 @@ def revisions(settings):
     known = checkpoints.revisions(settings.model)
     wanted = [f"step{step}" for step in settings.steps]
     if missing := [name for name in wanted if name not in known]:
-        raise FileNotFoundError(f"{settings.model} has no {missing[0]}; it has {', '.join(known) or 'no checkpoints'}.")
+        raise FileNotFoundError(checkpoints.no_revision(settings.model, missing[0]))
     return wanted or known or [None]
 
 
@@ -124,12 +124,13 @@ def together(model, sketches):
     return np.stack(rows), [next((key[0] for key in shared if key not in sketch), "") for sketch in sketches]
 
 
-def walk(model, names):
+def walk(model, names, *, keep_weights=True):
     """Distances and sketches of all checkpoints, read in order, two at a time.
 
     Parameters
     ----------
     names : list of revisions, two or more.
+    keep_weights : False deletes what was downloaded of the checkpoint before the last one.
 
     Returns
     -------
@@ -142,8 +143,10 @@ def walk(model, names):
         A damaged file; no matrix that most checkpoints have.
     """
     distances, sketches, finite, before, length, rate = [], [], [], None, np.nan, None
+    held = contextlib.ExitStack()
     for name in names:
-        folder = checkpoints.locate(model, name)
+        lent = contextlib.ExitStack()
+        folder = lent.enter_context(checkpoints.lent(model, name, keep_weights=keep_weights))
         try:
             with opened(folder) as parts, opened(before) if before else contextlib.nullcontext({}) as earlier:
                 rate = rate or min(1.0, SAMPLE / max(1, sum(matrices(parts).values())))
@@ -154,6 +157,9 @@ def walk(model, names):
         sketches.append(sketch)
         finite.append(bool(np.isfinite(norm)))
         before, length = folder, np.sqrt(norm)
+        held.close()
+        held = lent
+    held.close()
     rows, lacking = together(model, sketches)
     unfit = [f"has no {name} like that of the others" if name else "" if whole else "holds values that are not finite"
              for name, whole in zip(lacking, finite)]
@@ -178,7 +184,8 @@ def weights(settings):
                               "step": pd.array([checkpoints.step_of(name) for name in names], dtype="Int64"),
                               "weight_hash": [checkpoints.weight_hash(settings.model, name) for name in names]})
         several = len(names) > 1
-        distances, sketches, unfit = walk(settings.model, names) if several else (np.nan, np.zeros((1, 1)), [""])
+        distances, sketches, unfit = (walk(settings.model, names, keep_weights=settings.keep_weights) if several
+                                         else (np.nan, np.zeros((1, 1)), [""]))
         judged = audit.judge(settings.model, names, [checkpoints.step_of(name) for name in names], sketches, unfit)
         return pd.concat([table.assign(distance=distances), judged], axis=1)
 

@@ -25,7 +25,7 @@ def fits(settings):
     def compute():
         parts = []
         for revision in passes.revisions(settings, "all"):
-            model = checkpoints.load(settings.model, revision, device=settings.device).model
+            model = passes.load(settings, revision).model
             table = watcher.metrics({name: weight.cpu() for name, weight in watcher.linear_layers(model).items()})
             found = [layer_of(name) for name in table["name"]]
             parts.append(weights.labelled(table.drop(columns="name"), revision, layer=[layer for layer, _ in found],

@@ -25,7 +25,7 @@ def losses(settings, default="all"):
         deciles = frequency_deciles(vocabulary)
         rows = []
         for name in passes.revisions(settings, default):
-            subject = checkpoints.load(settings.model, name, device=settings.device)
+            subject = passes.load(settings, name)
             kept = passes.capture(settings, subject, sample)
             with store.clock("forward"):
                 loss = ablation.losses(subject, kept, memory_gb=MEMORY_GB).double().cpu().numpy()

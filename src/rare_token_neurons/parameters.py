@@ -20,6 +20,7 @@ class Settings:
     model: str = "smollm2"
     steps: tuple = ()
     device: str = "cpu"
+    keep_weights: bool = True
     seed: int = 0
     text: str = "mini-pile"
     counts: str = "auto"
@@ -62,7 +63,7 @@ class Settings:
 
 
 ALL_MODELS = "all-models"  # in place of a model, where a notebook is about all of them
-NO_SETTING = ("model", "device", "recompute")  # these never change where files go below the model's folder
+NO_SETTING = ("model", "device", "keep_weights", "recompute")  # these never change where files go below the model's folder
 CHOICES = {
     "rare_of": ("target", "input"),
     "aggregate": ("mean_abs", "abs_mean"),
@@ -71,9 +72,10 @@ CHOICES = {
     "recompute": ("changed", "always", "never"),
 }
 HELP = {
-    "model": "mini-pythia, smollm2, a folder, or a hub id",
+    "model": "mini-pythia, smollm2, a folder, a GGUF file, or a hub id",
     "steps": "training steps, such as [0, 512]; empty: the last one, in 02 and 04 all",
     "device": "cpu or cuda",
+    "keep_weights": "false: delete a hub checkpoint's weights when the next one is taken",
     "seed": "of every random choice",
     "text": "mini-pile, a text file, or hub rows such as stas/c4-en-10k[:500]",
     "counts": "auto (training text, else general English), wordfreq, text, a .npy by token id, or a text file",
@@ -154,7 +156,7 @@ def _check_values(settings):
     if settings.seed < 0:
         raise ValueError(f"seed is {settings.seed}; it must be 0 or more.")
     if not settings.model.strip():
-        raise ValueError("model is empty; it must be mini-pythia, smollm2, a folder, or a hub id.")
+        raise ValueError("model is empty; it must be mini-pythia, smollm2, a folder, a GGUF file, or a hub id.")
     if settings.device != "cpu" and not (settings.device.startswith("cuda") and torch.cuda.is_available()):
         raise ValueError(f"device is {settings.device!r}; this machine has cpu" + (", cuda." if torch.cuda.is_available() else "."))
     for name, words in (("text", ("mini-pile",)), ("counts", ("auto", "wordfreq", "text"))):

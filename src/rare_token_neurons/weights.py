@@ -145,7 +145,7 @@ def over_training(settings):
             own = influences.rare_group(at(rows, revision))
             anew = _resampled(settings, revision, "rare", len(own))
             plain = controls.random_groups(rows["neuron"].nunique(), len(own), FITS, settings.seed)
-            for matrix, weights in rows_of(checkpoints.load(settings.model, revision, device=settings.device)).items():
+            for matrix, weights in rows_of(passes.load(settings, revision)).items():
                 null = {"random": measure(weights[plain], FITS // 2)}
                 for kind, group, again in (("own", own, anew), ("last", last, last[None])):
                     table = compare(measure(weights[group][None]), measure(weights[again], 0), null)

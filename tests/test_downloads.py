@@ -1,0 +1,329 @@
+"""Models from the hub: huggingface_hub as it is, against a small hub on the loopback interface."""
+
+import json
+import os
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hubserver import Hub, commit_of
+from huggingface_hub import close_session, constants
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+from rare_token_neurons import checkpoints, downloads, paths
+
+REPOSITORY = "lab/tiny-pythia"
+STEPS = {f"step{step}": step for step in (0, 1, 512, 143000)}
+WEIGHTS = "model.safetensors"
+
+
+def network(seed, vocabulary=8192):
+    torch.manual_seed(seed)
+    return GPTNeoXForCausalLM(GPTNeoXConfig(vocab_size=vocabulary, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+                                            intermediate_size=256, max_position_embeddings=256, eos_token_id=0))
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@pytest.fixture(scope="module")
+def repositories(tmp_path_factory):
+    """A suite of four checkpoints like Pythia's (main is the last one), a pickle, and what no one may ask for."""
+    folder, suite = tmp_path_factory.mktemp("saved"), {}
+    for branch, seed in {**dict(reversed(STEPS.items())), "main": STEPS["step143000"]}.items():
+        network(seed).save_pretrained(folder / branch)
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(paths.MINI_PYTHIA / name, folder / branch)
+        suite[branch] = files(folder / branch) | dict.fromkeys(["pytorch_model.bin", "modeling.py", "tokenizer.py"], b"code")
+        suite[branch]["onnx/model.safetensors"] = b"for another program"
+    pickled = {name: content for name, content in suite["main"].items() if not name.endswith(WEIGHTS)}
+    return {REPOSITORY: suite, "lab/pickled": {"main": pickled, "step1": pickled},
+            "lab/pythia-names": {f"step{step}": {} for step in range(154)}}
+
+
+@pytest.fixture
+def hub(repositories, tmp_path, monkeypatch):
+    """The running hub, and an empty cache for its only client."""
+    with Hub(repositories) as running:
+        at(running.url, monkeypatch)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        close_session()
+        monkeypatch.setattr(downloads, "MEMORY", tmp_path / "memory")
+        yield running
+    forget()
+
+
+def at(url, monkeypatch):
+    """Let huggingface_hub ask there: what HF_ENDPOINT says when it is imported."""
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
+    forget()
+
+
+def forget():
+    """What a new process would not know."""
+    downloads.branches.cache_clear()
+    downloads._resolved.cache_clear()
+
+
+def held(tmp_path):
+    """The commits whose weights lie in the cache, and the number of files as large as weights there."""
+    links = [path.parent.name for path in (tmp_path / "hub").glob("models--*/snapshots/*/*.safetensors")]
+    large = [path for path in (tmp_path / "hub").glob("models--*/blobs/*") if path.stat().st_size > 1_000_000]
+    return set(links), len(large)
+
+
+def sentence(error):
+    text = str(error.value)
+    assert "\n" not in text and len(text) < 400, text
+    return text
+
+
+# ---- what is there
+
+
+def test_each_revision_is_loaded_with_its_own_weights(hub):
+    assert checkpoints.revisions(REPOSITORY) == list(STEPS)
+    for revision, step in STEPS.items():
+        subject = checkpoints.load(REPOSITORY, revision)
+        assert (subject.model_id, subject.revision, subject.step) == (REPOSITORY, revision, step)
+        assert torch.equal(subject.w_out, network(step).gpt_neox.layers[-1].mlp.dense_4h_to_h.weight)
+        assert len(subject.tokenizer) == 8192
+    assert checkpoints.load(REPOSITORY).step is None
+
+
+def test_nothing_is_asked_for_but_what_is_needed(hub):
+    checkpoints.load(REPOSITORY, "step1")
+    asked = {path.rsplit("/", 1)[-1] for _, path, _ in hub.log if "/resolve/" in path}
+    assert asked == {"config.json", "generation_config.json", WEIGHTS, "tokenizer.json", "tokenizer_config.json"}
+    assert {path.split("/")[4] for _, path, _ in hub.log if "/resolve/" in path} == {commit_of(REPOSITORY, "step1")}
+    assert len(hub.asked(WEIGHTS)) == 1
+
+
+def test_names_hashes_and_the_tokenizer_need_no_weights(hub, tmp_path):
+    hashes = {name: checkpoints.weight_hash(REPOSITORY, name) for name in (*STEPS, None)}
+    assert len(checkpoints.load_tokenizer(REPOSITORY)) == 8192
+    assert not hub.asked(WEIGHTS) and held(tmp_path) == (set(), 0)
+    assert len(set(hashes.values())) == 4 and hashes[None] == hashes["step143000"]
+    for name, found in hashes.items():  # the hash is that of the files
+        assert found == checkpoints.weight_hash(str(checkpoints.locate(REPOSITORY, name)))
+
+
+def test_weights_that_the_hub_announces_no_sha256_of_are_read(hub, tmp_path):
+    network(0, vocabulary=8).save_pretrained(tmp_path / "small")  # too small for LFS
+    hub.repositories = {"lab/small": {"main": files(tmp_path / "small")}}
+    expected = checkpoints.weight_hash(str(tmp_path / "small"))
+    assert checkpoints.weight_hash("lab/small") == expected and held(tmp_path)[0] == set()
+    hub.log.clear()
+    assert checkpoints.weight_hash("lab/small") == expected and not hub.asked(WEIGHTS)
+
+
+@pytest.mark.parametrize("call", [checkpoints.load, checkpoints.locate, checkpoints.weight_hash])
+def test_a_pickle_is_neither_opened_nor_asked_for(hub, call):
+    words = "^The hub repository 'lab/pickled', step1, holds no safetensors weights"
+    with pytest.raises(FileNotFoundError, match=words) as error:
+        call("lab/pickled", "step1")
+    sentence(error)
+    assert not hub.asked(".bin") and not hub.asked(".py")
+
+
+# ---- one checkpoint at a time
+
+
+def test_one_checkpoint_is_held_at_a_time(hub, tmp_path):
+    for revision in STEPS:
+        checkpoints.load(REPOSITORY, revision, keep_weights=False)
+        assert held(tmp_path) == ({commit_of(REPOSITORY, revision)}, 1)
+    forget()
+    hub.log.clear()
+    assert len({checkpoints.weight_hash(REPOSITORY, name) for name in checkpoints.revisions(REPOSITORY)}) == 4
+    checkpoints.load(REPOSITORY, "step143000", keep_weights=False)  # it is still there
+    assert not hub.asked(WEIGHTS) and not hub.asked("tokenizer.json")
+    checkpoints.load(REPOSITORY, "step0", keep_weights=False)
+    assert len(hub.asked(WEIGHTS)) == 1 and held(tmp_path) == ({commit_of(REPOSITORY, "step0")}, 1)
+
+
+def test_what_was_there_before_or_is_shared_stays(hub, tmp_path):
+    checkpoints.load(REPOSITORY, "step1")
+    checkpoints.load(REPOSITORY)  # main: the same file as step143000
+    for revision in ("step143000", "step512", "step1", "step0"):
+        checkpoints.load(REPOSITORY, revision, keep_weights=False)
+    assert held(tmp_path) == ({commit_of(REPOSITORY, name) for name in ("main", "step1", "step0")}, 3)
+    checkpoints.load(REPOSITORY)
+    checkpoints.load(REPOSITORY, "step0")  # now it is wanted
+    checkpoints.load(REPOSITORY, "step512", keep_weights=False)
+    assert held(tmp_path) == ({commit_of(REPOSITORY, name) for name in ("main", "step1", "step0", "step512")}, 4)
+
+
+# ---- a bad day
+
+
+def test_a_rate_limit_is_waited_for(hub):
+    for piece in ("/refs", "/revision/step1", "/tree/", WEIGHTS, WEIGHTS):
+        hub.busy.append((piece, 429, {"Retry-After": "0"}))
+    assert checkpoints.revisions(REPOSITORY) == list(STEPS)
+    assert checkpoints.load(REPOSITORY, "step1").step == 1
+    assert not hub.busy and len(hub.asked("/refs")) == 2 and len(hub.asked(WEIGHTS, "HEAD")) > 2
+
+
+def test_patience_ends(hub):
+    hub.busy += [("/refs", 429, {"Retry-After": "0"})] * 50
+    with pytest.raises(FileNotFoundError, match=r"^The hub answers 429 \(too many requests\) for 'lab/tiny-pythia'") as error:
+        checkpoints.revisions(REPOSITORY)
+    sentence(error)
+    assert len(hub.asked("/refs")) == 5
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
+def test_a_dropped_connection_goes_on_where_it_was(hub, tmp_path, reset, monkeypatch):
+    whole = hub.repositories[REPOSITORY]["step512"][WEIGHTS]
+    hub.drop += [(WEIGHTS, 300_000), (WEIGHTS, 200_000)]
+    if reset:  # the peer's reset instead of its end
+        linger = socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)  # for no time
+        monkeypatch.setattr(hub.server, "shutdown_request", lambda request: (request.setsockopt(*linger), request.close()))
+    folder = checkpoints.locate(REPOSITORY, "step512")
+    assert (folder / WEIGHTS).read_bytes() == whole
+    ranges = hub.asked(WEIGHTS)
+    begins = [int(span.removeprefix("bytes=").removesuffix("-") or 0) for span in ranges]
+    assert len(begins) == 3 and begins[0] == 0 and begins == sorted(set(begins)) and begins[2] <= 500_000
+    if not reset:
+        assert begins == [0, 300_000, 500_000]
+
+
+def test_the_next_run_goes_on_where_this_one_was_killed(hub, tmp_path):
+    whole, commit = hub.repositories[REPOSITORY]["step0"][WEIGHTS], commit_of(REPOSITORY, "step0")
+    announced = downloads.digests(REPOSITORY, "step0")[WEIGHTS]
+    part = tmp_path / "hub/models--lab--tiny-pythia/blobs" / f"{announced}.incomplete"
+    part.parent.mkdir(parents=True, exist_ok=True)
+    part.write_bytes(whole[:400_000])
+    folder = checkpoints.locate(REPOSITORY, "step0")
+    assert (folder / WEIGHTS).read_bytes() == whole and folder.name == commit
+    assert hub.asked(WEIGHTS) == ["bytes=400000-"] and not part.exists()
+
+
+def test_damaged_weights_are_deleted_and_downloaded_again(hub):
+    path = checkpoints.locate(REPOSITORY, "step0") / WEIGHTS
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.resolve().write_bytes(content)
+    with pytest.raises(ValueError, match="^model.safetensors of 'lab/tiny-pythia' at step0 is damaged") as error:
+        checkpoints.load(REPOSITORY, "step0")
+    sentence(error)
+    assert checkpoints.load(REPOSITORY, "step0").step == 0 and len(hub.asked(WEIGHTS)) == 2
+
+
+def test_offline_takes_what_is_cached_and_names_what_is_not(hub, monkeypatch):
+    assert len(checkpoints.revisions(REPOSITORY)) == 4
+    hashes = checkpoints.weight_hash(REPOSITORY, "step1"), checkpoints.weight_hash(REPOSITORY, "step0")
+    checkpoints.load(REPOSITORY, "step1")
+    checkpoints.load_tokenizer(REPOSITORY)
+    forget()
+    hub.log.clear()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert checkpoints.revisions(REPOSITORY) == list(STEPS)  # remembered
+    assert checkpoints.load(REPOSITORY, "step1").step == 1 and len(checkpoints.load_tokenizer(REPOSITORY)) == 8192
+    assert (checkpoints.weight_hash(REPOSITORY, "step1"), checkpoints.weight_hash(REPOSITORY, "step0")) == hashes
+    for revision, missing in (("step0", "model.safetensors of its step0"), ("step512", "its step512")):
+        words = rf"\(HF_HUB_OFFLINE is set\): {missing} is not in its cache\.$"
+        with pytest.raises(FileNotFoundError, match=words) as error:
+            checkpoints.load(REPOSITORY, revision)
+        sentence(error)
+    with pytest.raises(FileNotFoundError, match="'lab/other' .*HF_HUB_OFFLINE is set"):
+        checkpoints.revisions("lab/other")
+    assert not hub.log
+
+
+def test_offline_needs_no_memory_of_its_own(hub, monkeypatch, tmp_path):
+    """A cache that another program filled, on a machine without a network."""
+    checkpoints.load(REPOSITORY, "step1")
+    checkpoints.load(REPOSITORY, "step0")
+    expected = checkpoints.weight_hash(REPOSITORY, "step1")
+    shutil.rmtree(tmp_path / "memory")
+    forget()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert checkpoints.revisions(REPOSITORY) == ["step0", "step1"]
+    assert checkpoints.weight_hash(REPOSITORY, "step1") == expected
+    assert checkpoints.load(REPOSITORY, "step1").step == 1
+
+
+def test_no_network_is_one_sentence(hub, monkeypatch):
+    checkpoints.load(REPOSITORY, "step1")
+    checkpoints.revisions(REPOSITORY)
+    at("http://127.0.0.1:9", monkeypatch)  # nobody listens there
+    words = r"^The model 'lab/other' is no folder here and the hub cannot be reached \(ConnectError\)"
+    with pytest.raises(FileNotFoundError, match=words) as error:
+        checkpoints.revisions("lab/other")
+    sentence(error)
+    with pytest.raises(FileNotFoundError, match=r"\(ConnectError\): its step0 is not in its cache\.$") as error:
+        checkpoints.load(REPOSITORY, "step0")
+    sentence(error)
+    assert checkpoints.revisions(REPOSITORY) == list(STEPS) and checkpoints.load(REPOSITORY, "step1").step == 1
+
+
+@pytest.mark.parametrize("status, code, words", [
+    (404, "RepoNotFound", "^There is no model 'lab/closed': neither mini-pythia .* no such hub repository"),
+    (401, "RepoNotFound", "^There is no model 'lab/closed': .*a private one needs `hf auth login`"),
+    (401, "", "^There is no model 'lab/closed': .*a private one needs `hf auth login`"),
+    (403, "GatedRepo", "^The hub repository 'lab/closed' is closed to you: accept its conditions"),
+    (403, "", "^The hub repository 'lab/closed' is closed to you"),
+    (418, "", "^The hub answers 418 for 'lab/closed'"),
+])
+def test_a_closed_repository_is_one_sentence(hub, status, code, words):
+    hub.closed["lab/closed"] = (status, code)
+    for call in (checkpoints.revisions, checkpoints.load, checkpoints.weight_hash, checkpoints.load_tokenizer):
+        with pytest.raises(FileNotFoundError, match=words) as error:
+            call("lab/closed")
+        sentence(error)
+    assert len(hub.log) == 4  # no second try
+
+
+def test_an_unknown_revision_says_which_exist(hub):
+    words = r"^'lab/tiny-pythia' has no revision 'step7'; it has step0, step1, step512, step143000\.$"
+    for call in (checkpoints.load, checkpoints.locate, checkpoints.weight_hash):
+        with pytest.raises(FileNotFoundError, match=words):
+            call(REPOSITORY, "step7")
+    words = r"^'lab/pythia-names' has no revision 'step999'; it has step0, .*, step11, \.\.\., step151, step152, step153 \(1"
+    with pytest.raises(FileNotFoundError, match=words) as error:
+        checkpoints.load("lab/pythia-names", "step999")
+    sentence(error)
+
+
+# ---- from the command line
+
+
+def test_a_notebook_runs_from_the_hub_one_checkpoint_at_a_time(repositories, tmp_path):
+    """Notebook 03 by papermill alone; the second run reads what the first one made, and asks for no weights."""
+    shutil.copytree(paths.ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    pile = pd.read_json(paths.MINI_PILE / "austen.jsonl.xz", lines=True)["text"]
+    (tmp_path / "novels.txt").write_text("\n\n".join(pile.head(60)))
+    np.save(tmp_path / "counts.npy", np.load(paths.MINI_PYTHIA / "unigram_counts.npy"))
+    papermill = [Path(sys.executable).with_name("papermill"), paths.NOTEBOOKS / "03_neuron_influence.ipynb", "out.ipynb",
+                 "-p", "model", REPOSITORY, "-y", "{steps: [0, 143000], positions: 100, keep_weights: false}",
+                 "-p", "text", "novels.txt", "-p", "counts", "counts.npy", "--log-level", "ERROR", "--no-progress-bar"]
+    with Hub(repositories) as hub:
+        environment = os.environ | {"PYTHONPATH": str(tmp_path / "src"), "HF_ENDPOINT": hub.url, "OMP_NUM_THREADS": "1",
+                                    "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1",
+                                    "JUPYTER_PREFER_ENV_PATH": "1"}
+        for again in (False, True):
+            done = subprocess.run(papermill, cwd=tmp_path, env=environment, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr[-2000:]
+            asked = [path.split("/")[4] for verb, path, _ in hub.log if verb == "GET" and path.endswith(WEIGHTS)]
+            assert set(asked) == (set() if again else {commit_of(REPOSITORY, f"step{step}") for step in (0, 143000)})
+            assert held(tmp_path) == ({commit_of(REPOSITORY, "step143000")}, 1)
+            hub.log.clear()
+    path = next((tmp_path / "data/results/lab--tiny-pythia").rglob("influence.parquet"))
+    table = pd.read_parquet(path)
+    assert set(table["step"]) == {0, 143000} and (table.groupby(["step", "group"]).size() == 256).all()
+    assert (table["positions"] == 100).all() and (table["mean_abs"] > 0).all()
+    setting = json.loads((tmp_path / "out.ipynb").read_text())["metadata"]["papermill"]["parameters"]
+    assert setting["keep_weights"] is False and "keep_weights" not in str(path)  # it changes no result

@@ -1,0 +1,143 @@
+"""GGUF files: the same model in float32 whatever the file holds, converted once; or one sentence."""
+
+import json
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from rare_token_neurons import checkpoints, ggufs
+
+WORDS = ["<unk>", "<s>", "</s>", *"abcdefgh", "ab", "cd", "Ġ", "Ġab"]
+HEADS, KEY_HEADS = 4, 2
+
+
+@pytest.fixture(autouse=True)
+def folders(monkeypatch, tmp_path):
+    """Conversions go to a folder of the test."""
+    monkeypatch.setattr(ggufs, "FOLDERS", tmp_path / "converted")
+
+
+def network():
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(WORDS), hidden_size=32, num_hidden_layers=2, num_attention_heads=HEADS,
+                                         num_key_value_heads=KEY_HEADS, intermediate_size=64, max_position_embeddings=64))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+    return model.eval()
+
+
+def permuted(weight, heads):
+    """llama.cpp's order of the rotary halves (convert_hf_to_gguf.py, LlamaModel.permute)."""
+    return weight.reshape(heads, 2, weight.shape[0] // heads // 2, -1).swapaxes(1, 2).reshape(weight.shape)
+
+
+def write(path, model, kind=None):
+    """A Llama as llama.cpp writes it; `kind` is a quantisation of the matrices."""
+    writer, config = gguf.GGUFWriter(path, "llama"), model.config
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(64)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(KEY_HEADS)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(10_000.0)
+    writer.add_vocab_size(len(WORDS))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(WORDS)
+    writer.add_token_types([gguf.TokenType.CONTROL] * 3 + [gguf.TokenType.NORMAL] * (len(WORDS) - 3))
+    writer.add_token_merges(["a b", "c d", "Ġ ab"])
+    for name, number in (("bos", 1), ("eos", 2), ("unk", 0)):
+        getattr(writer, f"add_{name}_token_id")(number)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    for name, weight in model.state_dict().items():
+        values = weight.numpy()
+        if name.endswith(("q_proj.weight", "k_proj.weight")):
+            values = permuted(values, HEADS if "q_proj" in name else KEY_HEADS)
+        short = names.get_name(name, try_suffixes=(".weight",))
+        if kind is None or values.ndim == 1:
+            writer.add_tensor(short, np.ascontiguousarray(values))
+        else:
+            writer.add_tensor(short, gguf.quantize(values, kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_the_model_and_its_tokenizer_come_back(tmp_path):
+    model, path = network(), write(tmp_path / "tiny.gguf", network())
+    subject = checkpoints.load(str(path))
+    assert subject.dtype == torch.float32 and subject.family == "llama" and subject.revision is None
+    assert checkpoints.revisions(str(path)) == []
+    expected, found = model.state_dict(), subject.model.state_dict()
+    assert expected.keys() == found.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
+    with torch.no_grad():
+        tokens = torch.arange(10).view(1, 10)
+        torch.testing.assert_close(subject.model(tokens).logits, model(tokens).logits, rtol=1e-5, atol=1e-5)
+    assert [WORDS[number] for number in subject.tokenizer("ab abc")["input_ids"]] == ["ab", "Ġab", "c"]
+
+
+@pytest.mark.parametrize("kind, error", [("F16", 1e-3), ("Q8_0", 2e-2)])
+def test_what_is_quantised_is_dequantised_to_float32(tmp_path, kind, error):
+    path = write(tmp_path / "tiny.gguf", network(), gguf.GGMLQuantizationType[kind])
+    subject = checkpoints.load(str(path))
+    expected = network().model.layers[-1].mlp.down_proj.weight
+    assert subject.dtype == torch.float32
+    assert 0 < (subject.w_out - expected).abs().max() < error * expected.abs().max()
+
+
+def test_it_is_converted_once_and_again_when_the_file_is_another(tmp_path):
+    path = write(tmp_path / "tiny.gguf", network())
+    folder = checkpoints.locate(str(path))
+    before = (folder / "model.safetensors").stat().st_mtime_ns
+    hashed = checkpoints.weight_hash(str(path))
+    assert checkpoints.locate(str(path)) == folder and (folder / "model.safetensors").stat().st_mtime_ns == before
+    assert "quantization_config" not in json.loads((folder / "config.json").read_text())
+    other = network()
+    other.model.norm.weight.data.mul_(2)
+    write(path, other)
+    assert checkpoints.locate(str(path)) != folder and checkpoints.weight_hash(str(path)) != hashed
+
+
+def sentence(error):
+    text = str(error.value)
+    assert "\n" not in text and len(text) < 400, text
+    return text
+
+
+@pytest.mark.parametrize("share", [0, 0.01, 0.3, 0.6, 0.99])
+def test_a_damaged_file_is_one_sentence(tmp_path, share):
+    path = write(tmp_path / "tiny.gguf", network())
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(ValueError, match="^The GGUF file tiny.gguf cannot be read: ") as error:
+        checkpoints.load(str(path))
+    sentence(error)
+    assert not list(ggufs.FOLDERS.glob("*"))
+
+
+@pytest.mark.parametrize("content", [b"x" * 5000, b"version https://git-lfs.github.com/spec/v1\n", b"GGUF" + b"\xff" * 2000])
+def test_what_is_no_gguf_is_one_sentence(tmp_path, content):
+    (tmp_path / "tiny.gguf").write_bytes(content)
+    with pytest.raises(ValueError, match="^The GGUF file tiny.gguf cannot be read: ") as error:
+        checkpoints.load(str(tmp_path / "tiny.gguf"))
+    sentence(error)
+
+
+def test_a_file_without_one_weight_is_one_sentence(tmp_path):
+    model = network()
+    model.model.layers[1].mlp.down_proj = torch.nn.Identity()
+    with pytest.raises(ValueError, match="^The GGUF file tiny.gguf cannot be read: it lacks model.layers.1.mlp.down_proj.weight"):
+        checkpoints.load(str(write(tmp_path / "tiny.gguf", model)))
+
+
+def test_a_file_that_is_not_there_is_one_sentence(tmp_path):
+    for call in (checkpoints.load, checkpoints.revisions, checkpoints.weight_hash, checkpoints.load_tokenizer):
+        with pytest.raises(FileNotFoundError, match="^There is no GGUF file .*none.gguf") as error:
+            call(str(tmp_path / "none.gguf"))
+        sentence(error)
