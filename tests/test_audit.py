@@ -294,7 +294,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(suite, capsys, monkeypatch):
         assert __main__.main(["audit", model]) == 2
         shown = capsys.readouterr()
         assert words in shown.err and shown.err.count("\n") == 1 and not shown.out
-    with pytest.raises(FileNotFoundError, match=r"has no step3; it has step0, step1, "):
+    with pytest.raises(FileNotFoundError, match=r"has no revision 'step3'; it has step0, step1, "):
         histories.revisions(settings(suite, steps=[3]))
 
 
