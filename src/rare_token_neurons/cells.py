@@ -65,7 +65,7 @@ def grid(settings):
 
 def _column(settings, cell):
     """The column of the token table that holds a cell's counts."""
-    if cell.counts == tables.counts_name(settings) or (cell.counts == "text" and settings.trained_here):
+    if cell.counts == tables.counts_name(settings) or (cell.counts == "text" and settings.read_before):
         return "count"
     return {"text": "count_text", "wordfreq": "count_wordfreq"}[cell.counts]
 

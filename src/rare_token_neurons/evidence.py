@@ -229,7 +229,7 @@ def table(settings):
     def compute():
         parts = []
         for one in models(settings):
-            there = {name: pd.read_parquet(place) if place.exists() else None
+            there = {name: store.read_table(place) if place.exists() else None
                      for (model, name), place in places.items() if model == one}
             part = claims.judge(collect(there))
             part.insert(0, "model", one.model)

@@ -71,4 +71,4 @@ def mean_over_documents(values, documents):
 def training_log(settings):
     """The log of a suite trained here (see `training.train`); an empty table for any other model."""
     path = RESULTS / settings.slug / "training_log.parquet"
-    return pd.read_parquet(path) if path.exists() else pd.DataFrame()
+    return store.read_table(path) if path.exists() else pd.DataFrame()

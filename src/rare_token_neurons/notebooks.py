@@ -105,7 +105,7 @@ def content_key(notebook, values):
     named = [base / value for value in values.values() for base in (paths.ROOT, paths.DATA)
              if isinstance(value, str) and value.strip()]
     content = [cells, values, used, [stamps(path) for path in named]]
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def stamps(path):

@@ -2,6 +2,8 @@
 
 import difflib
 import json
+import re
+import reprlib
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
@@ -9,8 +11,13 @@ from types import ModuleType
 import torch
 
 from rare_token_neurons import hub
-from rare_token_neurons.paths import FIGURES, RESULTS, ROOT
-from rare_token_neurons.store import digest
+from rare_token_neurons.counts import BESIDE
+from rare_token_neurons.paths import FIGURES, MINI_PYTHIA, RESULTS, ROOT
+from rare_token_neurons.store import digest, sha256
+
+LONG = 100  # bytes of a folder's name
+_brief = reprlib.Repr()  # a value in a sentence, however large
+_brief.maxstring = _brief.maxother = 200
 
 
 @dataclass(frozen=True)
@@ -35,16 +42,23 @@ class Settings:
 
     @property
     def slug(self):
-        """The model's name as one folder name."""
-        return self.model.strip("/").replace("/", "--")
+        """The model's name as one folder name, which no other model has."""
+        name = self.model.replace("/", "--")
+        plain = name.replace("--", "/") == self.model and not self.model.startswith((".", "/")) and len(name.encode()) <= LONG
+        return name if plain else f"{name[-30:]}-{digest(self.model)}"
 
     @property
     def folder(self):
-        """Where these settings' files lie below a results or figures folder: the model, and what differs from the defaults."""
+        """Where these settings' files lie below a results or figures folder: the model, and what differs from the defaults.
+
+        No two settings share a folder: where the name alone would not tell them apart, it ends in their hash.
+        """
         odd = {field.name: getattr(self, field.name) for field in fields(self)
                if field.name not in NO_SETTING and getattr(self, field.name) != field.default}
         name = ",".join(f"{key}={value}" for key, value in odd.items()).replace("/", "-").replace(" ", "")
-        return f"{self.slug}/{name if len(name) <= 100 else digest(odd)}" if odd else self.slug
+        if any(isinstance(value, str) and set(value) & set("/, ") for value in odd.values()):
+            name += f"-{digest(odd)}"
+        return f"{self.slug}/{name if len(name.encode()) <= LONG else digest(odd)}" if odd else self.slug
 
     @property
     def results(self):
@@ -58,8 +72,16 @@ class Settings:
 
     @property
     def trained_here(self):
-        """Whether the model was trained on the train split of mini-pile."""
-        return Path(self.model).name.startswith("mini-pythia")
+        """Whether the model was trained on the train split of mini-pile: the token counts beside its weights are that text's."""
+        folder = Path(self.model)
+        places = (folder, folder.parent) if re.fullmatch(r"step\d+", folder.name) else (folder,)
+        found = {sha256(place / BESIDE) for place in places} - {None}
+        return self.model == "mini-pythia" or sha256(MINI_PYTHIA / BESIDE) in found
+
+    @property
+    def read_before(self):
+        """Whether the model was trained on part of the text that it reads here: only held-out documents are new to it."""
+        return self.trained_here and self.text == "mini-pile"
 
 
 ALL_MODELS = "all-models"  # in place of a model, where a notebook is about all of them
@@ -134,17 +156,17 @@ def _typed(name, value):
     if isinstance(value, str) and not isinstance(default, str):
         try:
             value = json.loads(value.lower())
-        except json.JSONDecodeError:
+        except (json.JSONDecodeError, RecursionError):
             pass
     if isinstance(default, tuple):
         if isinstance(value, (list, tuple)) and all(type(step) is int and step >= 0 for step in value):
             return tuple(sorted(set(value)))
-        raise ValueError(f"{name} is {value!r}; it must be a list of training steps, such as [0, 512].")
+        raise ValueError(f"{name} is {_brief.repr(value)}; it must be a list of training steps, such as [0, 512].")
     if isinstance(default, float) and type(value) is int:
         value = float(value)
     if type(value) is not type(default):
         kind = {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false"}[type(default).__name__]
-        raise ValueError(f"{name} is {value!r}; it must be {kind} ({HELP[name]}).")
+        raise ValueError(f"{name} is {_brief.repr(value)}; it must be {kind} ({HELP[name]}).")
     return value
 
 
@@ -157,6 +179,8 @@ def _check_values(settings):
         raise ValueError(f"seed is {settings.seed}; it must be 0 or more.")
     if not settings.model.strip():
         raise ValueError("model is empty; it must be mini-pythia, smollm2, a folder, a GGUF file, or a hub id.")
+    if "\0" in settings.model or (ROOT / settings.model).resolve() in (ROOT, *ROOT.parents):
+        raise ValueError(f"model is {settings.model!r}; a model's folder cannot be one that holds this repository.")
     if settings.device != "cpu" and not (settings.device.startswith("cuda") and torch.cuda.is_available()):
         raise ValueError(f"device is {settings.device!r}; this machine has cpu" + (", cuda." if torch.cuda.is_available() else "."))
     for name, words in (("text", ("mini-pile",)), ("counts", ("auto", "wordfreq", "text"))):

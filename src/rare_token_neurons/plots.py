@@ -5,7 +5,6 @@ Every function draws into axes it is given; nothing here computes a result or re
 
 from __future__ import annotations
 
-import os
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -81,18 +80,11 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     """
     if not name or Path(name).name != name or name.endswith((".png", ".pdf")):
         raise ValueError(f"a figure's name is one word without folder or ending, not {name!r}")
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
+    folder, written = Path(folder), []
     for kind, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None, "Producer": None, "Creator": None})):
         path = folder / f"{name}.{kind}"
-        temporary = folder / f".{name}.{os.getpid()}.{kind}"
-        try:
-            with mpl.rc_context({"pdf.fonttype": 42}):
-                figure.savefig(temporary, dpi=DPI, metadata=metadata)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with store.new_file(path) as temporary, mpl.rc_context({"pdf.fonttype": 42}):
+            figure.savefig(temporary, dpi=DPI, metadata=metadata)
         written.append(path)
         store.note_figure(path)
     return written

@@ -1,7 +1,6 @@
 """What a run tells: its closing table, how far its tables lie from the commit's, what it would cost beforehand."""
 
 import io
-import json
 import math
 import shutil
 import subprocess
@@ -150,10 +149,8 @@ def _last_measured(job):
         row = table[(table["notebook"] == job.name) & (table["model"] == job.folder)]
         if len(row):
             return row.iloc[0].to_dict()
-    if job.record.exists():
-        record = json.loads(job.record.read_text())
-        return {"seconds": record["seconds"]["all"], "disk_mb": record["disk_mb"]}
-    return {}
+    record = store.read_json(job.record) or {}
+    return {"seconds": record["seconds"]["all"], "disk_mb": record["disk_mb"]} if {"seconds", "disk_mb"} <= set(record) else {}
 
 
 def save_minutes(jobs, records, skipped):

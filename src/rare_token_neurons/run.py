@@ -5,8 +5,6 @@ data/cache/runs/<folder>/, where <folder> is the model and, unless all is defaul
 """
 
 import argparse
-import hashlib
-import json
 import logging
 import os
 import sys
@@ -21,6 +19,7 @@ from nbclient.exceptions import DeadKernelError
 
 from rare_token_neurons import notebooks, parameters, paths, reports, store
 
+RECORDED = {"key", "seconds", "tables", "figures", "deviation", "disk_mb", "outputs", "read"}
 KERNEL_STARTS = 3  # a kernel on a busy machine may die before its first answer
 QUIET = ("--IPKernelApp.log_level=40",)  # errors only: its warnings (no encryption on the loopback) concern servers
 DEAD = "DeadKernelError: the kernel was killed; most often the machine had no memory left"
@@ -119,12 +118,10 @@ def finished(job):
     """
     if job.recompute != "changed" or not (job.record.exists() and job.executed.exists()):
         return None
-    try:
-        record = json.loads(job.record.read_text())
-    except json.JSONDecodeError:
+    record = store.read_json(job.record) or {}
+    if not RECORDED <= set(record) or record["key"] != job.key or record["read"] != _read(job):
         return None
-    whole = record["key"] == job.key and all(_sha256(name) == sha256 for name, sha256 in record["outputs"].items())
-    return record if whole and record.get("read", "") == _read(job) else None
+    return record if all(_sha256(name) == sha256 for name, sha256 in record["outputs"].items()) else None
 
 
 def _read(job):
@@ -136,12 +133,11 @@ def _read(job):
 
 
 def _sha256(name):
-    path = paths.ROOT / name
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+    return store.sha256(paths.ROOT / name)
 
 
 def execute(job):
-    """Run one notebook and record it.
+    """Run one notebook and record it; where another process runs the same one, wait for it and take its record.
 
     Returns
     -------
@@ -152,13 +148,25 @@ def execute(job):
     NotebookError
         Where it stopped and why; the executed copy is kept.
     """
+    try:
+        with store.lock(job.record):
+            return finished(job) or _executed(job)
+    except OSError as error:  # the disk is full, or a folder may not be written
+        raise NotebookError(f"{job.name} could not be run to its end: {error}") from None
+
+
+def _executed(job):
     job.executed.parent.mkdir(parents=True, exist_ok=True)
     for old in (job.record, job.account):
         old.unlink(missing_ok=True)
     start, disk = time.perf_counter(), _megabytes(paths.CACHE)
     _papermill(job)
     seconds = {"all": time.perf_counter() - start}
-    account = json.loads(job.account.read_text()) if job.account.exists() else {"seconds": {}, "tables": [], "figures": []}
+    account = {"seconds": {}, "tables": [], "figures": []}
+    if job.account.exists():
+        account = store.read_json(job.account)
+        if not account or not {"seconds", "tables", "figures"} <= set(account):
+            raise NotebookError(f"{paths.shown(job.account)} is damaged; the same command runs {job.name} again.")
     record = {
         "key": job.key,
         "seconds": seconds | account["seconds"],
@@ -167,7 +175,8 @@ def execute(job):
         "deviation": reports.from_commit(account["tables"]),
         "disk_mb": max(0.0, _megabytes(paths.CACHE) - disk),
     }
-    record["outputs"] = {name: _sha256(name) for name in record["tables"] + record["figures"]}
+    outputs = [*record["tables"], *record["figures"], paths.shown(job.executed)]
+    record["outputs"] = {name: _sha256(name) for name in outputs}
     record["read"] = _read(job)
     store.write_json(job.record, record)
     return record
@@ -219,6 +228,7 @@ def run(jobs, *, in_place=False):
         Of the first notebook that failed; those before it are finished and recorded.
     """
     records, skipped, width = [], [], max((len(job.name) for job in jobs), default=0)
+    store.sweep(paths.DATA, paths.FIGURES, paths.NOTEBOOKS)
     try:
         for number, job in enumerate(jobs, 1):
             print(f"[{number:>{len(str(len(jobs)))}}/{len(jobs)}] {job.name:<{width}}  {job.folder} ... ", end="", flush=True)

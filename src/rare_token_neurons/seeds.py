@@ -67,7 +67,7 @@ def table(folder, **values):
 
 def collected(folder=FOLDER):
     """The tables of all seeds that are there, one below the other; without rows where there is none."""
-    found = [pd.read_parquet(path) for path in sorted(folder.glob("seed*.parquet"))]
+    found = [store.read_table(path) for path in sorted(folder.glob("seed*.parquet"))]
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=["seed"])
 
 

@@ -27,8 +27,10 @@ def eigenvalues(weights, standardise=False):
     (..., m) float64, at or above zero.
     """
     weights = np.asarray(weights, dtype=np.float64)
-    if weights.ndim < 2 or weights.shape[-2] > weights.shape[-1]:
+    if weights.ndim < 2 or not 0 < weights.shape[-2] <= weights.shape[-1]:
         raise ValueError(f"A group has one row a neuron and at most as many rows as columns, not the shape {weights.shape}.")
+    if not np.isfinite(weights).all():
+        raise ValueError("The weights of a group hold values that are not finite.")
     if standardise:
         weights = weights - weights.mean(axis=-1, keepdims=True)
         weights = weights / weights.std(axis=-1, keepdims=True)
@@ -214,6 +216,8 @@ def group_spectra(weights, groups, *, standardise=False, k="peak", batch=100):
     values : (g, m) the eigenvalues.
     """
     weights, groups = np.asarray(weights), np.atleast_2d(groups)
+    if not groups.size:
+        raise ValueError("A group has at least one neuron.")
     parts = np.split(groups, range(batch, len(groups), batch))
     values = np.concatenate([eigenvalues(weights[part], standardise) for part in parts])
     exponent, sizes = hill(values, k)

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic tables and tensors, content keys, stages, provenance.
+"""Stages by content key: tables and tensors that are computed once, and the account of a notebook.
 
 A stage is one table. Its key hashes all that decides its content: settings, inputs (hashes of weights and text) and
 the source of the modules that compute it. The cache holds it under that key; `data/results` holds the current copy.
@@ -9,104 +9,49 @@ import hashlib
 import importlib
 import inspect
 import json
-import os
 import re
 import shutil
-import tempfile
 import time
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from rare_token_neurons.files import (lock, new_file, new_folder, read_json, read_table, seal, sha256, sweep, whole,
+                                      write_json, write_table)
 from rare_token_neurons.paths import CACHE, RUNS, shown
+
+__all__ = ["array_hash", "clock", "digest", "finish", "key", "lock", "new_file", "new_folder", "note_figure", "read_json",
+           "read_table", "sha256", "source_hash", "stage", "sweep", "tensors", "write_json", "write_table"]
 
 PACKAGE = "rare_token_neurons"
 _seconds = {}
 _written = {"tables": [], "figures": []}
 
 
-@contextlib.contextmanager
-def new_file(path):
-    """Yield a temporary path beside `path`; on success it takes the name `path`, on failure it is removed."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-", suffix=path.suffix)
-    os.close(handle)
-    try:
-        yield Path(temporary)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-@contextlib.contextmanager
-def new_folder(path, *, replace=False):
-    """Like `new_file`, for a folder; one that is there by then (another process was faster) is kept, or replaced."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=".new-"))
-    leftovers = [temporary]
-    try:
-        yield temporary
-        for made in (temporary, *temporary.rglob("*")):  # others on the machine may read it
-            made.chmod(0o755 if made.is_dir() else 0o644)
-        if replace and path.exists():
-            os.replace(path, old := Path(tempfile.mkdtemp(dir=path.parent, prefix=".new-")))
-            leftovers.append(old)
-        with contextlib.suppress(OSError):
-            os.replace(temporary, path)
-        if not path.exists():
-            raise OSError(f"{shown(path)} could not be written.")
-    finally:
-        for folder in leftovers:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def write_json(path, content):
-    """Write `content` as JSON with sorted keys."""
-    with new_file(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
-
-
-def write_table(path, table):
-    """Write a DataFrame as parquet; equal tables give equal bytes."""
-    with new_file(path) as temporary:
-        table.to_parquet(temporary, index=False, compression="zstd")
-
-
-def _seal(path):
-    """Write the sha256 of a finished file beside it, so that damage is seen when it is read."""
-    with new_file(f"{path}.sha256") as temporary:
-        temporary.write_text(sha256(path) + "\n")
-
-
-def _whole(path):
-    """Whether a sealed file is there and as it was written; a damaged one is named and removed."""
-    seal = Path(f"{path}.sha256")
-    if not (path.exists() and seal.exists()):
-        return False
-    if sha256(path).encode() == seal.read_bytes().strip():
-        return True
-    print(f"{shown(path)} is damaged and is made again.")
-    path.unlink()
-    return False
-
-
 def digest(content):
-    """16 hexadecimal digits of the sha256 of plain data (dicts, lists, numbers, strings)."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    """16 hexadecimal digits of the sha256 of plain data: dicts with names as keys, lists, numbers, strings, None.
+
+    Raises
+    ------
+    TypeError
+        Anything else: two different objects could look alike.
+    """
+    _refuse_odd(content)
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def sha256(path):
-    """sha256 of a file's bytes, in hexadecimal."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _refuse_odd(content):
+    parts = content if isinstance(content, (list, tuple)) else content.values() if isinstance(content, dict) else None
+    odd = [name for name in content if not isinstance(name, str)] if isinstance(content, dict) else []
+    if parts is None and not (content is None or isinstance(content, (str, int, float))):
+        odd = [content]
+    if odd:
+        raise TypeError(f"A content key is made of plain data, not of {odd[0]!r} ({type(odd[0]).__name__}).")
+    for part in parts or ():
+        _refuse_odd(part)
 
 
 def array_hash(arrays):
@@ -158,22 +103,24 @@ def stage(path, stage_key, compute, *, recompute="changed"):
 
     Raises
     ------
-    FileNotFoundError
-        recompute="never" and the table is not there.
+    FileNotFoundError, ValueError
+        recompute="never" and the table is not there, or damaged.
     """
     path = Path(path)
     if recompute == "never":
         if not path.exists():
             raise FileNotFoundError(f"There is no table {shown(path)} to draw; run with recompute=changed.")
-        return pd.read_parquet(path)
+        return read_table(path)
     cached = CACHE / "tables" / path.parent.name / f"{path.stem}-{stage_key}.parquet"
-    if recompute == "always" or not _whole(cached):
-        write_table(cached, compute())
-        _seal(cached)
-    with new_file(path) as temporary:
-        shutil.copyfile(cached, temporary)
+    with lock(cached):
+        if recompute == "always" or not whole(cached):
+            write_table(cached, compute())
+            seal(cached)
+        table = read_table(cached)
+        with new_file(path) as temporary:
+            shutil.copyfile(cached, temporary)
     _written["tables"].append(shown(path))
-    return pd.read_parquet(path)
+    return table
 
 
 def tensors(name, stage_key, compute, *, recompute="changed"):
@@ -189,13 +136,14 @@ def tensors(name, stage_key, compute, *, recompute="changed"):
     dict of str to torch.Tensor
     """
     path = CACHE / name / f"{stage_key}.safetensors"
-    if recompute != "always" and _whole(path):
-        with contextlib.suppress(SafetensorError):
-            return load_file(path)
-    content = compute()
-    with new_file(path) as temporary:
-        save_file(content, temporary)
-    _seal(path)
+    with lock(path):
+        if recompute != "always" and whole(path):
+            with contextlib.suppress(SafetensorError):
+                return load_file(path)
+        content = compute()
+        with new_file(path) as temporary:
+            save_file(content, temporary)
+        seal(path)
     return content
 
 

@@ -11,8 +11,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from rare_token_neurons import checkpoints, store, text
-from rare_token_neurons.paths import ROOT
+from rare_token_neurons import checkpoints, counts, store, text
+from rare_token_neurons.paths import MINI_PYTHIA, ROOT
+
+TRAINING = "training text"  # the counts of a model trained here, where it reads another text than it was trained on
 
 
 def stage(settings, name, compute, *, reads, inputs, modules):
@@ -42,7 +44,15 @@ def counts_name(settings):
     """Which counts decide rarity: general English knows only words, so without `words_only` the text is counted."""
     if settings.counts != "auto":
         return settings.counts
+    if settings.trained_here and not settings.read_before:
+        return TRAINING
     return "text" if settings.trained_here or not settings.words_only else "wordfreq"
+
+
+def _file(settings):
+    """The file of the counts that decide rarity; None where they are those of general English or of the text."""
+    name = counts_name(settings)
+    return MINI_PYTHIA / counts.BESIDE if name == TRAINING else None if name in ("wordfreq", "text") else ROOT / name
 
 
 def _counts(settings, vocabulary):
@@ -52,20 +62,16 @@ def _counts(settings, vocabulary):
     if name == "wordfreq":
         return text.english_counts(vocabulary)
     if name == "text":
-        read = documents["split"].eq("train") if settings.trained_here else np.ones(len(ids), dtype=bool)
+        read = documents["split"].eq("train") if settings.read_before else np.ones(len(ids), dtype=bool)
         return text.unigram_counts([tokens for tokens, counted in zip(ids, read) if counted], len(vocabulary))
-    if name.endswith(".npy"):
-        counts = np.load(ROOT / name)
-        if counts.ndim != 1 or len(counts) < len(vocabulary):
-            raise ValueError(f"{name} must hold one count for each of the {len(vocabulary):,} tokens; "
-                             f"its shape is {counts.shape}.")
-        return counts[: len(vocabulary)].astype(np.int64)
+    if _file(settings).suffix == ".npy":
+        return counts.read(_file(settings), len(vocabulary))
     return text.unigram_counts(text.encode(tokenizer, text.documents(name)["text"]), len(vocabulary))
 
 
 def _counts_hash(settings):
-    name = counts_name(settings)
-    return name if name in ("wordfreq", "text") else hashlib.sha256((ROOT / name).read_bytes()).hexdigest()
+    file = _file(settings)
+    return store.sha256(file) if file else counts_name(settings)
 
 
 def tokens(settings):
@@ -107,7 +113,7 @@ def _chosen(settings):
     """The blocks to run, with their documents, and the rare and common positions in them."""
     _, documents, ids, _ = _corpus(settings.model, settings.text)
     table = tokens(settings)
-    measured = np.nonzero(documents["split"].eq("held-out") if settings.trained_here else np.ones(len(ids), dtype=bool))[0]
+    measured = np.nonzero(documents["split"].eq("held-out") if settings.read_before else np.ones(len(ids), dtype=bool))[0]
     blocks = text.blocks([ids[row] for row in measured], measured)
     found = [text.candidate_positions(blocks.tokens, table["group"].eq(name).to_numpy(), table, rare_of=settings.rare_of,
                                       words_only=settings.words_only) for name in ("rare", "common")]

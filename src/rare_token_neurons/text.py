@@ -13,13 +13,13 @@ import pandas as pd
 import wordfreq
 from spellchecker import SpellChecker
 
-from rare_token_neurons import hub
-from rare_token_neurons.paths import MINI_PILE, ROOT, shown
+from rare_token_neurons import hub, textfiles
+from rare_token_neurons.paths import MINI_PILE, ROOT
 
 BLOCK = 256  # tokens in a block, as in the paper
 FIRST = 3  # the first scored position of a block, as in the paper
+BATCH = 100  # texts tokenised at a time: an encoding takes 30 times the memory of its ids
 HELD_OUT = 0.05  # share of each source's documents
-DOCUMENT = 2_000  # characters of a document, where a plain text file has no documents of its own
 
 
 @dataclass
@@ -38,8 +38,7 @@ def documents(text="mini-pile"):
 
     Parameters
     ----------
-    text : "mini-pile", the path of a UTF-8 text file (cut at blank lines into documents of 2,000 characters or more), or
-        rows of a dataset on the hub (see `hub`).
+    text : "mini-pile", the path of a text file (see `textfiles`), or rows of a dataset on the hub (see `hub`).
 
     Returns
     -------
@@ -48,36 +47,19 @@ def documents(text="mini-pile"):
     Raises
     ------
     FileNotFoundError, ValueError
-        No such file; a file without text.
+        No such file; a file without text, or not in UTF-8.
     """
     if text == "mini-pile":
         files = sorted(MINI_PILE.glob("*.jsonl.xz"))
         table = pd.concat([pd.read_json(path, lines=True).assign(source=path.name.split(".")[0]) for path in files],
                           ignore_index=True)
     else:
-        table = hub.documents(text) if hub.names_text(text) else _plain_file(ROOT / text)
+        table = hub.documents(text) if hub.names_text(text) else textfiles.documents(ROOT / text)
     names = table["source"] + "/" + table["document"].astype(str)
     table["order"] = [hashlib.sha256(name.encode()).hexdigest() for name in names]
     place = table.groupby("source")["order"].rank() / table.groupby("source")["order"].transform("size")
     table["split"] = np.where(place <= HELD_OUT, "held-out", "train")
     return table[["source", "document", "text", "split"]]
-
-
-def _plain_file(path):
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no text file {shown(path)}.")
-    content = path.read_text(encoding="utf-8-sig", errors="replace").replace("\0", " ")
-    if not content.strip():
-        raise ValueError(f"The text file {shown(path)} is empty.")
-    pieces, run = [], ""
-    for paragraph in content.split("\n\n"):
-        run = f"{run}\n\n{paragraph}" if run else paragraph
-        if len(run) >= DOCUMENT:
-            pieces.append(run)
-            run = ""
-    if run.strip():
-        pieces.append(run)
-    return pd.DataFrame({"source": path.stem, "document": np.arange(len(pieces)), "text": pieces})
 
 
 def text_hash(text="mini-pile"):
@@ -96,8 +78,9 @@ def encode(tokenizer, texts):
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()  # some tokenizer files ask for a length or for padding
     backend.no_padding()
-    return [np.array(encoding.ids, dtype=np.int32) for encoding in
-            backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+    texts = list(texts)
+    return [np.array(encoding.ids, dtype=np.int32) for start in range(0, len(texts), BATCH)
+            for encoding in backend.encode_batch_fast(texts[start : start + BATCH], add_special_tokens=False)]
 
 
 def blocks(ids, document, *, length=BLOCK, offset=None):
@@ -139,7 +122,8 @@ def vocabulary(tokenizer):
     """One row a token: its text, whether it is a word token, whether a word may end before it.
 
     A word token has a leading space and decodes to a dictionary word (ASCII letters); a token is a `boundary` when the
-    word before it ends there: it starts with anything but a letter, a digit or an apostrophe.
+    word before it ends there: it starts with anything but a letter, a digit or an apostrophe. A token's text is what it
+    adds after a letter: decoded alone, a SentencePiece token would lose its space.
 
     Returns
     -------
@@ -147,12 +131,21 @@ def vocabulary(tokenizer):
     """
     size = len(tokenizer)
     special = set(tokenizer.all_special_ids)
-    texts = [tokenizer.decode([token]) for token in range(size)]
+    texts = _texts(tokenizer, range(size))
     known = _dictionary()
     word = [token not in special and text[:1] == " " and text[1:].isascii() and text[1:].isalpha()
             and text[1:].lower() in known for token, text in enumerate(texts)]
     boundary = [not (text[:1].isalnum() or text[:1] in "'\u2019\ufffd") for text in texts]
     return pd.DataFrame({"token": texts, "word": word, "boundary": boundary})
+
+
+def _texts(tokenizer, tokens):
+    """What each token adds to a text that ends in the letter a, exactly as it is written."""
+    before = tokenizer.encode("a", add_special_tokens=False)
+    start = tokenizer.decode(before, clean_up_tokenization_spaces=False)
+    found = [tokenizer.decode([*before, token], clean_up_tokenization_spaces=False) for token in tokens]
+    return [text.removeprefix(start) if text.startswith(start) else tokenizer.decode([token])
+            for token, text in zip(tokens, found)]
 
 
 def english_counts(table):

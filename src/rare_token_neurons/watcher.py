@@ -77,6 +77,11 @@ def metrics(matrices, *, mp_fit=False, randomize=False, seed=0):
     mp_softrank, bulk_min, bulk_max; with `randomize` max_rand_eval, num_traps, rand_distance, ww_softrank; status
     ("success", "failed", "skipped": fewer than 8 eigenvalues), small (another estimator: fewer than 20), warning
     and log in weightwatcher's words. What failed is NaN. Its eigenvalues are those of W W^T: d times those of Xi.
+
+    Raises
+    ------
+    ValueError
+        A matrix that is empty, has not two dimensions, or holds values that are not finite.
     """
     ww, named = _weightwatcher(), matrices if isinstance(matrices, dict) else dict(enumerate(matrices))
     wanted = FIT + SHAPE + BULK * mp_fit + SHUFFLED * randomize
@@ -85,6 +90,8 @@ def metrics(matrices, *, mp_fit=False, randomize=False, seed=0):
     try:
         for name, matrix in named.items():
             weight = torch.as_tensor(np.asarray(matrix, dtype=np.float32))
+            if weight.ndim != 2 or not weight.numel() or not torch.isfinite(weight).all():
+                raise ValueError(f"The matrix {name} must have rows and columns of finite numbers; it is {tuple(weight.shape)}.")
             layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
             layer.weight.data = weight
             with _contained() as notes:
