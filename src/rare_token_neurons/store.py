@@ -111,7 +111,7 @@ def stage(path, stage_key, compute, *, recompute="changed"):
         if not path.exists():
             raise FileNotFoundError(f"There is no table {shown(path)} to draw; run with recompute=changed.")
         return read_table(path)
-    cached = CACHE / "tables" / path.parent.name / f"{path.stem}-{stage_key}.parquet"
+    cached = CACHE / "tables" / f"{path.stem}-{stage_key}.parquet"  # settings that decide alike share it
     with lock(cached):
         if recompute == "always" or not whole(cached):
             write_table(cached, compute())
