@@ -19,6 +19,7 @@ from rare_token_neurons.notebooks import defaults, find
 NOTEBOOKS = find()
 POSITIONS = 200  # the smoke setting: enough for every table, few enough for a test
 SETTING = f"mini-pythia/positions={POSITIONS}"
+STEPS = ("step0", "step64", "step512", "step2048", "step6144")  # of the suite: enough for every figure over training
 by_name = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -29,8 +30,11 @@ def tree(tmp_path_factory):
     shutil.copytree(paths.ROOT / "src", root / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     shutil.copytree(paths.NOTEBOOKS, root / "notebooks", ignore=shutil.ignore_patterns(".*"))
     (root / "data/results/mini-pythia").mkdir(parents=True)
-    for folder in (paths.MINI_PILE, paths.MINI_PYTHIA):
-        (root / "data" / folder.name).symlink_to(folder)
+    (root / "data/mini-pile").symlink_to(paths.MINI_PILE)
+    (root / "data/mini-pythia").mkdir()
+    for path in paths.MINI_PYTHIA.iterdir():
+        if path.is_file() or path.name in STEPS:
+            (root / "data/mini-pythia" / path.name).symlink_to(path)
     (root / "data/paper_grid.csv").symlink_to(paths.DATA / "paper_grid.csv")
     log = paths.RESULTS / "mini-pythia/training_log.parquet"
     if log.exists():
