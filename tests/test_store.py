@@ -140,6 +140,18 @@ def test_a_digest_is_of_the_content_not_of_the_order():
     assert len(store.digest({})) == 16 and int(store.digest({}), 16) >= 0
 
 
+@pytest.mark.parametrize("odd", [object(), {1: "a"}, {None: 1}, [{"a": {2, 3}}], paths.ROOT, b"bytes", torch.zeros(2), 1j])
+def test_only_plain_data_has_a_digest(odd):
+    """Two objects that print alike would share a key; so would the names 1 and "1"."""
+    with pytest.raises(TypeError, match="^A content key is made of plain data, not of "):
+        store.digest({"a": [odd]})
+
+
+def test_the_digest_of_plain_data_is_what_it_was():
+    """Keys of earlier caches and the names of folders hold."""
+    assert store.digest({"b": [2, "x", (1.5, None, True)], "a": {"c": float("nan")}}) == "9365d0be52664568"
+
+
 def test_a_key_differs_when_any_part_differs():
     parts = [({"seed": 0}, {"weights": "aa"}, ["text"]), ({"seed": 1}, {"weights": "aa"}, ["text"]),
              ({"seeds": 0}, {"weights": "aa"}, ["text"]), ({"seed": 0}, {"weights": "ab"}, ["text"]),

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from rare_token_neurons import text
@@ -139,6 +139,30 @@ def test_a_word_token_has_a_leading_space_and_is_in_the_dictionary():
     assert found["token"].tolist() == TOKENS
     # "the" lacks the space, " xqzv" is no word, " caf\u00e9" is not ASCII
     assert found.loc[found["word"], "token"].tolist() == [" the", " cat", " deafening", " Cat"]
+
+
+def sentencepiece():
+    """A tokenizer with SentencePiece's mark for a space, whose decoder drops a leading space, as Llama 2's does."""
+    mark = "\u2581"
+    backend = Tokenizer(models.BPE(unk_token="<unk>"))
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend(mark), normalizers.Replace(" ", mark)])
+    backend.pre_tokenizer = pre_tokenizers.Split(mark, "merged_with_next")
+    backend.decoder = decoders.Sequence([decoders.Replace(mark, " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    backend.train_from_iterator(["the cat sat on a mat. a whale's tale"] * 9, trainers.BpeTrainer(
+        vocab_size=60, special_tokens=["<unk>"], show_progress=False))
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
+
+
+def test_a_sentencepiece_token_keeps_its_space():
+    made = sentencepiece()
+    assert made.decode(made.convert_tokens_to_ids(["\u2581cat"])) == "cat"  # alone, it loses it
+    table = text.vocabulary(made)
+    assert {" cat", " mat", " whale"} <= set(table.loc[table["word"], "token"]) and "<unk>" in set(table["token"])
+    ids = text.encode(made, ["the whale sat"])[0]
+    assert "".join(table["token"][ids]) == " the whale sat"
+    assert table.loc[ids, "word"].all() and table.loc[ids, "boundary"].all()
+    alone = table.set_index("token")["word"]
+    assert not alone["t"] and not alone["."]
 
 
 def test_a_word_ends_before_anything_but_a_letter_a_digit_or_an_apostrophe():

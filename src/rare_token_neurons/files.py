@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from rare_token_neurons.paths import shown
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+SAID = ("No space left on device", "inline_container.cc")  # how safetensors and torch.save say so
 DAY = 86_400.0  # seconds; no file takes as long to write
 
 
@@ -31,7 +32,7 @@ def _room_for(path):
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
-        if getattr(error, "errno", None) in FULL or "No space left on device" in str(error):
+        if getattr(error, "errno", None) in FULL or any(words in str(error) for words in SAID):
             raise OSError(errno.ENOSPC, f"No space left on the disk for {shown(path)}; what was finished is kept, and the "
                           "same command goes on when there is room") from None
         raise

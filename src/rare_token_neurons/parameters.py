@@ -170,6 +170,13 @@ def _typed(name, value):
     return value
 
 
+def _is_file(value):
+    try:
+        return (ROOT / value).is_file()
+    except OSError:  # longer than a name may be
+        return False
+
+
 def _check_values(settings):
     if not 0 < settings.rare_percentile < 100:
         raise ValueError(f"rare_percentile is {settings.rare_percentile:g}; it must lie between 0 and 100, both excluded.")
@@ -179,11 +186,13 @@ def _check_values(settings):
         raise ValueError(f"seed is {settings.seed}; it must be 0 or more.")
     if not settings.model.strip():
         raise ValueError("model is empty; it must be mini-pythia, smollm2, a folder, a GGUF file, or a hub id.")
+    if max(len(part.encode()) for part in settings.model.split("/")) > 255:
+        raise ValueError("model is longer than the name of a folder may be.")
     if "\0" in settings.model or (ROOT / settings.model).resolve() in (ROOT, *ROOT.parents):
         raise ValueError(f"model is {settings.model!r}; a model's folder cannot be one that holds this repository.")
     if settings.device != "cpu" and not (settings.device.startswith("cuda") and torch.cuda.is_available()):
         raise ValueError(f"device is {settings.device!r}; this machine has cpu" + (", cuda." if torch.cuda.is_available() else "."))
     for name, words in (("text", ("mini-pile",)), ("counts", ("auto", "wordfreq", "text"))):
         value = getattr(settings, name)
-        if value not in words and not (ROOT / value).is_file() and not (name == "text" and hub.names_text(value)):
+        if value not in words and not _is_file(value) and not (name == "text" and hub.names_text(value)):
             raise ValueError(f"{name} is {value!r}; it must be {' or '.join(words)}, or a file that is there.")

@@ -1,0 +1,76 @@
+"""Which counts decide rarity, and which documents are new to a model: by what lies beside its weights, not by its name."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from rare_token_neurons import cells, counts, parameters, paths, store, tables, text
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """Tables are written here; the caches of the module are new."""
+    monkeypatch.setattr(store, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(parameters, "RESULTS", tmp_path / "results")
+    for kept in (tables._corpus, tables._chosen):
+        kept.cache_clear()
+    yield tmp_path
+    for kept in (tables._corpus, tables._chosen):
+        kept.cache_clear()
+
+
+def copied(folder, *names):
+    """A folder with some of mini-pythia's files."""
+    folder.mkdir(parents=True)
+    for name in names:
+        (shutil.copytree if (paths.MINI_PYTHIA / name).is_dir() else shutil.copy)(paths.MINI_PYTHIA / name, folder / name)
+    return folder
+
+
+def trained_here(model):
+    return parameters.Settings(model=str(model)).trained_here
+
+
+def test_a_model_was_trained_here_where_its_counts_are_those_of_the_training_text(tmp_path):
+    assert trained_here("mini-pythia") and trained_here(paths.MINI_PYTHIA) and trained_here(paths.MINI_PYTHIA / "step512")
+    assert not trained_here("smollm2") and not trained_here("EleutherAI/pythia-70m")
+    mine = copied(tmp_path / "renamed", counts.BESIDE, "step16")
+    assert trained_here(mine) and trained_here(mine / "step16")
+    assert not trained_here(copied(tmp_path / "mini-pythia-of-another", "step16"))  # a name says nothing
+    other = copied(tmp_path / "own", "step16")
+    np.save(other / counts.BESIDE, np.arange(8_192))
+    assert not trained_here(other) and not trained_here(other / "step16")
+
+
+def test_without_the_embedded_model_nothing_was_trained_here(tmp_path, monkeypatch):
+    monkeypatch.setattr(parameters, "MINI_PYTHIA", tmp_path / "nowhere")
+    assert not trained_here(tmp_path / "own")
+
+
+def own_text(root, documents=12):
+    pile = text.documents()
+    path = root / "own.txt"
+    path.write_text("\n\n".join(pile.loc[pile["source"] == "devil", "text"].head(documents)))
+    return str(path)
+
+
+def test_all_documents_of_another_text_are_new_and_the_training_text_decides_what_is_rare(root):
+    """Fewer than 20 documents leave none held out: a text that was not trained on is measured whole."""
+    settings = parameters.Settings(model="mini-pythia", text=own_text(root), positions=10_000)
+    documents, trained = text.documents(settings.text), np.load(paths.MINI_PYTHIA / counts.BESIDE)
+    assert len(documents) < 20 and not documents["split"].eq("held-out").any()
+    assert tables.positions(settings)["document"].nunique() > len(documents) / 2
+    assert tables.tokens(settings)["count"].to_numpy().tolist() == trained.tolist()
+    assert tables.counts_name(settings) == tables.TRAINING
+    of_text = parameters.Settings(model="mini-pythia", text=settings.text, counts="text")
+    assert tables.tokens(of_text).eval("count == count_text").all()
+    assert cells._column(of_text, cells.default(of_text)) == "count"
+    assert cells._column(settings, cells.Cell("counts", "text", 50.0, "mean", "target", True, "text", "mean_abs")) == "count_text"
+
+
+def test_the_embedded_text_is_measured_where_it_was_held_out():
+    settings = parameters.Settings(model="mini-pythia")
+    assert settings.read_before and tables.counts_name(settings) == "text"
+    assert not parameters.Settings(model="smollm2").read_before
+    assert tables.counts_name(parameters.Settings()) == "wordfreq"
