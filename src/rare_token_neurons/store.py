@@ -5,6 +5,7 @@ the source of the modules that compute it. The cache holds it under that key; `d
 """
 
 import contextlib
+import fcntl
 import hashlib
 import importlib
 import inspect
@@ -66,6 +67,31 @@ def new_folder(path, *, replace=False):
     finally:
         for folder in leftovers:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def alone(path):
+    """Make other processes that want to make `path` wait; the lock, `path`.lock, ends with the process that holds it."""
+    lock = Path(f"{path}.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        held = None
+        while not _named(held, lock):  # the one before removes the file that this one waited for
+            held = stack.enter_context(lock.open("a"))
+            with contextlib.suppress(OSError):  # a file system without locks: files stay whole, work may be done twice
+                fcntl.flock(held, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def _named(file, path):
+    """Whether an open file is still what the path names."""
+    try:
+        return file is not None and os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def write_json(path, content):
@@ -164,11 +190,12 @@ def stage(path, stage_key, compute, *, recompute="changed"):
             raise FileNotFoundError(f"There is no table {shown(path)} to draw; run with recompute=changed.")
         return pd.read_parquet(path)
     cached = CACHE / "tables" / path.parent.name / f"{path.stem}-{stage_key}.parquet"
-    if recompute == "always" or not _whole(cached):
-        write_table(cached, compute())
-        _seal(cached)
-    with new_file(path) as temporary:
-        shutil.copyfile(cached, temporary)
+    with alone(cached):
+        if recompute == "always" or not _whole(cached):
+            write_table(cached, compute())
+            _seal(cached)
+        with new_file(path) as temporary:
+            shutil.copyfile(cached, temporary)
     _written["tables"].append(shown(path))
     return pd.read_parquet(path)
 
@@ -186,13 +213,14 @@ def tensors(name, stage_key, compute, *, recompute="changed"):
     dict of str to torch.Tensor
     """
     path = CACHE / name / f"{stage_key}.safetensors"
-    if recompute != "always" and _whole(path):
-        with contextlib.suppress(SafetensorError):
-            return load_file(path)
-    content = compute()
-    with new_file(path) as temporary:
-        save_file(content, temporary)
-    _seal(path)
+    with alone(path):
+        if recompute != "always" and _whole(path):
+            with contextlib.suppress(SafetensorError):
+                return load_file(path)
+        content = compute()
+        with new_file(path) as temporary:
+            save_file(content, temporary)
+        _seal(path)
     return content
 
 
