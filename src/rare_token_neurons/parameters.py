@@ -6,8 +6,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
 
-import torch
-
 from rare_token_neurons import hub
 from rare_token_neurons.paths import FIGURES, RESULTS, ROOT
 from rare_token_neurons.store import digest
@@ -155,8 +153,11 @@ def _check_values(settings):
         raise ValueError(f"seed is {settings.seed}; it must be 0 or more.")
     if not settings.model.strip():
         raise ValueError("model is empty; it must be mini-pythia, smollm2, a folder, or a hub id.")
-    if settings.device != "cpu" and not (settings.device.startswith("cuda") and torch.cuda.is_available()):
-        raise ValueError(f"device is {settings.device!r}; this machine has cpu" + (", cuda." if torch.cuda.is_available() else "."))
+    if settings.device != "cpu":
+        import torch  # slow to load, and needed for this alone
+
+        if not (settings.device.startswith("cuda") and torch.cuda.is_available()):
+            raise ValueError(f"device is {settings.device!r}; this machine has cpu{', cuda' * torch.cuda.is_available()}.")
     for name, words in (("text", ("mini-pile",)), ("counts", ("auto", "wordfreq", "text"))):
         value = getattr(settings, name)
         if value not in words and not (ROOT / value).is_file() and not (name == "text" and hub.names_text(value)):

@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from rare_token_neurons.paths import CACHE, RUNS, shown
 
@@ -212,6 +211,8 @@ def tensors(name, stage_key, compute, *, recompute="changed"):
     -------
     dict of str to torch.Tensor
     """
+    from safetensors.torch import load_file, save_file  # torch is slow to load, and what only starts notebooks needs none
+
     path = CACHE / name / f"{stage_key}.safetensors"
     with alone(path):
         if recompute != "always" and _whole(path):

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from rare_token_neurons import rows
 
 RETRIES = 2  # of a row that could not be started on a worker; one whose worker died is up to the scheduler
+TIMEOUT = 10  # seconds to wait for the scheduler
 
 
 class Local:
@@ -57,7 +58,7 @@ class Cluster:
         except ImportError:
             raise ValueError("--scheduler needs Dask: pip install -e '.[dask]'.") from None
         try:
-            self.client = Client(address, timeout=10, set_as_default=False)
+            self.client = Client(address, timeout=TIMEOUT, set_as_default=False)
         except (OSError, ValueError) as error:
             raise ValueError(f"No Dask scheduler answers at {address} ({error}).") from None
 
