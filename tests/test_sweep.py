@@ -1,8 +1,22 @@
-"""A grid of settings: checked before it starts, a failing row stops no other."""
+"""A grid of settings: checked before it starts, a row in a process of its own, a failing row stops no other."""
 
+import io
+import os
+import shutil
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import nbformat
+import psutil
 import pytest
+from distributed import LocalCluster
+from test_run import PARAMETERS, marks, tree, write  # noqa: F401
 
-from rare_token_neurons import hub, paths, run, sweep, text
+from rare_token_neurons import hub, paths, run, sweep, text, workers
+from rare_token_neurons.status import Status, duration
 
 
 @pytest.fixture
@@ -39,27 +53,178 @@ def test_a_missing_grid_is_one_sentence(capsys):
     assert capsys.readouterr().err == "There is no grid file no/grid.csv.\n"
 
 
-def test_a_failing_row_stops_no_other_and_is_told_at_the_end(grid, capsys, monkeypatch):
-    begun = []
-
-    def one(jobs):
-        begun.append(jobs[0].model)
-        if jobs[0].model == "mini-pythia":
-            raise run.NotebookError("cell [3]: no memory")
-
-    monkeypatch.setattr(run, "run", one)
-    path = grid("model,notebooks\nmini-pythia,01\nsmollm2,01\n")
-    assert sweep.main([str(path)]) == 1
-    said = capsys.readouterr()
-    assert begun == ["mini-pythia", "smollm2"]
-    assert "line 2 failed (model mini-pythia, notebooks 01):\ncell [3]: no memory" in said.err and "1 of 2 rows done" in said.out
-
-
 def test_the_papers_grid_is_a_right_one():
     rows = sweep.read(paths.DATA / "paper_grid.csv")
     assert [row.jobs[0].model for row in rows] == ["EleutherAI/pythia-70m-deduped", "EleutherAI/pythia-410m-deduped"]
     steps = next(job.values["steps"] for job in rows[0].jobs if "steps" in job.values)
     assert steps == [0, 4000, *range(14_000, 124_001, 10_000), 143_000] and len(steps) == 15
+
+
+def test_a_row_is_a_command_and_what_two_lines_ask_for_is_there_once(grid):
+    rows = sweep.read(grid("model,notebooks,seed,ablation\nmini-pythia,01 03,1,zero\nsmollm2,01 11,,\nsmollm2,1,,\n,11,0,\n"))
+    (what, models), (closing, alls) = sweep.waves(rows)
+    assert (what, closing) == ("rows", "runs of notebooks about all models")
+    assert [(row.line, row.arguments) for row in models] == [
+        (2, ["01", "03", "-y", '{"model": "mini-pythia", "seed": "1", "ablation": "zero"}']),
+        (3, ["01", "-y", '{"model": "smollm2"}'])]
+    assert [(row.line, row.arguments) for row in alls] == [(3, ["11"])]
+    assert models[0].log == f"data/cache/runs/mini-pythia/seed=1,ablation=zero/{models[0].name}.log"
+    assert run.plan(models[0].arguments[:2], values=rows[0].values) == list(models[0].jobs)
+
+
+def test_two_rows_that_would_overwrite_each_other_are_refused(grid):
+    with pytest.raises(ValueError, match="line 3: 03_neuron_influence would write to the folder smollm2 as line 2 does, with "
+                                         "another recompute; keep one of the two"):
+        sweep.read(grid("notebooks,recompute\n03,changed\n03,always\n"))
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--jobs", "0"], "--jobs is 0; it must be 1 or more."),
+    (["--scheduler", "tcp://127.0.0.1:9"], "No Dask scheduler answers at tcp://127.0.0.1:9"),
+])
+def test_without_places_nothing_starts(grid, capsys, monkeypatch, arguments, message):
+    monkeypatch.setattr(workers, "TIMEOUT", 1)
+    assert sweep.main([str(grid("notebooks\n01\n")), *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+# ---- the status line
+
+
+class Screen(io.StringIO):
+    """A stream that is a terminal, or not."""
+
+    def __init__(self, terminal):
+        super().__init__()
+        self.isatty = lambda: terminal
+
+
+def report(terminal):
+    """What a grid of five rows prints until two have ended."""
+    now, screen = [0.0], Screen(terminal)
+    status = Status("rows", 5, stream=screen, clock=lambda: now[0])
+    status.ended("line 2")
+    for now[0] in (1, 2, 200):
+        status.show(2)
+    status.ended("line 3", 190.0)
+    status.ended("line 4", 4.0, failed=True)
+    status.show(1)
+    return screen.getvalue()
+
+
+def test_the_status_is_a_line_whenever_something_changes():
+    assert report(False).splitlines() == [
+        "line 2: unchanged",
+        "1 of 5 rows done, 2 running, 0 failed, 2 waiting; 1 s",
+        "line 3: 3 min",
+        "line 4: failed",
+        "2 of 5 rows done, 1 running, 1 failed, 1 waiting; 3 min, about 6 min left",
+    ]
+
+
+def test_on_a_terminal_the_status_is_rewritten_and_never_longer_than_it(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    lines = [piece for line in report(True).split("\n") for piece in line.split("\r\033[K")]
+    assert all(len(piece) <= 39 for piece in lines) and lines[-1] == "2 of 5 rows done, 1 running, 1 failed, "
+    assert report(True).count("\n") == 3  # those of the rows that have ended
+
+
+@pytest.mark.parametrize("seconds, words", [(45.4, "45 s"), (600, "10 min"), (11_400, "3 h 10 min")])
+def test_durations(seconds, words):
+    assert duration(seconds) == words
+
+
+# ---- rows in processes: small notebooks in a repository of their own
+
+
+@pytest.fixture
+def small(tree, monkeypatch):
+    """A repository with the package and one notebook, 01_one, that knows no ablation."""
+    shutil.copytree(Path(run.__file__).parent, tree / "src/rare_token_neurons", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setenv("PYTHONPATH", str(tree / "src"))
+    monkeypatch.syspath_prepend(tree / "src")  # Dask's workers get it from here
+    write(tree, "01_one")
+    return tree
+
+
+def wait_for(condition, seconds=150):
+    """Wait until a condition holds; it is asserted in the end."""
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.1)
+    assert condition()
+
+
+def test_failing_and_killed_rows_stop_no_other_and_are_told_at_the_end(small, grid, capsys):
+    write(small, "02_two", "if ablation == 'zero':\n    raise ValueError('no rare position')",
+          "import os, signal\nif ablation == 'resample':\n    os.kill(os.getppid(), signal.SIGKILL)",
+          declared=PARAMETERS + '\nablation: str = "mean"')
+    assert sweep.main([str(grid("ablation\nzero\nresample\nmean\n")), "--jobs", "2"]) == 1
+    said, folder = capsys.readouterr(), "data/cache/runs/mini-pythia"
+    assert f"""line 2 failed (ablation zero):
+{folder}/ablation=zero/02_two.ipynb, kept, stopped at cell [4]: if ablation == 'zero':
+ValueError: no rare position
+its output: {folder}/ablation=zero/row-""" in said.err
+    assert """line 3 failed (ablation resample):
+The row's process was ended by SIGKILL; most often the machine had no memory left.""" in said.err
+    assert said.out.startswith("0 of 3 rows done, 2 running, 0 failed, 1 waiting; ")
+    assert "line 2 (ablation zero): failed" in said.out and said.out.endswith("\n1 of 3 rows done.\n")
+    assert marks(small).count("01_one 0 []") == 1 and len(marks(small)) == 4  # the three rows share 01
+    kept = nbformat.read(small / folder / "ablation=zero/02_two.ipynb", as_version=4)
+    assert any(output.output_type == "error" for cell in kept.cells for output in cell.get("outputs", []))
+    (log,) = (small / folder / "ablation=zero").glob("row-*.log")
+    assert """run 01 02 -y '{"ablation": "zero"}'""" in log.read_text()
+
+    assert sweep.main([str(grid("ablation\nmean\n"))]) == 0
+    assert "line 2 (ablation mean): unchanged\n\n1 of 1 rows done.\n" in capsys.readouterr().out and len(marks(small)) == 4
+
+
+def test_an_interrupted_grid_ends_its_rows(small, grid, capsys):
+    write(small, "02_waits", "import time\ntime.sleep(600)")
+    children = []
+
+    def interrupt():
+        wait_for(lambda: marks(small))
+        children.extend(psutil.Process().children(recursive=True))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    assert sweep.main([str(grid("notebooks,seed\n02,0\n02,1\n"))]) == 130
+    thread.join()
+    assert "the same command goes on where this one stopped" in capsys.readouterr().err
+    assert len(children) >= 2 and not psutil.wait_procs(children, timeout=60)[1]
+    assert marks(small) == ["02_waits 0 []"]
+
+
+def test_the_row_of_a_killed_dask_worker_goes_to_another_one_and_none_is_done_twice(small, grid, capsys):
+    write(small, "02_two", """import os, time
+with open(f"kernel-{seed}", "w") as file:
+    file.write(str(os.getpid()))
+while seed == 1 and not os.path.exists("go"):
+    time.sleep(0.1)
+with open("ends.txt", "a") as file:
+    file.write(f"{seed}\\n")""")
+    killed = []
+
+    def kill(client):
+        wait_for((small / "ends.txt").exists)  # a row is finished
+        wait_for(lambda: (small / "kernel-1").exists() and (small / "kernel-1").read_text())
+        above = psutil.Process(int((small / "kernel-1").read_text())).parents()
+        killed.extend(process for process in above if process.pid in client.run(os.getpid).values())
+        below = killed[0].children(recursive=True)
+        killed[0].kill()
+        assert len(below) >= 2 and not psutil.wait_procs(below, timeout=60)[1]  # nobody goes on with the row unseen
+        (small / "go").touch()
+
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs="CRITICAL") as cluster, \
+            cluster.get_client() as client, ThreadPoolExecutor(1) as helper:
+        murder = helper.submit(kill, client)
+        code = sweep.main([str(grid("notebooks,seed\n02,0\n01 02,1\n02,2\n")), "--scheduler", cluster.scheduler_address])
+        murder.result()
+    assert code == 0 and "3 of 3 rows done." in capsys.readouterr().out
+    assert sorted((small / "ends.txt").read_text().split()) == ["0", "1", "2"]
+    assert sorted(marks(small)) == ["01_one 1 []", "02_two 0 []", "02_two 1 []", "02_two 1 []", "02_two 2 []"]  # 01 stays
 
 
 # ---- texts from the hub

@@ -4,6 +4,7 @@ import ast
 import hashlib
 import json
 import re
+from functools import lru_cache
 from pathlib import Path
 
 import nbformat
@@ -78,6 +79,15 @@ def modules(code, seen=()):
     -------
     set of str, such as {"store", "paths"}
     """
+    found = {name for name in _imports(code) if (SOURCES / f"{name}.py").exists()} - set(seen)
+    for name in sorted(found):
+        found |= modules((SOURCES / f"{name}.py").read_text(), found | set(seen))
+    return found
+
+
+@lru_cache(maxsize=None)
+def _imports(code):
+    """Names that Python code imports from the package, modules or not."""
     found = set()
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.ImportFrom) and node.module == PACKAGE:
@@ -86,9 +96,6 @@ def modules(code, seen=()):
             found.add(node.module.split(".")[1])
         elif isinstance(node, ast.Import):
             found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith(f"{PACKAGE}.")}
-    found = {name for name in found if (SOURCES / f"{name}.py").exists()} - set(seen)
-    for name in sorted(found):
-        found |= modules((SOURCES / f"{name}.py").read_text(), found | set(seen))
     return found
 
 

@@ -8,8 +8,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
 
-import torch
-
 from rare_token_neurons import hub
 from rare_token_neurons.counts import BESIDE
 from rare_token_neurons.paths import FIGURES, MINI_PYTHIA, RESULTS, ROOT
@@ -190,8 +188,11 @@ def _check_values(settings):
         raise ValueError("model is longer than the name of a folder may be.")
     if "\0" in settings.model or (ROOT / settings.model).resolve() in (ROOT, *ROOT.parents):
         raise ValueError(f"model is {settings.model!r}; a model's folder cannot be one that holds this repository.")
-    if settings.device != "cpu" and not (settings.device.startswith("cuda") and torch.cuda.is_available()):
-        raise ValueError(f"device is {settings.device!r}; this machine has cpu" + (", cuda." if torch.cuda.is_available() else "."))
+    if settings.device != "cpu":
+        import torch  # slow to load, and needed for this alone
+
+        if not (settings.device.startswith("cuda") and torch.cuda.is_available()):
+            raise ValueError(f"device is {settings.device!r}; this machine has cpu{', cuda' * torch.cuda.is_available()}.")
     for name, words in (("text", ("mini-pile",)), ("counts", ("auto", "wordfreq", "text"))):
         value = getattr(settings, name)
         if value not in words and not _is_file(value) and not (name == "text" and hub.names_text(value)):

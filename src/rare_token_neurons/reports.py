@@ -96,7 +96,7 @@ def closing_table(jobs, records, skipped):
 
     Parameters
     ----------
-    jobs : list of run.Job
+    jobs : list of jobs.Job
     records : list of dict, of the jobs that are finished, in the same order
     skipped : list of the jobs that were not repeated
     """
@@ -122,7 +122,7 @@ def dry_run(jobs, finished):
 
     Parameters
     ----------
-    jobs : list of run.Job
+    jobs : list of jobs.Job
     finished : list of the record of each job that need not be repeated, or None
     """
     rows, minutes, disk = [], 0.0, 0.0

@@ -5,21 +5,20 @@ data/cache/runs/<folder>/, where <folder> is the model and, unless all is defaul
 """
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
 import time
-from dataclasses import dataclass, replace
-from pathlib import Path
 
 import nbformat
 import papermill
 import yaml
 from nbclient.exceptions import DeadKernelError
 
-from rare_token_neurons import notebooks, parameters, paths, reports, store
+from rare_token_neurons import notebooks, paths, reports, store
+from rare_token_neurons.jobs import file_hash, finished, plan, tables_read
 
-RECORDED = {"key", "seconds", "tables", "figures", "deviation", "disk_mb", "outputs", "read"}
 KERNEL_STARTS = 3  # a kernel on a busy machine may die before its first answer
 QUIET = ("--IPKernelApp.log_level=40",)  # errors only: its warnings (no encryption on the loopback) concern servers
 DEAD = "DeadKernelError: the kernel was killed; most often the machine had no memory left"
@@ -29,111 +28,6 @@ logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it would log i
 
 class NotebookError(Exception):
     """A notebook did not run to its end; the message says where and why."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One notebook with one set of parameters."""
-
-    notebook: Path
-    values: dict  # the parameters to inject: those that differ from the notebook's defaults
-    model: str
-    folder: str  # piece of path: the model, and the setting
-    key: str  # hash of all that decides the outcome
-    recompute: str
-    missing: tuple = ()  # parameters given for other notebooks, which this one does not have
-
-    @property
-    def name(self):
-        """The file's name without its ending, such as 03_neuron_influence."""
-        return self.notebook.stem
-
-    @property
-    def executed(self):
-        """The executed copy."""
-        return paths.RUNS / self.folder / self.notebook.name
-
-    @property
-    def record(self):
-        """What a finished run leaves: its key, seconds, outputs and their hashes."""
-        return paths.RUNS / self.folder / f"{self.name[:2]}.json"
-
-    @property
-    def account(self):
-        """What the notebook's last cell says of itself (`store.finish`)."""
-        return paths.RUNS / self.folder / f"{self.name[:2]}.account.json"
-
-
-def plan(numbers=(), models=(), values=None):
-    """Check every parameter against every notebook and list what is to run: models in the outer loop, notebooks about all
-    models (they have no parameter `model`) once, after them.
-
-    Parameters
-    ----------
-    numbers : iterable of str, notebooks; empty for all.
-    models : iterable of str; empty for each notebook's own default.
-    values : dict of parameters by name; text from the command line is converted.
-
-    Returns
-    -------
-    list of Job
-
-    Raises
-    ------
-    ValueError
-        One sentence: an unknown notebook, a misspelled name, a wrong type, an impossible value.
-    """
-    values, models = dict(values or {}), list(dict.fromkeys(models))
-    if models and "model" in values:
-        raise ValueError("model is given twice, by --model and by -p or -y; give it once.")
-    if strange := set(values) - set(parameters.given(values)):
-        raise ValueError(f"{min(strange, key=str)} is no parameter with a plain value (number, text, truth value or list).")
-    chosen = {path: notebooks.defaults(path) for path in notebooks.find(numbers)}
-    one = {path: defaults for path, defaults in chosen.items() if "model" in defaults}
-    jobs = [_job(path, defaults, values | ({"model": model} if model else {}), chosen.values())
-            for model in models or [None] for path, defaults in one.items()]
-    return jobs + [_job(path, defaults, values, chosen.values()) for path, defaults in chosen.items() if path not in one]
-
-
-def _job(path, defaults, values, declared_anywhere):
-    """The job of one notebook; a parameter that only other chosen notebooks have is left to them."""
-    mine = {name: value for name, value in values.items()
-            if name in defaults or not any(name in declared for declared in declared_anywhere)}
-    before = parameters.check(defaults, declared=list(defaults))
-    settings = parameters.check(defaults | mine, declared=list(defaults))
-    checked = {name: getattr(settings, name) for name in defaults}
-    if "model" not in defaults:
-        settings = replace(settings, model=parameters.ALL_MODELS)
-    injected = {name: list(value) if isinstance(value, tuple) else value
-                for name, value in checked.items() if value != getattr(before, name)}
-    return Job(path, injected, settings.model, settings.folder, notebooks.content_key(path, checked), settings.recompute,
-               tuple(name for name in values if name not in mine))
-
-
-def finished(job):
-    """The record of a run that need not be repeated, or None.
-
-    Key and outputs must be as recorded: a deleted or altered table or figure runs its notebook again; for a notebook about
-    all models, the tables of every model must be too.
-    """
-    if job.recompute != "changed" or not (job.record.exists() and job.executed.exists()):
-        return None
-    record = store.read_json(job.record) or {}
-    if not RECORDED <= set(record) or record["key"] != job.key or record["read"] != _read(job):
-        return None
-    return record if all(_sha256(name) == sha256 for name, sha256 in record["outputs"].items()) else None
-
-
-def _read(job):
-    """What a notebook about all models reads: the hash of every model's tables; "" for a notebook about one model."""
-    if job.model != parameters.ALL_MODELS:
-        return ""
-    found = sorted(path for path in paths.RESULTS.rglob("*.parquet") if parameters.ALL_MODELS not in path.parts)
-    return store.digest([[paths.shown(path), _sha256(path)] for path in found])
-
-
-def _sha256(name):
-    return store.sha256(paths.ROOT / name)
 
 
 def execute(job):
@@ -176,8 +70,8 @@ def _executed(job):
         "disk_mb": max(0.0, _megabytes(paths.CACHE) - disk),
     }
     outputs = [*record["tables"], *record["figures"], paths.shown(job.executed)]
-    record["outputs"] = {name: _sha256(name) for name in outputs}
-    record["read"] = _read(job)
+    record["outputs"] = {name: file_hash(name) for name in outputs}
+    record["read"] = tables_read(job)
     store.write_json(job.record, record)
     return record
 
@@ -208,7 +102,12 @@ def _report(job, count, source, error):
 
 
 def _megabytes(folder):
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6 if folder.is_dir() else 0.0
+    total = 0
+    for where, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # another run's temporary file is gone by now
+                total += os.path.getsize(os.path.join(where, name))
+    return total / 1e6
 
 
 def run(jobs, *, in_place=False):
@@ -232,11 +131,11 @@ def run(jobs, *, in_place=False):
     try:
         for number, job in enumerate(jobs, 1):
             print(f"[{number:>{len(str(len(jobs)))}}/{len(jobs)}] {job.name:<{width}}  {job.folder} ... ", end="", flush=True)
+            if job.missing:
+                print(f"(has no {', '.join(job.missing)}) ", end="", flush=True)
             record = finished(job)
             if record:
                 skipped.append(job)
-            if job.missing:
-                print(f"(has no {', '.join(job.missing)}) ", end="", flush=True)
             records.append(record or execute(job))
             print("unchanged" if record else f"{records[-1]['seconds']['all']:.0f} s", flush=True)
             if in_place:

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from rare_token_neurons.files import (lock, new_file, new_folder, read_json, read_table, seal, sha256, sweep, whole,
                                       write_json, write_table)
@@ -135,6 +134,8 @@ def tensors(name, stage_key, compute, *, recompute="changed"):
     -------
     dict of str to torch.Tensor
     """
+    from safetensors.torch import load_file, save_file  # torch is slow to load, and what only starts notebooks needs none
+
     path = CACHE / name / f"{stage_key}.safetensors"
     with lock(path):
         if recompute != "always" and whole(path):

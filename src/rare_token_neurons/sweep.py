@@ -1,26 +1,51 @@
-"""`python -m rare_token_neurons sweep GRID.csv`: a grid of settings, one row after the other, failures reported at the end.
+"""`python -m rare_token_neurons sweep GRID.csv`: a grid of settings, each row a run in a process of its own.
 
 A column is a parameter (steps as `[0, 512]`), or `notebooks`, such as `01 03`; an empty cell keeps the default. Every row
 is checked before the first one starts; a row that fails does not stop the others, and a finished one is not repeated.
+Notebooks about all models run once, after the rows. What a row prints is in its log, data/cache/runs/<folder>/row-*.log.
 """
 
 import argparse
+import json
 import sys
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
-from rare_token_neurons import run
+from rare_token_neurons import parameters, paths, store
+from rare_token_neurons.jobs import finished, plan
+from rare_token_neurons.status import Status
+from rare_token_neurons.workers import Cluster, Local
+
+POLL = 0.5  # seconds between two looks at the rows
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a grid: its number (the header is line 1), its settings in words, and the jobs that they mean."""
+    """One line of a grid: its number (the header is line 1), its settings in words and as text, the jobs that they mean."""
 
     line: int
     label: str
-    jobs: list
+    values: dict
+    jobs: tuple
+
+    @property
+    def name(self):
+        """A name that tells the content: notebooks, folders and all that decides the outcome."""
+        return f"row-{store.digest([[job.name, job.folder, job.key] for job in self.jobs])}"
+
+    @property
+    def arguments(self):
+        """The arguments of `run` that do this row: its notebooks, and the parameters that one of them has."""
+        values = {name: text for name, text in self.values.items() if any(name not in job.missing for job in self.jobs)}
+        return [*(job.name[:2] for job in self.jobs), *(["-y", json.dumps(values, ensure_ascii=False)] if values else [])]
+
+    @property
+    def log(self):
+        """Where its output goes, a path from the root: beside the executed notebooks of its most particular setting."""
+        return paths.shown(paths.RUNS / max((job.folder for job in self.jobs), key=len) / f"{self.name}.log")
 
 
 def read(path):
@@ -37,39 +62,88 @@ def read(path):
     Raises
     ------
     FileNotFoundError, ValueError
-        No such file; no rows; a row with a wrong parameter (the line is named).
+        No such file; no rows; a row with a wrong parameter, or one that would overwrite another's files (the line is named).
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no grid file {path}.")
     table = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
     if table.empty:
         raise ValueError(f"The grid file {path} has no rows.")
-    rows = []
+    rows, owners = [], {}
     for line, cells in enumerate(table.to_dict("records"), 2):
         values = {name.strip(): text.strip() for name, text in cells.items() if text.strip()}
         label = ", ".join(f"{name} {text}" for name, text in values.items())
         try:
-            rows.append(Row(line, label, run.plan(values.pop("notebooks", "").split(), values=values)))
+            jobs = plan(values.pop("notebooks", "").split(), values=values)
+            for job in jobs:
+                other, first = owners.setdefault((job.name, job.folder), (job, line))
+                if other.key != job.key:
+                    names = [name for name in job.values | other.values if job.values.get(name) != other.values.get(name)]
+                    raise ValueError(f"{job.name} would write to the folder {job.folder} as line {first} does, with another "
+                                     f"{' and '.join(names)}; keep one of the two.")
         except ValueError as error:
             raise ValueError(f"{path}, line {line}: {error}") from None
+        rows.append(Row(line, label, values, tuple(jobs)))
     return rows
 
 
-def sweep(rows):
-    """Run the rows one after the other.
+def waves(rows):
+    """What is to run, in the order of running.
+
+    Returns
+    -------
+    list of (str, list of Row): what the rows do about one model; then the notebooks about all models, which read the tables
+    of all rows. What two lines ask for in the same words or others is there once.
+    """
+    kinds = [("rows", [replace(row, jobs=tuple(job for job in row.jobs if job.model != parameters.ALL_MODELS)) for row in rows]),
+             ("runs of notebooks about all models",
+              [replace(row, label=f"{job.name} of {job.folder}", jobs=(job,))
+               for row in rows for job in row.jobs if job.model == parameters.ALL_MODELS])]
+    once = [(what, {row.name: row for row in reversed(parts) if row.jobs}) for what, parts in kinds]
+    return [(what, sorted(parts.values(), key=lambda row: row.line)) for what, parts in once if parts]
+
+
+def sweep(rows, pool, status):
+    """Run rows and keep the status line.
+
+    Parameters
+    ----------
+    rows : list of Row
+    pool : workers.Local or workers.Cluster
+    status : Status
 
     Returns
     -------
     list of (Row, str): the rows that failed and why; what they finished before is kept
     """
-    failed = []
-    for number, row in enumerate(rows, 1):
-        print(f"\n== row {number} of {len(rows)} (line {row.line}): {row.label}", flush=True)
-        try:
-            run.run(row.jobs)
-        except run.NotebookError as error:
-            failed.append((row, str(error)))
+    failed, futures = [], {}
+    for row in rows:
+        if all(map(finished, row.jobs)):
+            status.ended(f"line {row.line} ({row.label})")
+        else:
+            futures[pool.submit(row)] = row
+    try:
+        while futures:
+            for future in [future for future in futures if future.done()]:
+                row = futures.pop(future)
+                error, seconds = _result(future)
+                if error:
+                    failed.append((row, error))
+                status.ended(f"line {row.line} ({row.label})", seconds, failed=bool(error))
+            status.show(pool.running(futures))
+            time.sleep(POLL if futures else 0)
+    except BaseException:
+        pool.stop(futures)
+        raise
     return failed
+
+
+def _result(future):
+    """What went wrong in a row, "" where nothing did, and its seconds."""
+    try:
+        return future.result()
+    except Exception as error:  # of the machinery around the row: no process, no worker, no package on the worker
+        return f"{type(error).__name__}: {error}", None
 
 
 def main(argv=None):
@@ -81,18 +155,27 @@ def main(argv=None):
     """
     parser = argparse.ArgumentParser(prog="python -m rare_token_neurons sweep", description=__doc__.split("\n\n", 1)[1])
     parser.add_argument("grid", help="a CSV file, such as data/paper_grid.csv")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--jobs", type=int, default=1, metavar="N", help="rows at a time on this machine (default: 1)")
+    where.add_argument("--scheduler", metavar="ADDRESS", help="a Dask cluster that is there, such as tcp://host:8786")
     arguments = parser.parse_args(argv)
+    failed, told = [], []
     try:
-        rows = read(arguments.grid)
+        parts = waves(read(arguments.grid))
+        pool = Cluster(arguments.scheduler) if arguments.scheduler else Local(arguments.jobs)
     except (FileNotFoundError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
     try:
-        failed = sweep(rows)
+        with pool:
+            for what, rows in parts:
+                status = Status(what, len(rows))
+                failed += sweep(rows, pool, status)
+                told.append(f"{status.done} of {status.total} {what} done")
     except KeyboardInterrupt:
         print("\nInterrupted; the same command goes on where this one stopped.", file=sys.stderr)
         return 130
     for row, error in failed:
-        print(f"\nline {row.line} failed ({row.label}):\n{error}", file=sys.stderr)
-    print(f"\n{len(rows) - len(failed)} of {len(rows)} rows done.")
+        print(f"\nline {row.line} failed ({row.label}):\n{error}\nits output: {row.log}", file=sys.stderr)
+    print(f"\n{', '.join(told)}.")
     return 1 if failed else 0
