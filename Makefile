@@ -29,8 +29,9 @@ suite: export MALLOC_TRIM_THRESHOLD_=8000000000
 suite: .venv/.installed  ## train mini-pythia's checkpoints again (about 80 minutes on 2 cores); SEED=1 STEPS=1536 trains another one
 	$(RUN) suite --seed $(SEED) --steps $(STEPS)
 
-test: .venv/.installed  ## run all tests
-	.venv/bin/python -m pytest
+test: export OMP_NUM_THREADS=1
+test: .venv/.installed  ## run all tests, a file at a time on each of two cores
+	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile
 	@echo "make test: every test passed."
 
 clean:  ## empty data/cache (run records, cached tensors, smollm2's weights); tables and figures stay
