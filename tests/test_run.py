@@ -287,7 +287,7 @@ def test_the_key_sees_parameters_modules_and_files(tree, monkeypatch):
 
 
 def test_modules_are_followed_through_imports():
-    assert notebooks.modules("from rare_token_neurons.parameters import check\nimport numpy") == {"hub", "parameters", "paths", "store"}
+    assert notebooks.modules("from rare_token_neurons.parameters import check\nimport numpy") == {"counts", "files", "hub", "parameters", "paths", "store"}
     assert notebooks.modules("import rare_token_neurons.paths as p") == {"paths"}
 
 
