@@ -217,7 +217,7 @@ def test_a_file_that_says_its_encoding_is_read_by_it(tmp_path, encoding):
 @pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-16-le", "utf-16-be", "utf-32-le", "shift-jis"])
 def test_a_file_in_another_encoding_is_named_not_garbled(tmp_path, encoding):
     content = "\u6d77\u306e\u4e2d\u306e\u9be8 " if encoding == "shift-jis" else "le caf\u00e9 o\u00f9 \u00e9tait la baleine "
-    with pytest.raises(ValueError, match=r"^The text file own.txt is not UTF-8 .*; save it as UTF-8, for example with iconv\.$"):
+    with pytest.raises(ValueError, match=r"^The text file own.txt is not UTF-8 .*; save it as UTF-8, .* iconv\.$"):
         text.documents(own(tmp_path, (content * 40).encode(encoding)))
 
 
