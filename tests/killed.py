@@ -21,7 +21,7 @@ KEY = store.key({"seed": 0}, {"weights": "aa"}, ["store"])
 
 
 def work(root, at_compute=lambda: None):
-    """Tensors, two tables of which the second needs the first, and a folder; leaves a line in `trace` for each that it makes."""
+    """Tensors, two tables of which the second needs the first, and a folder; a line in `trace` for each that it makes."""
     store.CACHE = root / "cache"
 
     def made(name, result):
@@ -79,8 +79,8 @@ def child(root, kind=None, moment=0):
 
 def content(root):
     """What a reader finds: bytes of every file that is neither a leftover nor the trace."""
-    return {str(path.relative_to(root)): path.read_bytes().hex() for path in sorted(root.rglob("*"))
-            if path.is_file() and path.name != "trace" and not any(part.startswith(".") for part in path.relative_to(root).parts)}
+    found = {str(path.relative_to(root)): path for path in sorted(root.rglob("*")) if path.is_file() and path.name != "trace"}
+    return {name: path.read_bytes().hex() for name, path in found.items() if "/." not in f"/{name}"}
 
 
 def trace(root):

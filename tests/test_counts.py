@@ -66,7 +66,8 @@ def test_all_documents_of_another_text_are_new_and_the_training_text_decides_wha
     of_text = parameters.Settings(model="mini-pythia", text=settings.text, counts="text")
     assert tables.tokens(of_text).eval("count == count_text").all()
     assert cells._column(of_text, cells.default(of_text)) == "count"
-    assert cells._column(settings, cells.Cell("counts", "text", 50.0, "mean", "target", True, "text", "mean_abs")) == "count_text"
+    by_text = cells.Cell("counts", "text", 50.0, "mean", "target", True, "text", "mean_abs")
+    assert cells._column(settings, by_text) == "count_text"
 
 
 def test_the_embedded_text_is_measured_where_it_was_held_out():

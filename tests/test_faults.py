@@ -154,7 +154,7 @@ def test_two_runs_at_once_and_a_run_of_another_setting_that_is_killed_leave_whol
     out, err = second.communicate(timeout=180)
     assert second.returncode == 0, err
     assert [row[:2] for row in traced(repository)[2:]] == [["first", "1"], ["second", "1"], ["second", "1"]]
-    assert len(before) == 2 and {path: path.read_bytes() for path in results.glob("*.parquet")} == before
+    assert len(before) == 2 and before == {path: path.read_bytes() for path in results.glob("*.parquet")}
     for folder, seed in ((results, 0), (results / "seed=1", 1)):
         assert all(set(pd.read_parquet(folder / f"{name}.parquet")["seed"]) == {seed} for name in ("first", "second"))
 
@@ -176,7 +176,8 @@ def test_names_of_folders_stay_readable():
     assert parameters.Settings().folder == "smollm2"
     assert parameters.Settings(model="EleutherAI/pythia-70m-deduped", steps=(0, 512)).folder == \
         "EleutherAI--pythia-70m-deduped/steps=(0,512)"
-    assert all(len(part.encode()) < 200 for part in parameters.Settings(model="\u00e9" * 300, text="\U0001f600" * 90).folder.split("/"))
+    folder = parameters.Settings(model="\u00e9" * 300, text="\U0001f600" * 90).folder
+    assert all(len(part.encode()) < 200 for part in folder.split("/"))
 
 
 def test_what_killed_processes_left_is_swept_after_a_day(tree):  # noqa: F811
@@ -219,7 +220,7 @@ def figure(path):
 
 
 def state(path):
-    with store.new_file(path) as temporary:
+    with store.new_file(path.with_suffix(".pt")) as temporary:
         torch.save({"w": torch.zeros(500_000)}, temporary)
 
 
@@ -253,23 +254,7 @@ def test_a_full_disk_is_one_sentence_and_costs_nothing(small_disk, monkeypatch, 
     assert len(calls) == 1
 
 
-def test_a_run_on_a_full_disk_ends_with_a_sentence_and_goes_on_when_there_is_room(small_disk, repository, tmp_path):
-    root = tmp_path / "copy"
-    shutil.copytree(repository / "src", root / "src")
-    write(root, "01_one", STAGES.replace("[seed] * 1000", "__import__('numpy').random.default_rng(0).random(300_000)"))
-    (root / "data").symlink_to(small_disk)
-    (root / "go").touch()
-    full = start(root)
-    out, err = full.communicate(timeout=180)
-    assert full.returncode == 1 and "failed" in out and "Traceback" not in err
-    assert "OSError: [Errno 28] No space left on the disk for data/cache/tables/mini-pythia/first" in err
-    subprocess.run(["mount", "-o", "remount,size=32m", small_disk], check=True)
-    again = start(root)
-    assert again.communicate(timeout=180) and again.returncode == 0
-    assert all(len(store.read_table(root / f"data/results/mini-pythia/{name}.parquet")) == 300_000 for name in ("first", "second"))
-
-
-def test_a_disk_without_a_byte_left_fails_a_run_with_a_sentence(small_disk, tree, capsys):  # noqa: F811
+def test_a_run_on_a_full_disk_ends_with_a_sentence_and_the_same_command_goes_on(small_disk, tree, capsys):  # noqa: F811
     """Neither the executed copy nor a record can be written."""
     write(tree, "01_one")
     job = run.plan()[0]
@@ -278,6 +263,8 @@ def test_a_disk_without_a_byte_left_fails_a_run_with_a_sentence(small_disk, tree
     subprocess.run(["dd", "if=/dev/zero", f"of={small_disk / 'rest'}", "bs=1k"], capture_output=True)
     assert run.main([]) == 1
     assert capsys.readouterr().err.strip().startswith("01_one could not be run to its end: [Errno 28] No space left on")
+    (small_disk / "rest").unlink()
+    assert run.main([]) == 0 and run.finished(job)
 
 
 # ---- files are damaged
@@ -298,7 +285,7 @@ def test_no_flipped_byte_of_a_table_goes_unseen(tmp_path):
     table = TABLE.head(40).assign(name=[f"neuron {row}" for row in range(40)])
     store.write_table(path, table)
     whole, named = path.read_bytes(), 0
-    for place in range(0, len(whole), 5):
+    for place in range(0, len(whole), 13):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
         try:
             found = store.read_table(path)
@@ -306,7 +293,7 @@ def test_no_flipped_byte_of_a_table_goes_unseen(tmp_path):
             named += 1
             continue
         assert not {"neuron", "influence", "name"} <= set(found) or found[list(table)].equals(table), place
-    assert named > len(whole) / 5 / 3
+    assert named > len(whole) / 13 / 3
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -336,16 +323,17 @@ def test_a_damaged_record_or_executed_copy_runs_the_notebook_again(tree, name, d
     job.executed.parent.mkdir(parents=True)
     shutil.copyfile(job.notebook, job.executed)
     outputs = {paths.shown(job.executed): store.sha256(job.executed)}
-    store.write_json(job.record, dict.fromkeys(run.RECORDED) | {"key": job.key, "outputs": outputs, "read": "", "seconds": {}})
+    store.write_json(job.record, dict.fromkeys(run.RECORDED) | {"key": job.key, "outputs": outputs, "read": ""})
     assert run.finished(job)
     damage(getattr(job, name))
     assert run.finished(job) is None
 
 
 def test_a_damaged_account_is_one_sentence(tree, capsys):  # noqa: F811
-    write(tree, "01_one", 'from pathlib import Path\nPath("data/cache/runs/mini-pythia/01.account.json").write_text(\'{"sec\')')
+    account = "data/cache/runs/mini-pythia/01.account.json"
+    write(tree, "01_one", f'with open("{account}", "w") as file:\n    file.write("{{")')
     assert run.main([]) == 1
-    assert capsys.readouterr().err.strip() == "data/cache/runs/mini-pythia/01.account.json is damaged; the same command runs 01_one again."
+    assert capsys.readouterr().err.strip() == f"{account} is damaged; the same command runs 01_one again."
     assert not run.plan()[0].record.exists()
 
 

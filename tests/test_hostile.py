@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from test_checkpoints import edit_config, folder, sentence  # noqa: F401 (folder: a fixture)
 from test_run import marks, tree, write  # noqa: F401 (tree: a fixture)
 
-from rare_token_neurons import ablation, checkpoints, counts, parameters, passes, paths, run, spectra, sweep, text, textfiles, watcher
+from rare_token_neurons import (ablation, checkpoints, counts, parameters, passes, paths, run, spectra, sweep, text, textfiles,
+                                watcher)
 
 TOUCH = "__import__('pathlib').Path('owned').touch()"
 CODE = [TOUCH, f'"; {TOUCH} #', f"'; {TOUCH} #", f"\n{TOUCH}", f"{{{TOUCH}}}", "{model}", "$(touch owned)", "`touch owned`",
@@ -43,7 +44,8 @@ def test_strings_reach_the_notebook_as_they_are_and_are_never_run(tree, monkeypa
 
 @pytest.mark.parametrize("given", [
     "model: !!python/object/apply:os.system ['touch owned']", "!!python/object/new:os.system ['touch owned']",
-    "model: !!python/name:os.system", "steps: !!python/object/apply:subprocess.check_output [[touch, owned]]", "? !!python/tuple [a]\n: b"])
+    "model: !!python/name:os.system", "steps: !!python/object/apply:subprocess.check_output [[touch, owned]]",
+    "? !!python/tuple [a]\n: b"])
 def test_yaml_makes_no_objects(tree, capsys, given):  # noqa: F811
     write(tree, "01_one")
     assert run.main(["-y", given]) == 2
@@ -75,8 +77,8 @@ def test_the_cells_of_a_grid_are_data(tree, tmp_path, column, cell):  # noqa: F8
     assert not Path("owned").exists() and not list(tree.rglob("owned"))
 
 
-@pytest.mark.parametrize("model", ["../x", "../../x", "x/../../y", "a/..", "..a", "./x", "/etc/x", "~", "a//b", "\n", "a\\..\\b",
-                                   "x" * 4_000, *CODE])
+@pytest.mark.parametrize("model", ["../x", "../../x", "x/../../y", "a/..", "..a", "./x", "/etc/x", "~", "a//b", "\n",
+                                   "a\\..\\b", "x" * 4_000, *CODE])
 def test_no_name_of_a_model_leads_out_of_the_results(model):
     for settings in (parameters.Settings(model=model), parameters.Settings(text=model)):
         inside = settings.results.resolve().relative_to(paths.RESULTS)
@@ -121,7 +123,7 @@ class Bomb:
         return os.system, ("touch owned",)
 
 
-PICKLES = ["pytorch_model.bin", "training_args.bin", "optimizer.pt", "tokenizer.pkl", "tokenizer.model", "unigram_counts.npy.pkl"]
+PICKLES = ["pytorch_model.bin", "training_args.bin", "optimizer.pt", "tokenizer.pkl", "tokenizer.model", "counts.pkl"]
 
 
 def test_a_pickle_beside_or_in_place_of_safetensors_is_never_opened(folder, tmp_path, monkeypatch):  # noqa: F811
@@ -193,7 +195,8 @@ def own(tmp_path, content):
 
 @pytest.mark.parametrize(("content", "expected"), [
     ("a\0whale\0in", ["a whale in"]), ("whale", ["whale"]), ("no newline at the end", ["no newline at the end"]),
-    ("\U0001f600" * 30, ["\U0001f600" * 30]), ("a\r\nwhale\r\n", ["a\nwhale\n"]), ("$(touch owned) {x} %s", ["$(touch owned) {x} %s"]),
+    ("\U0001f600" * 30, ["\U0001f600" * 30]), ("a\r\nwhale\r\n", ["a\nwhale\n"]),
+    ("$(touch owned) {x} %s", ["$(touch owned) {x} %s"]),
     ("\u202e\u200b\ufeffa", ["\u202e\u200b\ufeffa"])])
 def test_odd_texts_are_texts(tmp_path, content, expected):
     found = text.documents(own(tmp_path, content))["text"]
@@ -213,9 +216,9 @@ def test_a_file_that_says_its_encoding_is_read_by_it(tmp_path, encoding):
 
 @pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-16-le", "utf-16-be", "utf-32-le", "shift-jis"])
 def test_a_file_in_another_encoding_is_named_not_garbled(tmp_path, encoding):
-    content = ("\u6d77\u306e\u4e2d\u306e\u9be8 " if encoding == "shift-jis" else "le caf\u00e9 o\u00f9 \u00e9tait la baleine ") * 40
-    with pytest.raises(ValueError, match=r"^The text file own.txt is not UTF-8 .*; save it as UTF-8, for example with iconv\.$"):
-        text.documents(own(tmp_path, content.encode(encoding)))
+    content = "\u6d77\u306e\u4e2d\u306e\u9be8 " if encoding == "shift-jis" else "le caf\u00e9 o\u00f9 \u00e9tait la baleine "
+    with pytest.raises(ValueError, match=r"^The text file own.txt is not UTF-8 .*; save it as UTF-8, .* iconv\.$"):
+        text.documents(own(tmp_path, (content * 40).encode(encoding)))
 
 
 @pytest.mark.parametrize(("unit", "cut"), [("the whale ", " "), ("whale\n", "\n"), ("x", None), ("\u00e9\u3000", "\u3000")])
@@ -229,7 +232,7 @@ def test_a_line_of_megabytes_is_cut_and_nothing_of_it_is_lost(tmp_path, unit, cu
 
 def test_a_long_line_costs_little_memory_and_gives_its_tokens(tmp_path):
     """In one piece it would take 160 bytes a character inside the tokenizers library."""
-    content = "the whale in the sea " * 100_000
+    content = "the whale in the sea " * 50_000
     tokenizer = checkpoints.load_tokenizer("mini-pythia")
     tracemalloc.start()
     ids = text.encode(tokenizer, text.documents(own(tmp_path, content))["text"])
@@ -291,7 +294,8 @@ def test_a_group_without_a_spectrum_is_one_sentence(weights, group, message):
     sentence(error)
 
 
-@pytest.mark.parametrize("matrix", [np.zeros((0, 8)), np.zeros((8, 0)), np.full((8, 8), np.nan), np.full((8, 8), np.inf), np.zeros(8)])
+@pytest.mark.parametrize("matrix", [np.zeros((0, 8)), np.zeros((8, 0)), np.full((8, 8), np.nan), np.full((8, 8), np.inf),
+                                    np.zeros(8)])
 def test_weightwatcher_is_given_no_matrix_without_a_spectrum(matrix):
     with pytest.raises(ValueError, match="^The matrix W_in must have rows and columns of finite numbers"):
         watcher.metrics({"W_in": matrix})

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from rare_token_neurons.paths import shown
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-SAID = ("No space left on device", "inline_container.cc")  # how safetensors and torch.save say so
+SAID = ("No space left on device", "unexpected pos", "file write failed")  # how safetensors and torch.save say so
 DAY = 86_400.0  # seconds; no file takes as long to write
 
 

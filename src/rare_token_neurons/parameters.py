@@ -70,7 +70,7 @@ class Settings:
 
     @property
     def trained_here(self):
-        """Whether the model was trained on the train split of mini-pile: the token counts beside its weights are that text's."""
+        """Whether the model was trained on the train split of mini-pile: the token counts beside its weights say so."""
         folder = Path(self.model)
         places = (folder, folder.parent) if re.fullmatch(r"step\d+", folder.name) else (folder,)
         found = {sha256(place / BESIDE) for place in places} - {None}
