@@ -62,7 +62,7 @@ def test_a_stage_that_two_want_at_once_is_computed_once(root):
 
 
 def test_a_lock_ends_with_its_process(root):
-    code = "from rare_token_neurons import store; import os; lock = store.alone('file'); lock.__enter__(); os.kill(os.getpid(), 9)"
+    code = "import os\nfrom rare_token_neurons import store\nwith store.alone('file'):\n    os.kill(os.getpid(), 9)"
     assert subprocess.run([sys.executable, "-c", code], cwd=root).returncode == -signal.SIGKILL
     assert (root / "file.lock").exists()
     with store.alone(root / "file"):

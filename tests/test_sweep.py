@@ -168,8 +168,10 @@ ValueError: no rare position
 its output: {folder}/ablation=zero/row-""" in said.err
     assert """line 3 failed (ablation resample):
 The row's process was ended by SIGKILL; most often the machine had no memory left.""" in said.err
-    assert said.out.startswith("line 5 asks for what an earlier line does; it is done once.\n0 of 3 rows done, 2 running, 0 failed, 1 waiting; ")
-    assert "line 2 (ablation zero): failed" in said.out and said.out.endswith("\n1 of 3 rows done.\n")
+    assert said.out.startswith("line 5 asks for what an earlier line does; it is done once.\n"
+                               "0 of 3 rows done, 2 running, 0 failed, 1 waiting; ")
+    assert "line 2 (ablation zero): failed" in said.out
+    assert said.out.endswith("\n1 of 3 rows done.\n")
     assert marks(small).count("01_one 0 []") == 1 and len(marks(small)) == 4  # the three rows share 01
     assert (small / "threads").read_text() == str(max(1, len(os.sched_getaffinity(0)) // 2))
     kept = nbformat.read(small / folder / "ablation=zero/02_two.ipynb", as_version=4)

@@ -95,10 +95,10 @@ def waves(rows):
     list of (str, list of Row): what the rows do about one model; then the notebooks about all models, which read the tables
     of all rows. What two lines ask for in the same words or others is there once.
     """
-    kinds = [("rows", [replace(row, jobs=tuple(job for job in row.jobs if job.model != parameters.ALL_MODELS)) for row in rows]),
-             ("runs of notebooks about all models",
-              [replace(row, label=f"{job.name} of {job.folder}", jobs=(job,))
-               for row in rows for job in row.jobs if job.model == parameters.ALL_MODELS])]
+    one = [replace(row, jobs=tuple(job for job in row.jobs if job.model != parameters.ALL_MODELS)) for row in rows]
+    every = [replace(row, label=f"{job.name} of {job.folder}", jobs=(job,))
+             for row in rows for job in row.jobs if job.model == parameters.ALL_MODELS]
+    kinds = [("rows", one), ("runs of notebooks about all models", every)]
     once = [(what, {row.name: row for row in reversed(parts) if row.jobs}) for what, parts in kinds]
     return [(what, sorted(parts.values(), key=lambda row: row.line)) for what, parts in once if parts]
 
