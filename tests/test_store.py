@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
 import pytest
@@ -40,6 +42,32 @@ class Work:
 
 def listing(folder):
     return sorted(path.name for path in folder.iterdir())
+
+
+# ---- one process at a time
+
+
+def test_a_stage_that_two_want_at_once_is_computed_once(root):
+    calls = []
+
+    def slow():
+        calls.append(1)
+        time.sleep(0.3)
+        return TABLE
+
+    with ThreadPoolExecutor(2) as pool:  # each opens the lock for itself, as a process does
+        tables = list(pool.map(lambda _: store.stage(root / "results/model/influence.parquet", "key", slow), range(2)))
+    assert len(calls) == 1 and all(table.equals(TABLE) for table in tables)
+    assert not list(root.rglob("*.lock"))
+
+
+def test_a_lock_ends_with_its_process(root):
+    code = "import os\nfrom rare_token_neurons import store\nwith store.alone('file'):\n    os.kill(os.getpid(), 9)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=root).returncode == -signal.SIGKILL
+    assert (root / "file.lock").exists()
+    with store.alone(root / "file"):
+        assert (root / "file.lock").exists()
+    assert not (root / "file.lock").exists()
 
 
 # ---- atomic files

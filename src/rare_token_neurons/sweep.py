@@ -17,7 +17,7 @@ import pandas as pd
 from rare_token_neurons import parameters, paths, store
 from rare_token_neurons.jobs import finished, plan
 from rare_token_neurons.status import Status
-from rare_token_neurons.workers import Cluster, Local
+from rare_token_neurons.workers import Cluster, Local, SchedulerGone
 
 POLL = 0.5  # seconds between two looks at the rows
 
@@ -95,47 +95,43 @@ def waves(rows):
     list of (str, list of Row): what the rows do about one model; then the notebooks about all models, which read the tables
     of all rows. What two lines ask for in the same words or others is there once.
     """
-    kinds = [("rows", [replace(row, jobs=tuple(job for job in row.jobs if job.model != parameters.ALL_MODELS)) for row in rows]),
-             ("runs of notebooks about all models",
-              [replace(row, label=f"{job.name} of {job.folder}", jobs=(job,))
-               for row in rows for job in row.jobs if job.model == parameters.ALL_MODELS])]
+    one = [replace(row, jobs=tuple(job for job in row.jobs if job.model != parameters.ALL_MODELS)) for row in rows]
+    every = [replace(row, label=f"{job.name} of {job.folder}", jobs=(job,))
+             for row in rows for job in row.jobs if job.model == parameters.ALL_MODELS]
+    kinds = [("rows", one), ("runs of notebooks about all models", every)]
     once = [(what, {row.name: row for row in reversed(parts) if row.jobs}) for what, parts in kinds]
     return [(what, sorted(parts.values(), key=lambda row: row.line)) for what, parts in once if parts]
 
 
-def sweep(rows, pool, status):
-    """Run rows and keep the status line.
+def sweep(rows, pool, status, failed):
+    """Run rows, keep the status line, and end what runs when this is interrupted.
 
     Parameters
     ----------
     rows : list of Row
     pool : workers.Local or workers.Cluster
     status : Status
-
-    Returns
-    -------
-    list of (Row, str): the rows that failed and why; what they finished before is kept
+    failed : list, to which (Row, str) of each row that fails is added, with the reason; what it finished before is kept
     """
-    failed, futures = [], {}
-    for row in rows:
-        if all(map(finished, row.jobs)):
-            status.ended(f"line {row.line} ({row.label})")
-        else:
-            futures[pool.submit(row)] = row
+    futures = {}
     try:
+        for row in rows:
+            if all(map(finished, row.jobs)):
+                status.ended(f"line {row.line} ({row.label})")
+            else:
+                futures[pool.submit(row)] = row
         while futures:
             for future in [future for future in futures if future.done()]:
                 row = futures.pop(future)
                 error, seconds = _result(future)
+                status.ended(f"line {row.line} ({row.label})", seconds, failed=bool(error))
                 if error:
                     failed.append((row, error))
-                status.ended(f"line {row.line} ({row.label})", seconds, failed=bool(error))
-            status.show(pool.running(futures))
+            status.show(pool.running(futures) if futures else 0)
             time.sleep(POLL if futures else 0)
     except BaseException:
         pool.stop(futures)
         raise
-    return failed
 
 
 def _result(future):
@@ -159,23 +155,27 @@ def main(argv=None):
     where.add_argument("--jobs", type=int, default=1, metavar="N", help="rows at a time on this machine (default: 1)")
     where.add_argument("--scheduler", metavar="ADDRESS", help="a Dask cluster that is there, such as tcp://host:8786")
     arguments = parser.parse_args(argv)
-    failed, told = [], []
     try:
-        parts = waves(read(arguments.grid))
+        grid = read(arguments.grid)
         pool = Cluster(arguments.scheduler) if arguments.scheduler else Local(arguments.jobs)
     except (FileNotFoundError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
+    failed, told, code, parts = [], [], 0, waves(grid)
+    for row in grid:
+        if not any(row.line == part.line for _, rows in parts for part in rows):
+            print(f"line {row.line} asks for what an earlier line does; it is done once.")
     try:
         with pool:
             for what, rows in parts:
                 status = Status(what, len(rows))
-                failed += sweep(rows, pool, status)
+                sweep(rows, pool, status, failed)
                 told.append(f"{status.done} of {status.total} {what} done")
+    except SchedulerGone as error:
+        told, code = [f"{error} The same command goes on where this one stopped"], 1
     except KeyboardInterrupt:
-        print("\nInterrupted; the same command goes on where this one stopped.", file=sys.stderr)
-        return 130
+        told, code = ["Interrupted; the same command goes on where this one stopped"], 130
     for row, error in failed:
         print(f"\nline {row.line} failed ({row.label}):\n{error}\nits output: {row.log}", file=sys.stderr)
-    print(f"\n{', '.join(told)}.")
-    return 1 if failed else 0
+    print(f"\n{', '.join(told)}.", file=sys.stderr if code else sys.stdout)
+    return code or int(bool(failed))

@@ -4,6 +4,7 @@ Both are context managers with the same methods: `submit(row)` gives a future wh
 `running(futures)` says how many of them run now, `stop(futures)` ends them.
 """
 
+import contextlib
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,13 +15,18 @@ RETRIES = 2  # of a row that could not be started on a worker; one whose worker 
 TIMEOUT = 10  # seconds to wait for the scheduler
 
 
+class SchedulerGone(Exception):
+    """The scheduler of the Dask cluster does not answer any more."""
+
+
 class Local:
     """Processes of this machine, `jobs` at a time, each with its share of the cores."""
 
     def __init__(self, jobs):
         if jobs < 1:
             raise ValueError(f"--jobs is {jobs}; it must be 1 or more.")
-        self.threads = max(1, len(os.sched_getaffinity(0)) // jobs) if jobs > 1 else None  # alone: as in `run`
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        self.threads = max(1, cores // jobs) if jobs > 1 else None  # a row alone: as in `run`
         self.pool = ThreadPoolExecutor(jobs)
 
     def __enter__(self):
@@ -70,14 +76,21 @@ class Cluster:
 
     def submit(self, row):
         """A future of the row, under a key that tells its content."""
+        if self.client.status != "running":
+            raise SchedulerGone("The Dask scheduler does not answer any more.")
         return self.client.submit(rows.execute, row.name, row.arguments, row.log, key=row.name, pure=False, retries=RETRIES)
 
     def running(self, futures):
         """How many run now: of those that a worker holds, as many as it has threads."""
-        mine, threads = {future.key for future in futures}, self.client.nthreads()
-        return sum(min(len(mine.intersection(keys)), threads.get(worker, 0)) for worker, keys in self.client.processing().items())
+        try:
+            threads, held = self.client.nthreads(), self.client.processing()
+        except OSError as error:
+            raise SchedulerGone(f"The Dask scheduler does not answer any more ({error}).") from None
+        mine = {future.key for future in futures}
+        return sum(min(len(mine.intersection(keys)), threads.get(worker, 0)) for worker, keys in held.items())
 
     def stop(self, futures):
         """Start no other row, and interrupt those that run."""
-        self.client.cancel(list(futures))
-        self.client.run(rows.stop, [row.name for row in futures.values()])
+        with contextlib.suppress(OSError):  # without a scheduler, workers end and their rows with them
+            self.client.cancel(list(futures))
+            self.client.run(rows.stop, [row.name for row in futures.values()])
