@@ -58,16 +58,16 @@ def test_a_stage_that_two_want_at_once_is_computed_once(root):
     with ThreadPoolExecutor(2) as pool:  # each opens the lock for itself, as a process does
         tables = list(pool.map(lambda _: store.stage(root / "results/model/influence.parquet", "key", slow), range(2)))
     assert len(calls) == 1 and all(table.equals(TABLE) for table in tables)
-    assert not list(root.rglob("*.lock"))
+    assert not list(root.rglob(".lock-*"))
 
 
 def test_a_lock_ends_with_its_process(root):
-    code = "import os\nfrom rare_token_neurons import store\nwith store.alone('file'):\n    os.kill(os.getpid(), 9)"
+    code = "import os\nfrom rare_token_neurons import store\nwith store.lock('file'):\n    os.kill(os.getpid(), 9)"
     assert subprocess.run([sys.executable, "-c", code], cwd=root).returncode == -signal.SIGKILL
-    assert (root / "file.lock").exists()
-    with store.alone(root / "file"):
-        assert (root / "file.lock").exists()
-    assert not (root / "file.lock").exists()
+    assert (root / ".lock-file").exists()
+    with store.lock(root / "file"):
+        assert (root / ".lock-file").exists()
+    assert not (root / ".lock-file").exists()
 
 
 # ---- atomic files
