@@ -46,7 +46,7 @@ def finished(root):
     """Names of what is finished, as a reader of the folder sees it."""
     cache = root / "cache"
     names = {"tensors": cache / "model" / f"{KEY}.safetensors.sha256", "folder": root / "step0"}
-    names |= {name: cache / "tables/results" / f"{name}-{KEY}.parquet.sha256" for name in ("first", "second")}
+    names |= {name: cache / "tables" / f"{name}-{KEY}.parquet.sha256" for name in ("first", "second")}
     return {name for name, path in names.items() if path.exists()}
 
 

@@ -14,9 +14,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import save_file
 from test_run import tree, write  # noqa: F401 (a fixture)
 
-from rare_token_neurons import files, influences, parameters, passes, paths, plots, run, smollm2, store, tables, text, training
+from rare_token_neurons import (files, influences, jobs, parameters, passes, paths, plots, run, smollm2, store, tables, text,
+                                training)
 
 HERE = Path(__file__).parent
 TABLE = pd.DataFrame({"neuron": np.arange(50_000), "influence": np.random.default_rng(0).random(50_000)})
@@ -209,7 +211,7 @@ def small_disk(tmp_path):
 
 def weights(path):
     with store.new_folder(path) as folder:
-        store.save_file({"w": torch.zeros(500_000)}, folder / "model.safetensors")
+        save_file({"w": torch.zeros(500_000)}, folder / "model.safetensors")
 
 
 def figure(path):
@@ -323,7 +325,7 @@ def test_a_damaged_record_or_executed_copy_runs_the_notebook_again(tree, name, d
     job.executed.parent.mkdir(parents=True)
     shutil.copyfile(job.notebook, job.executed)
     outputs = {paths.shown(job.executed): store.sha256(job.executed)}
-    store.write_json(job.record, dict.fromkeys(run.RECORDED) | {"key": job.key, "outputs": outputs, "read": ""})
+    store.write_json(job.record, dict.fromkeys(jobs.RECORDED) | {"key": job.key, "outputs": outputs, "read": ""})
     assert run.finished(job)
     damage(getattr(job, name))
     assert run.finished(job) is None
@@ -380,7 +382,7 @@ def suite(tmp_path_factory):
 
 def test_a_checkpoint_that_disappears_is_named_and_what_was_finished_is_kept(suite, cache, monkeypatch):
     monkeypatch.setattr(parameters, "RESULTS", cache.parent / "results")
-    settings = parameters.Settings(model=str(suite), text=str(suite / "own.txt"), positions=20)
+    settings = parameters.Settings(model=str(suite), text=str(suite / "own.txt"), positions=20, steps=(0, 16, 64))
     names = passes.revisions(settings, "all")
     assert names == ["step0", "step16", "step64"]
 

@@ -107,9 +107,9 @@ def test_a_text_is_a_file_that_is_there(name, value):
 
 
 def test_steps_that_do_not_exist_are_named():
-    with pytest.raises(FileNotFoundError, match=r"^mini-pythia has no step7; it has step0, step16, "):
+    with pytest.raises(FileNotFoundError, match=r"^'mini-pythia' has no revision 'step7'; it has step0, step16, "):
         passes.revisions(parameters.check({"model": "mini-pythia", "steps": [0, 7]}))
-    with pytest.raises(FileNotFoundError, match="has no step99999999999999999999; it has"):
+    with pytest.raises(FileNotFoundError, match="has no revision 'step99999999999999999999'; it has"):
         passes.revisions(parameters.check({"model": "mini-pythia", "steps": [10**20 - 1]}))
 
 
