@@ -361,3 +361,10 @@ def test_other_programs_open_the_same_files(folder):
     """Nothing here is a format of its own."""
     plain = AutoModelForCausalLM.from_pretrained(folder)
     assert torch.equal(plain.get_output_embeddings().weight, checkpoints.load(str(folder)).unembedding)
+
+
+def test_damaged_counts_beside_the_weights_are_named(folder):
+    (folder / "unigram_counts.npy").write_bytes(b"\x93NUMPY")
+    with pytest.raises(ValueError, match="unigram_counts.npy is no .npy file of numbers") as error:
+        checkpoints.load(str(folder))
+    sentence(error)

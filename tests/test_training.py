@@ -268,6 +268,15 @@ def test_a_run_that_was_killed_while_it_wrote_its_state_ends_with_the_same_bits(
 # ---- the suite
 
 
+@pytest.mark.parametrize("capability, fast", [("AVX512", True), ("AVX2", False), ("DEFAULT", False)])
+def test_losses_are_in_bfloat16_only_where_that_is_fast(monkeypatch, capability, fast):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    model, seen = training.pythia(0, **TINY), []
+    model.base_model.layers[0].mlp.dense_h_to_4h.register_forward_hook(lambda _, inputs, output: seen.append(output.dtype))
+    training.token_losses(model, torch.zeros(1, 4, dtype=torch.int64))
+    assert seen == [torch.bfloat16 if fast else torch.float32]
+
+
 def test_a_saved_checkpoint_is_the_model_rounded_to_bfloat16(tmp_path):
     model = training.pythia(0, **TINY)
     expected = {name: weight.clone() for name, weight in model.state_dict().items()}

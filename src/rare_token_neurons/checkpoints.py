@@ -9,14 +9,13 @@ import hashlib
 import re
 from pathlib import Path
 
-import numpy as np
 import torch
 from huggingface_hub.errors import RevisionNotFoundError
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from rare_token_neurons import downloads, ggufs, smollm2, store
+from rare_token_neurons import counts, downloads, ggufs, smollm2, store
 from rare_token_neurons.paths import MINI_PYTHIA, shown
 from rare_token_neurons.subjects import dissect
 
@@ -189,7 +188,7 @@ def load(model, revision=None, *, device="cpu", dtype=torch.float32, keep_weight
     revision = folder.name if step_of(folder.name) is not None else revision
     subject = dissect(network.to(device), _tokenizer(folder), model_id=model, revision=revision,
                       step=step_of(revision))
-    counts = _beside(folder, "unigram_counts.npy")
-    if counts:
-        subject.unigram_counts = torch.from_numpy(np.load(counts).astype(np.float64)).to(device)
+    beside = _beside(folder, counts.BESIDE)
+    if beside:
+        subject.unigram_counts = torch.from_numpy(counts.read(beside, subject.n_vocab)).double().to(device)
     return subject

@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
-from rare_token_neurons import store, text
+from rare_token_neurons import counts, store, text
 from rare_token_neurons.paths import CACHE, MINI_PYTHIA, RESULTS, shown
 
 VOCABULARY = 8_192
@@ -198,14 +198,14 @@ def suite(seed=0, steps=STEPS):
         train_tokenizer(train_texts).save_pretrained(MINI_PYTHIA)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(MINI_PYTHIA)
     ids = text.encode(tokenizer, train_texts)
-    counts = text.unigram_counts(ids, VOCABULARY)
+    seen = text.unigram_counts(ids, VOCABULARY)
     for place in {MINI_PYTHIA, folder}:
-        with store.new_file(place / "unigram_counts.npy") as temporary:
-            np.save(temporary, counts)
+        with store.new_file(place / counts.BESIDE) as temporary:
+            np.save(temporary, seen)
         tokenizer.save_pretrained(place)
     batches = Batches(ids, seed)
     print(f"{len(table):,} documents; {sum(map(len, ids)):,} training tokens; {steps / batches.per_epoch:.2f} epochs")
-    tokens, groups = evaluation_set(tokenizer, held_out, counts)
+    tokens, groups = evaluation_set(tokenizer, held_out, seen)
     model = pythia(seed)
     saved = {step for step in SAVED_STEPS if step < steps} | {steps}
     log = train(model, batches, steps, folder / "training-state.pt", saved_steps=saved,
