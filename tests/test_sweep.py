@@ -194,10 +194,12 @@ def test_an_interrupted_grid_ends_its_rows(small, grid, capsys):
         finally:
             os.kill(os.getpid(), signal.SIGINT)
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
     with ThreadPoolExecutor(1) as helper:
         interruption = helper.submit(interrupt)
         assert sweep.main([str(grid("notebooks,seed\n02,0\n02,1\n"))]) == 130
         interruption.result()
+    signal.signal(signal.SIGINT, before)
     assert "the same command goes on where this one stopped" in capsys.readouterr().err
     assert len(children) >= 2 and not psutil.wait_procs(children, timeout=60)[1]
     assert marks(small) == ["02_waits 0 []"]
