@@ -51,7 +51,7 @@ class Recording:
     places: list[tuple[Tensor, Tensor]]  # block of the batch and t, of the rows
     targets: Tensor  # (n,)
     hidden: list[list[Tensor]]  # batch, layer -> the layer's input (b, length, d)
-    options: list[dict]  # batch -> the other arguments of its layers
+    options: list[list[dict]]  # batch, layer -> its other arguments; masks differ where some layers attend to a window
     means: dict[nn.Module, Tensor]  # module -> mean of its input over the scored positions, float64
 
 
@@ -81,12 +81,12 @@ def record(subject, tokens, positions, modules=(), *, first=3, batch=8):
     recording = Recording(subject, [], [], tokens[block, t + 1], [], [], {})
     sums, count = {module: 0.0 for module in modules}, 0
     for part in used.split(batch):
-        hidden, options = [], {}
+        hidden, options = [], []
 
         def enter(module, inputs, named, hidden=hidden, options=options):
             entered, others = arguments(module, inputs, named)
             hidden.append(entered)
-            options.update(others)
+            options.append(others)
 
         def add(module, inputs):
             sums[module] = sums[module] + inputs[0][:, first:-1].sum((0, 1), dtype=torch.float64)
@@ -136,8 +136,8 @@ def rerun(recording, layer, module=None, edit=None, neurons=None):
     try:
         for rows, place, hidden, options in zip(recording.rows, recording.places, recording.hidden, recording.options):
             state = hidden[layer]
-            for step in layers(subject)[layer:]:
-                state = step(state, **options)
+            for step, others in zip(layers(subject)[layer:], options[layer:]):
+                state = step(state, **others)
                 state = state[0] if isinstance(state, tuple) else state
             losses[rows] = _losses(subject, state[place], recording.targets[rows])
             activations[rows] = read.pop()[place][:, neurons]
