@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 from transformers import (AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM,
-                          MistralConfig, OlmoConfig, OPTConfig, Qwen2Config, Qwen3Config)
+                          MistralConfig, OlmoConfig, OPTConfig, PhiConfig, Qwen2Config, Qwen3Config)
 
 from rare_token_neurons.subjects import dissect
 
@@ -37,11 +37,12 @@ LLAMA_LIKE = dict(hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=4,
 FAMILIES = {  # every family but those above, with a tied and an untied unembedding
     f"{name}{'-tied' if tied else ''}": partial(_other, config, **settings, tie_word_embeddings=tied)
     for name, config, settings in (
-        ("gpt2", GPT2Config, GPT2), ("opt", OPTConfig, OPT), ("mistral", MistralConfig, LLAMA_LIKE),
-        ("qwen2", Qwen2Config, LLAMA_LIKE), ("qwen3", Qwen3Config, LLAMA_LIKE | {"head_dim": 8}),
-        ("olmo", OlmoConfig, LLAMA_LIKE | {"pad_token_id": None}))
+        ("gpt2", GPT2Config, GPT2), ("opt", OPTConfig, OPT), ("phi", PhiConfig, LLAMA_LIKE),
+        ("mistral", MistralConfig, LLAMA_LIKE), ("qwen2", Qwen2Config, LLAMA_LIKE),
+        ("qwen3", Qwen3Config, LLAMA_LIKE | {"head_dim": 12}), ("olmo", OlmoConfig, LLAMA_LIKE | {"pad_token_id": None}))
     for tied in (False, True)}
 BUILDERS = {"neox-parallel": partial(_neox, True), "neox-sequential": partial(_neox, False), "llama-tied": _llama}
+ONE_EACH = (*BUILDERS, *(kind for kind in FAMILIES if not kind.endswith("-tied")))  # where the unembedding does not matter
 
 
 def tiny_subject(kind, dtype=torch.float32, *, strength=8.0, vocabulary=VOCABULARY, device="cpu"):

@@ -40,8 +40,9 @@ def test_error_is_within_the_tolerance_and_slopes_are_fitted(table):
     assert "ms a neuron" in table["note"].iloc[8]
 
 
-def test_the_baseline_is_the_definition():
-    subject = bench.subject_of(TOY, whole=False)
+@pytest.mark.parametrize("kind", ["toy", "phi"])  # phi's unembedding has a bias
+def test_the_baseline_is_the_definition(tiny, kind):
+    subject = bench.subject_of(TOY, whole=False) if kind == "toy" else tiny(kind)
     kept, positions = bench.scored(subject, 30)
     assert len(positions.unique(dim=0)) == 30
     neurons = torch.tensor([3, 30])

@@ -23,11 +23,13 @@ def test_every_head_against_hooks(tiny, tokens, kind, how):
     for row in range(8):
         layer, head = int(found.layer[row]), int(found.head[row])
         module = suffix.find(suffix.layers(subject)[layer], suffix.ATTENTION_OUT)
-        read, columns = [], slice(8 * head, 8 * head + 8)
+        read = []
         hook = module.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
         with torch.no_grad():
             subject.model(used)
         hook.remove()
+        width = read[0].shape[-1] // 4
+        columns = slice(width * head, width * (head + 1))
         reference = read[0][:, 3:-1, columns].mean((0, 1)) if how == "mean" else 0.0
         after, moved = hooked(subject, tokens, POSITIONS, module, columns, reference)
         assert found.loss_changes[row] == pytest.approx(after - losses, abs=1e-6)

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from conftest import ONE_EACH
 
 from rare_token_neurons import ablation, prefixes, suffix
 
-KINDS = ("neox-parallel", "neox-sequential", "llama-tied")
+KINDS = ONE_EACH
 
 
 def hooked(subject, windows, module, neuron, reference):

@@ -1,17 +1,26 @@
 """Families: each supported one against hooks on the whole model, each refused one with the reason."""
 
+import copy
+
 import pytest
 import torch
 from conftest import FAMILIES, LLAMA_LIKE, NEURONS, OPT, VOCABULARY, WIDTH
 from oracle import exact_norms, hooked_changes
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
-from transformers import (AutoModelForCausalLM, CohereConfig, Gemma2Config, Gemma3TextConfig, GPT2Config, Olmo2Config, OPTConfig,
-                          PreTrainedTokenizerFast)
+from transformers import (AutoModelForCausalLM, CohereConfig, Gemma2Config, Gemma3TextConfig, GPT2Config, GraniteConfig,
+                          Olmo2Config, Olmo3Config, OPTConfig, PreTrainedTokenizerFast, VaultGemmaConfig)
 
-from rare_token_neurons import ablation, checkpoints, heads, prefixes, subjects, suffix, watcher, weights
+from rare_token_neurons import ablation, checkpoints, subjects, watcher, weights
 
 POSITIONS = torch.tensor([(block, t) for block in range(6) for t in (3, 7, 14)])
 by_kind = pytest.mark.parametrize("kind", FAMILIES)
+
+
+def save(model, folder):
+    """A checkpoint with a tokenizer of one word."""
+    model.save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"w": 0}, unk_token="w"))).save_pretrained(folder)
 
 
 # ---- supported
@@ -36,63 +45,56 @@ def test_the_pieces_have_one_shape_and_rebuild_the_logits(tiny, tokens, kind):
     assert subject.norm_gain.shape == (WIDTH,) and subject.unembedding.shape == (VOCABULARY, WIDTH)
     tied = subject.unembedding.data_ptr() == subject.model.get_input_embeddings().weight.data_ptr()
     assert tied == kind.endswith("-tied") and subject.n_layers == 2
+    assert (subject.unembedding_bias is not None) == (subject.family == "phi")
     subject.mlp_out.register_forward_pre_hook(lambda _, inputs: seen.update(activations=inputs[0]))
     subject.mlp_out.register_forward_hook(lambda _, inputs, output: seen.update(written=output))
-    subject.final_norm.register_forward_hook(lambda _, inputs, output: seen.update(normed=output))
+    subject.final_norm.register_forward_hook(lambda _, inputs, output: seen.update(residual=inputs[0]))
     with torch.no_grad():
         logits = subject.model(tokens).logits
     assert seen["activations"].shape == (*tokens.shape, NEURONS)
     written = seen["written"].view(*tokens.shape, WIDTH)
     bias = 0 if subject.mlp_out.bias is None else subject.mlp_out.bias
     torch.testing.assert_close(seen["activations"] @ subject.w_out.T + bias, written, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(seen["normed"] @ subject.unembedding.T, logits, rtol=1e-4, atol=1e-4)
+    stream = seen["residual"] - seen["residual"].mean(-1, keepdim=True) if subject.norm == "layer" else seen["residual"]
+    normed = subject.norm_gain * stream * (stream.square().mean(-1, keepdim=True) + subject.norm_eps).rsqrt()
+    normed = normed if subject.norm_bias is None else normed + subject.norm_bias
+    rebuilt = torch.nn.functional.linear(normed, subject.unembedding, subject.unembedding_bias)
+    torch.testing.assert_close(rebuilt, logits, rtol=1e-4, atol=1e-4)
 
 
 @by_kind
 def test_a_saved_checkpoint_gives_the_same_pieces(tiny, tmp_path, kind):
     made = tiny(kind)
-    made.model.save_pretrained(tmp_path)
-    PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"w": 0}, unk_token="w"))).save_pretrained(tmp_path)
+    save(made.model, tmp_path)
     found = checkpoints.load(str(tmp_path))
-    for name in ("w_out", "unembedding", "norm_gain", *(["norm_bias"] if made.norm_bias is not None else [])):
-        assert torch.equal(getattr(found, name), getattr(made, name)), name
+    for name in ("w_out", "unembedding", "unembedding_bias", "norm_gain", "norm_bias"):
+        old, new = getattr(made, name), getattr(found, name)
+        assert new is None if old is None else torch.equal(new, old), name
     assert (found.family, found.norm, found.norm_eps) == (made.family, made.norm, made.norm_eps)
+    assert found.w_in.keys() == made.w_in.keys() and found.n_positions == made.n_positions
     assert all(torch.equal(found.w_in[name], part) for name, part in made.w_in.items())
 
 
-@by_kind
-def test_other_layers_run_again_as_hooks_would(tiny, tokens, kind):
-    subject = tiny(kind, torch.float64)
-    module = suffix.find(suffix.layers(subject)[0], suffix.MLP_OUT)
-
-    def overwrite(_, inputs):
-        values = inputs[0].clone()
-        values[..., 11] = 0.0
-        return (values,)
-
-    def losses():
-        with torch.no_grad():
-            logits = subject.model(tokens).logits
-        return torch.nn.functional.cross_entropy(logits[:, 14], tokens[:, 15], reduction="none")
-
-    before = losses()
-    hook = module.register_forward_pre_hook(overwrite)
-    truth = losses() - before
-    hook.remove()
-    positions = torch.tensor([(block, 14) for block in range(len(tokens))])
-    found = suffix.neuron_changes(subject, tokens, positions, 0, [11], ablation="zero")[:, 0]
-    assert truth.abs().max() > 1e-4 and found == pytest.approx(truth, abs=1e-6)
+def test_gpt2_is_read_as_the_hub_holds_it(tiny, tmp_path):
+    """The first files' names have no prefix, and its mask is among them (https://github.com/onnxruntime/mobius/pull/113)."""
+    made = tiny("gpt2-tied")
+    save(made.model, tmp_path)
+    tensors = {name.removeprefix("transformer."): part for name, part in load_file(tmp_path / "model.safetensors").items()}
+    tensors |= {f"h.{layer}.attn.bias": torch.ones(1, 1, 16, 16).tril() for layer in range(2)}
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    found = checkpoints.load(str(tmp_path))
+    assert torch.equal(found.w_out, made.w_out) and torch.equal(found.unembedding, made.unembedding)
 
 
-@by_kind
-def test_one_position_of_any_layer_and_the_heads_are_ablated_too(tiny, tokens, kind):
-    subject, windows = tiny(kind, torch.float64), tokens[:, :11]
-    found = prefixes.neuron_changes(prefixes.record(subject, windows), 1, range(subject.n_neurons), ablation="zero")
-    positions = torch.tensor([[block, 9] for block in range(len(windows))])
-    kept = ablation.capture(subject, windows)
-    assert found == pytest.approx(ablation.loss_changes(subject, kept, positions, ablation="zero"), abs=1e-6)
-    effects = heads.effects(subject, tokens, positions, [0, 5])
-    assert effects.loss_changes.shape == (8, 6) and effects.loss_changes.abs().max() > 1e-4
+def test_opt_predicts_the_same_taken_apart_once_or_twice(tiny, tokens):
+    """The hooks that keep its blocks whole change nothing else."""
+    subject = tiny("opt")
+    plain = AutoModelForCausalLM.from_config(copy.deepcopy(subject.model.config)).eval()
+    plain.load_state_dict(subject.model.state_dict())
+    with torch.no_grad():
+        expected = plain(tokens).logits
+        assert torch.equal(subject.model(tokens).logits, expected)
+        assert torch.equal(subjects.dissect(subject.model).model(tokens).logits, expected)
 
 
 @by_kind
@@ -100,47 +102,68 @@ def test_weight_spectra_find_every_matrix(tiny, kind):
     subject = tiny(kind)
     assert weights.rows_of(subject)["out"].shape == (NEURONS, WIDTH)
     found = watcher.linear_layers(subject.model)
-    assert len(found) == 2 * {"gpt2": 4, "opt": 6}.get(subject.family, 7)
+    assert len(found) == 2 * {"gpt2": 4, "opt": 6, "phi": 6}.get(subject.family, 7)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "opt-tied"])
+def test_blocks_longer_than_the_learned_positions_are_refused(tiny, kind):
+    with pytest.raises(ValueError, match="^Blocks of 17 tokens are too long for the model, which has embeddings for 16 positions"):
+        ablation.capture(tiny(kind), torch.zeros(2, 17, dtype=torch.int64))
 
 
 # ---- refused
 
 
-def refused(config, **settings):
-    model = AutoModelForCausalLM.from_config(config(vocab_size=20, **settings))
+def refused(folder, config, **settings):
+    """The sentence that a random model of a family is refused with when it is loaded from a folder."""
+    save(AutoModelForCausalLM.from_config(config(vocab_size=20, **settings)), folder)
     with pytest.raises(ValueError) as error:
-        subjects.dissect(model, model_id="own")
-    assert "\n" not in str(error.value) and str(error.value).startswith("own ")
-    return str(error.value)
+        checkpoints.load(str(folder))
+    sentence = str(error.value)
+    assert "\n" not in sentence and sentence.startswith(f"{folder} cannot be measured: ") and sentence.endswith(".")
+    return sentence
 
 
-@pytest.mark.parametrize("config", [Gemma2Config, Gemma3TextConfig, Olmo2Config])
-def test_a_norm_after_the_last_mlp_is_refused(config):
-    settings = LLAMA_LIKE | ({"final_logit_softcapping": None} if config is not Olmo2Config else {"pad_token_id": None})
-    assert "a norm follows its last MLP" in refused(config, **settings)
+@pytest.mark.parametrize("config, settings", [
+    (Gemma2Config, {"final_logit_softcapping": None}), (Gemma3TextConfig, {}),
+    (Olmo2Config, {"pad_token_id": None}), (Olmo3Config, {"pad_token_id": None})])
+def test_a_norm_after_the_last_mlp_is_refused(tmp_path, config, settings):
+    assert "a norm follows its last MLP, so that the MLP does not write" in refused(tmp_path, config, **LLAMA_LIKE | settings)
 
 
-def test_capped_and_scaled_logits_are_refused():
-    assert "caps its logits after the unembedding (final_logit_softcapping)" in refused(Gemma2Config, **LLAMA_LIKE)
-    assert "scales its logits after the unembedding (logit_scale)" in refused(CohereConfig, **LLAMA_LIKE, pad_token_id=None)
+@pytest.mark.parametrize("config, what", [
+    (Gemma2Config, "caps its logits after the unembedding (final_logit_softcapping)"),
+    (VaultGemmaConfig, "caps its logits after the unembedding (final_logit_softcapping)"),
+    (CohereConfig, "scales its logits after the unembedding (logit_scale)"),
+    (GraniteConfig, "scales its logits after the unembedding (logits_scaling)")])
+def test_capped_and_scaled_logits_are_refused(tmp_path, config, what):
+    settings = {"logits_scaling": 8.0} if config is GraniteConfig else {}
+    assert what in refused(tmp_path, config, **LLAMA_LIKE, pad_token_id=None, **settings)
 
 
-@pytest.mark.parametrize("settings", [{"do_layer_norm_before": False}, {"word_embed_proj_dim": 16}])
-def test_post_norm_opt_is_refused(settings):
-    assert "post-norm" in refused(OPTConfig, **OPT | {"pad_token_id": 1} | settings)
+@pytest.mark.parametrize("settings, what", [
+    ({"do_layer_norm_before": False}, "its layers end in a norm, as OPT-350m's do"),
+    ({"do_layer_norm_before": False, "word_embed_proj_dim": 16}, "its layers end in a norm, as OPT-350m's do"),
+    ({"word_embed_proj_dim": 16}, "a projection stands between its final norm and its unembedding"),
+    ({"_remove_final_layer_norm": True}, "it has no norm before its unembedding")])
+def test_opt_with_another_end_is_refused(tmp_path, settings, what):
+    assert what in refused(tmp_path, OPTConfig, **OPT | {"pad_token_id": 1} | settings)
 
 
 def test_an_unknown_family_is_named():
     model = AutoModelForCausalLM.from_config(GPT2Config(vocab_size=20, n_embd=8, n_layer=1, n_head=2, n_positions=8))
     model.config.model_type = "unheard-of"
-    with pytest.raises(ValueError, match="^own is of the family 'unheard-of'; known are gpt_neox, gpt2, opt, llama"):
+    known = "gpt_neox, gpt2, opt, phi, llama, mistral, qwen2, qwen3, olmo"
+    with pytest.raises(ValueError, match=rf"^own is of the family 'unheard-of'; known are {known}\.$"):
         subjects.dissect(model, model_id="own")
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_the_weight_that_is_not_finite_is_named(tiny, value):
-    model = tiny("gpt2").model
-    with torch.no_grad():
-        model.transformer.h[1].mlp.c_fc.weight[3, 2] = value
-    with pytest.raises(ValueError, match="^The weight transformer.h.1.mlp.c_fc.weight of own holds values that are not finite"):
-        subjects.dissect(model, model_id="own")
+@pytest.mark.parametrize("value", [float("nan"), -float("inf")])
+@pytest.mark.parametrize("kind, name", [("gpt2", "transformer.h.1.mlp.c_fc.weight"), ("opt-tied", "model.decoder.layers.0.fc2.bias"),
+                                        ("phi", "lm_head.bias"), ("olmo", "model.layers.1.mlp.up_proj.weight")])
+def test_the_weight_that_is_not_finite_is_named(tiny, tmp_path, kind, name, value):
+    model = tiny(kind).model
+    model.get_parameter(name).view(-1)[3] = value
+    save(model, tmp_path)
+    with pytest.raises(ValueError, match=f"^The weight {name} of .* holds values that are not finite"):
+        checkpoints.load(str(tmp_path))

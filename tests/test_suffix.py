@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from conftest import LLAMA_LIKE, ONE_EACH, VOCABULARY
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from rare_token_neurons import suffix
-from rare_token_neurons import ablation
+from rare_token_neurons import ablation, prefixes, subjects, suffix
 
-KINDS = ("neox-parallel", "neox-sequential", "llama-tied")
+KINDS = ONE_EACH
 
 
 def hooked(subject, tokens, positions, module, columns, reference):
@@ -60,6 +61,22 @@ def test_neurons_of_any_layer_against_hooks(tiny, tokens, kind, how):
         for column, neuron in enumerate([3, 11]):
             expected = hooked(subject, tokens, positions, module, neuron, means[neuron])[0] - base
             assert found[:, column] == pytest.approx(expected, abs=1e-6)
+
+
+def test_where_only_some_layers_attend_to_a_window(tokens):
+    """Each layer keeps its own mask; one position at a time is refused where the keys of its window are not all kept."""
+    torch.manual_seed(0)
+    config = Qwen2Config(vocab_size=VOCABULARY, **LLAMA_LIKE, use_sliding_window=True, sliding_window=4, max_window_layers=1)
+    config._attn_implementation, config.initializer_range = "eager", 0.3
+    subject = subjects.dissect(Qwen2ForCausalLM(config).double(), model_id="own")
+    assert config.layer_types == ["full_attention", "sliding_attention"]
+    positions = torch.tensor([[4, 9], [0, 3], [4, 14], [1, 7]])
+    truth = hooked(subject, tokens, positions, None, None, None)[0]
+    recording = suffix.record(subject, tokens, positions)
+    assert all(suffix.rerun(recording, layer)[0] == pytest.approx(truth, abs=1e-6) for layer in range(2))
+    with pytest.raises(ValueError, match="^Some layers of own attend to fewer than the 10 tokens of a window: take shorter"):
+        prefixes.record(subject, tokens[:, :11])
+    prefixes.record(subject, tokens[:, :4])
 
 
 def test_in_the_final_layer_every_position_or_one_is_the_same(tiny, tokens):

@@ -115,12 +115,13 @@ def by_definition(subject, kept, positions, neurons, dtype):
     block, t = positions.unbind(1)
     x, target = kept.residual[block, t - kept.first].to(dtype), kept.tokens[block, t + 1][:, None]
     gain, unembedding = subject.norm_gain.to(dtype), subject.unembedding.to(dtype)
+    bias = 0 if subject.unembedding_bias is None else subject.unembedding_bias.to(dtype)
 
     def loss(x):
         x = x - x.mean(-1, keepdim=True) if subject.norm == "layer" else x
         x = gain * x / (x.square().mean(-1, keepdim=True) + subject.norm_eps).sqrt()
         x = x if subject.norm_bias is None else x + subject.norm_bias.to(dtype)
-        return -(x @ unembedding.T).log_softmax(-1).gather(1, target)[:, 0]
+        return -(x @ unembedding.T + bias).log_softmax(-1).gather(1, target)[:, 0]
 
     before, changes = loss(x), []
     for neuron in neurons.tolist():

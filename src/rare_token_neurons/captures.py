@@ -59,12 +59,15 @@ def capture(subject, tokens, *, first=3, documents=None, batch=8):
     Raises
     ------
     ValueError
-        Tokens of the wrong shape or outside the vocabulary, blocks too short, activations that are not finite.
+        Tokens of the wrong shape or outside the vocabulary, blocks too short or too long, activations that are not finite.
     """
     if tokens.ndim != 2 or not len(tokens) or tokens.dtype != torch.int64:
         raise ValueError(f"tokens must be int64 of shape (blocks, length), not {tokens.dtype} {tuple(tokens.shape)}.")
     if not 0 <= first < tokens.shape[1] - 1:
         raise ValueError(f"Blocks of {tokens.shape[1]} tokens have no scored position from {first} on.")
+    if subject.n_positions is not None and tokens.shape[1] > subject.n_positions:
+        raise ValueError(f"Blocks of {tokens.shape[1]} tokens are too long for {subject.model_id or 'the model'}, which has "
+                         f"embeddings for {subject.n_positions} positions.")
     tokens = tokens.to(subject.device)
     if tokens.min() < 0 or tokens.max() >= subject.n_vocab:
         raise ValueError(f"Tokens must be between 0 and {subject.n_vocab - 1}.")

@@ -1,7 +1,7 @@
 """Attention heads ablated one by one: do rare tokens take a route of their own?
 
 A head is ablated at every position of a block, by replacing its slice of what the attention's output projection
-reads. In a model with parallel blocks (GPT-NeoX) the last layer's heads cannot reach the last layer's MLP: for the
+reads. In a model with parallel blocks (GPT-NeoX, Phi) the last layer's heads cannot reach the last layer's MLP: for the
 neurons' activations only heads of earlier layers count there.
 """
 

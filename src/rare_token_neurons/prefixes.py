@@ -45,6 +45,11 @@ def record(subject, windows, *, batch=64):
     Returns
     -------
     Prefixes
+
+    Raises
+    ------
+    ValueError
+        Windows of the wrong shape, or longer than what a layer attends to.
     """
     windows = torch.as_tensor(windows, device=subject.device)
     if windows.ndim != 2 or not len(windows) or windows.shape[1] < 3:
@@ -70,6 +75,9 @@ def record(subject, windows, *, batch=64):
         for hook in hooks:
             hook.remove()
     hidden, keys, values = ([torch.cat(parts) for parts in zip(*made)] for made in zip(*kept))
+    if any(part.shape[2] < windows.shape[1] - 2 for part in keys):
+        raise ValueError(f"Some layers of {subject.model_id or 'the model'} attend to fewer than the {windows.shape[1] - 1} "
+                         "tokens of a window: take shorter ones.")
     count = len(windows) * (windows.shape[1] - 1 - late)
     cache = next(name for name in ("layer_past", "past_key_values") if name in seen["options"])
     turn = seen["options"].get("position_embeddings")  # learned positions are in the input of the first layer already

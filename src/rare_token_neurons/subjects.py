@@ -35,6 +35,7 @@ class Subject:
     unembedding: Tensor  # (vocabulary, d)
     unembedding_bias: Tensor | None  # (vocabulary,)
     unigram_counts: Tensor | None = None  # (vocabulary,) float64, for the unigram direction
+    n_positions: int | None = None  # tokens in the longest block, where each position has an embedding of its own
 
     @property
     def n_neurons(self):
@@ -76,18 +77,23 @@ def _gpt_neox(model):
 def _gpt2(model):
     mlp = model.transformer.h[-1].mlp  # Conv1D holds its weights the other way round, (inputs, outputs)
     return {"mlp_out": mlp.c_proj, "final_norm": model.transformer.ln_f, "norm": "layer", "w_out": mlp.c_proj.weight.T,
-            "w_in": {"in": mlp.c_fc.weight.T}}
+            "w_in": {"in": mlp.c_fc.weight.T}, "n_positions": model.config.n_positions}
 
 
 def _opt(model):
     decoder = model.model.decoder
-    if decoder.final_layer_norm is None or decoder.project_out is not None:
-        raise ValueError("it is an OPT whose layers end in a norm (post-norm), as OPT-350m's do, so that its last MLP does not "
-                         "write linearly into what is unembedded")
+    if not model.config.do_layer_norm_before:
+        raise ValueError("its layers end in a norm, as OPT-350m's do, so that its last MLP does not write linearly into what "
+                         "is unembedded")
+    if decoder.project_out is not None:
+        raise ValueError("a projection stands between its final norm and its unembedding")
+    if decoder.final_layer_norm is None:
+        raise ValueError("it has no norm before its unembedding")
     for layer in decoder.layers:
         _keep_blocks(layer)
     last = decoder.layers[-1]
-    return {"mlp_out": last.fc2, "final_norm": decoder.final_layer_norm, "norm": "layer", "w_in": {"in": last.fc1.weight}}
+    return {"mlp_out": last.fc2, "final_norm": decoder.final_layer_norm, "norm": "layer", "w_in": {"in": last.fc1.weight},
+            "n_positions": model.config.max_position_embeddings}
 
 
 def _keep_blocks(layer):
@@ -102,6 +108,11 @@ def _keep_blocks(layer):
     layer.fc2.register_forward_hook(lambda module, inputs, output: output.flatten(0, -2))
 
 
+def _phi(model):
+    mlp = model.model.layers[-1].mlp
+    return {"mlp_out": mlp.fc2, "final_norm": model.model.final_layernorm, "norm": "layer", "w_in": {"in": mlp.fc1.weight}}
+
+
 def _llama(model):
     mlp = model.model.layers[-1].mlp
     return {"mlp_out": mlp.down_proj, "final_norm": model.model.norm, "norm": "rms",
@@ -112,8 +123,8 @@ def _olmo(model):
     return _llama(model) | {"norm": "layer", "norm_eps": 1e-5}  # a layer norm without weights, its eps written in the code
 
 
-FAMILIES = {"gpt_neox": _gpt_neox, "gpt2": _gpt2, "opt": _opt, "llama": _llama, "mistral": _llama, "qwen2": _llama,
-            "qwen3": _llama, "olmo": _olmo}
+FAMILIES = {"gpt_neox": _gpt_neox, "gpt2": _gpt2, "opt": _opt, "phi": _phi, "llama": _llama, "mistral": _llama,
+            "qwen2": _llama, "qwen3": _llama, "olmo": _olmo}
 _POST_NORM = "a norm follows its last MLP, so that the MLP does not write linearly into the final residual stream"
 REFUSED = {"gemma2": _POST_NORM, "gemma3": _POST_NORM, "gemma3_text": _POST_NORM, "olmo2": _POST_NORM, "olmo3": _POST_NORM}
 AFTER_THE_HEAD = {"final_logit_softcapping": "caps", "logit_scale": "scales", "logits_scaling": "scales"}

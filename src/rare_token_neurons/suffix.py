@@ -16,8 +16,8 @@ from rare_token_neurons.subjects import Subject
 
 # Where the families keep their layers, and in a layer what writes into the residual stream.
 LAYERS = ("layers", "h", "decoder.layers")
-ATTENTION_OUT = ("attention.dense", "self_attn.o_proj", "attn.c_proj", "self_attn.out_proj")
-MLP_OUT = ("mlp.dense_4h_to_h", "mlp.down_proj", "mlp.c_proj", "fc2")
+ATTENTION_OUT = ("attention.dense", "self_attn.o_proj", "attn.c_proj", "self_attn.out_proj", "self_attn.dense")
+MLP_OUT = ("mlp.dense_4h_to_h", "mlp.down_proj", "mlp.c_proj", "fc2", "mlp.fc2")
 ROWS = 256  # positions whose logits are held at a time
 
 
