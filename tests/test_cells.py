@@ -21,6 +21,7 @@ def settings(monkeypatch):
     chosen = pd.DataFrame({"document": [100, 101, 102], "half": ["B", "B", "B"]})
     for name, table in (("tokens", words), ("blocks", blocks), ("positions", chosen)):
         monkeypatch.setattr(tables, name, lambda _, table=table: table)
+    monkeypatch.setattr(tables, "text_counts", lambda *_: words["count_text"].to_numpy())
     return parameters.check({"model": "smollm2"})
 
 

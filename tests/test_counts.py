@@ -65,9 +65,19 @@ def test_all_documents_of_another_text_are_new_and_the_training_text_decides_wha
     assert tables.counts_name(settings) == tables.TRAINING
     of_text = parameters.Settings(model="mini-pythia", text=settings.text, counts="text")
     assert tables.tokens(of_text).eval("count == count_text").all()
-    assert cells._column(of_text, cells.default(of_text)) == "count"
+    assert cells.counts(of_text, cells.default(of_text)).tolist() == tables.tokens(of_text)["count"].tolist()
     by_text = cells.Cell("counts", "text", 50.0, "mean", "target", True, "text", "mean_abs")
-    assert cells._column(settings, by_text) == "count_text"
+    assert cells.counts(settings, by_text).tolist() == tables.tokens(settings)["count_text"].tolist()
+
+
+@pytest.mark.parametrize("default, other", [("auto", "wordfreq"), ("wordfreq", "text")])
+def test_a_cell_with_other_counts_counts_otherwise(root, default, other):
+    """Of the embedded text, mini-pythia has read the train split: that alone is counted, whatever the default counts."""
+    settings = parameters.Settings(model="mini-pythia", counts=default)
+    cell = next(cell for cell in cells.grid(settings) if cell.factor == "counts")
+    found, base = cells.counts(settings, cell), tables.tokens(settings)["count"].to_numpy()
+    assert cell.counts == other and (found != base).any()
+    assert found.tolist() == tables.tokens(parameters.Settings(model="mini-pythia", counts=other))["count"].tolist()
 
 
 def test_the_embedded_text_is_measured_where_it_was_held_out():

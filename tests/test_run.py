@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rare_token_neurons import notebooks, paths, reports, run, store
+from rare_token_neurons import notebooks, paths, reports, run, sources, store
 from rare_token_neurons.__main__ import COMMANDS
 
 PARAMETERS = 'model: str = "mini-pythia"  # the model\nsteps: list = []  # training steps\nseed: int = 0  # of every draw'
@@ -276,19 +275,13 @@ def test_the_key_sees_parameters_modules_and_files(tree, monkeypatch):
     weights.write_bytes(b"weights")
     with_weights = notebooks.content_key(path, {"model": "mini-pythia"})
     assert with_weights != key
-    sources = tree / "sources"
-    shutil.copytree(notebooks.SOURCES, sources, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(notebooks, "SOURCES", sources)
+    monkeypatch.setitem(sources.TEXTS, "store", "# not imported by paths")
     assert notebooks.content_key(path, {"model": "mini-pythia"}) == with_weights
-    (sources / "store.py").write_text("# not imported by paths")
-    assert notebooks.content_key(path, {"model": "mini-pythia"}) == with_weights
-    (sources / "paths.py").write_text("# imported")
+    with monkeypatch.context() as patch:
+        patch.setitem(sources.TEXTS, "paths", "# imported")
+        assert notebooks.content_key(path, {"model": "mini-pythia"}) != with_weights
+    monkeypatch.setattr(sources, "libraries", lambda: {"numpy": "another"})
     assert notebooks.content_key(path, {"model": "mini-pythia"}) != with_weights
-
-
-def test_modules_are_followed_through_imports():
-    assert notebooks.modules("from rare_token_neurons.parameters import check\nimport numpy") == {"counts", "files", "hub", "parameters", "paths", "store"}
-    assert notebooks.modules("import rare_token_neurons.paths as p") == {"paths"}
 
 
 def table(**columns):

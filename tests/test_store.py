@@ -1,6 +1,5 @@
 """Files are whole or absent, damage is seen, and a stage computes exactly when something that decides it has changed."""
 
-import importlib
 import json
 import os
 import signal
@@ -14,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-from rare_token_neurons import paths, store
+from rare_token_neurons import paths, sources, store
 
 TABLE = pd.DataFrame({"neuron": [0, 1, 2], "influence": [0.5, 0.25, 0.125], "name": ["a", "b", "c"]})
 
@@ -190,50 +189,6 @@ def test_a_key_differs_when_any_part_differs():
     assert store.key(*parts[0]) == store.key({"seed": 0}, {"weights": "aa"}, ["text"])
 
 
-@pytest.fixture
-def package(tmp_path, monkeypatch):
-    """A package of four modules: `top` imports `middle` imports `bottom`; `beside` is imported by none."""
-    folder = tmp_path / "tiny_package"
-    folder.mkdir()
-    sources = {"__init__": "", "top": "import os\n\nfrom tiny_package import middle, other\n", "other": "X = 1\n",
-               "middle": "def late():\n    from tiny_package.bottom import VALUE\n    return VALUE\n",
-               "bottom": "from tiny_package import top\n\nVALUE = 1\n", "beside": "VALUE = 1\n"}
-    for name, source in sources.items():
-        (folder / f"{name}.py").write_text(source)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(store, "PACKAGE", "tiny_package")
-
-    def source_hash(module):
-        """As a new process would compute it."""
-        import linecache
-
-        for name in [name for name in sys.modules if name.split(".")[0] == "tiny_package"]:
-            del sys.modules[name]
-        importlib.invalidate_caches()
-        linecache.clearcache()
-        store.source_hash.cache_clear()
-        return store.source_hash(module)
-
-    yield folder, source_hash
-    store.source_hash.cache_clear()
-    for name in [name for name in sys.modules if name.split(".")[0] == "tiny_package"]:
-        del sys.modules[name]
-
-
-@pytest.mark.parametrize("edited, changes", [("top", True), ("other", True), ("middle", True), ("bottom", True), ("beside", False)])
-def test_the_source_hash_follows_imports(package, edited, changes):
-    folder, source_hash = package
-    before = source_hash("top")
-    assert source_hash("top") == before
-    with (folder / f"{edited}.py").open("a") as file:
-        file.write("# a longer file\n")
-    assert (source_hash("top") != before) is changes
-
-
-def test_the_source_hash_of_a_real_module_takes_in_what_it_imports():
-    assert store.source_hash("training") not in (store.source_hash("text"), store.source_hash("checkpoints"))
-
-
 # ---- stages
 
 
@@ -260,12 +215,16 @@ def test_a_stage_computes_again_when_what_decides_it_changes_and_both_results_ar
     pd.testing.assert_frame_equal(pd.read_parquet(root / "results" / "model" / "influence.parquet"), TABLE)
 
 
-def test_a_stage_computes_again_when_the_source_changes(root, monkeypatch):
+def test_a_stage_computes_again_when_the_source_or_a_library_changes(root, monkeypatch):
     work = Work(TABLE)
     run(root, work)
-    monkeypatch.setattr(store, "source_hash", lambda module: "another source")
-    run(root, work)
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "source_hash", lambda module: "another source")
+        run(root, work)
     assert work.calls == 2
+    monkeypatch.setattr(sources, "libraries", lambda: {"scipy": "another version"})
+    run(root, work)
+    assert work.calls == 3
 
 
 def test_a_committed_table_is_never_the_input(root):

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from rare_token_neurons import ablation, checkpoints, passes, store, tables, text
+from rare_token_neurons import ablation, passes, store, tables, text
 
 MOST = 500  # rare positions a cell, and as many common ones
 PERCENTILES = (5.0, 15.0, 25.0, 50.0)
@@ -63,17 +63,18 @@ def grid(settings):
 # ---- positions
 
 
-def _column(settings, cell):
-    """The column of the token table that holds a cell's counts."""
-    if cell.counts == tables.counts_name(settings) or (cell.counts == "text" and settings.read_before):
-        return "count"
-    return {"text": "count_text", "wordfreq": "count_wordfreq"}[cell.counts]
+def counts(settings, cell):
+    """The counts that decide rarity in a cell, int64 (tokens,)."""
+    vocabulary = tables.tokens(settings)
+    if cell.counts == tables.counts_name(settings):
+        return vocabulary["count"].to_numpy()
+    return vocabulary["count_wordfreq"].to_numpy() if cell.counts == "wordfreq" else tables.text_counts(settings, len(vocabulary))
 
 
-def groups(vocabulary, column, words_only, percentile):
-    """Which tokens are rare and which common, bool (tokens,) each, by one column of counts."""
+def groups(vocabulary, counts, words_only, percentile):
+    """Which tokens are rare and which common, bool (tokens,) each, by counts (tokens,)."""
     candidate = vocabulary["word"].to_numpy() if words_only else np.ones(len(vocabulary), dtype=bool)
-    return text.rare_tokens(vocabulary[column].to_numpy(), candidate, percentile)[:2]
+    return text.rare_tokens(counts, candidate, percentile)[:2]
 
 
 def candidates(settings, cell):
@@ -85,7 +86,7 @@ def candidates(settings, cell):
     """
     vocabulary = tables.tokens(settings)
     tokens = np.stack(tables.blocks(settings)["tokens"].to_numpy())
-    chosen = groups(vocabulary, _column(settings, cell), cell.words_only, cell.rare_percentile)
+    chosen = groups(vocabulary, counts(settings, cell), cell.words_only, cell.rare_percentile)
     found = [text.candidate_positions(tokens, one, vocabulary, rare_of=cell.rare_of, words_only=cell.words_only)
              for one in chosen]
     turn = np.random.default_rng(settings.seed).permutation(tokens.size).reshape(tokens.shape)
@@ -147,8 +148,7 @@ def changes(settings, rows, how):
     """
     rows = np.unique(rows, axis=0)
     revision = passes.revisions(settings)[-1]
-    content = {"weights": checkpoints.weight_hash(settings.model, revision), "rows": store.array_hash([rows]),
-               "tokens": store.array_hash(tables.blocks(settings)["tokens"])}
+    content = passes.pass_inputs(settings, revision, tables.blocks(settings)) | {"rows": store.array_hash([rows])}
 
     def compute():
         subject, kept = passes.captured(settings, revision)

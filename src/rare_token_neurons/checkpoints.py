@@ -121,6 +121,13 @@ def weight_hash(model, revision=None):
     return hashlib.sha256(b"".join(bytes.fromhex(found[name]) for name in sorted(found))).hexdigest()
 
 
+def model_hash(model, revision=None):
+    """What a checkpoint computes with: the sha256 over its `weight_hash` and its config.json."""
+    config = locate(model, revision, weights=False) / "config.json"
+    parts = weight_hash(model, revision), store.sha256(config) if config.exists() else ""
+    return hashlib.sha256("".join(parts).encode()).hexdigest()
+
+
 def _beside(folder, name):
     """A file in the checkpoint's folder, or one up, where all checkpoints of a suite share it; None without."""
     places = (folder, folder.parent) if step_of(folder.name) is not None else (folder,)

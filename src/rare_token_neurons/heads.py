@@ -27,6 +27,11 @@ class HeadEffects:
     activations: Tensor  # (n, g), nothing ablated
     activation_changes: Tensor  # (h, n, g)
 
+    def moved(self, positions):
+        """Mean |activation change| over the heads of each layer, (layers, r, g), at the r positions of a bool mask (n,)."""
+        return torch.stack([self.activation_changes[self.layer == layer][:, positions].abs().mean(0)
+                            for layer in self.layer.unique()])
+
 
 def effects(subject, tokens, positions, neurons, *, ablation="mean", layers=None, first=3, batch=8):
     """Ablate every attention head in turn.

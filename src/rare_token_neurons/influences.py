@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from rare_token_neurons import ablation, checkpoints, passes, store, tables
+from rare_token_neurons import ablation, passes, store, tables
 
 MEMORY_GB = 1.0  # working memory of the ablation
 GROUP_SHARE = 0.017  # of the neurons: the rare group (the paper's plateau)
@@ -17,10 +17,10 @@ def influence_sums(settings, revision, group):
     -------
     ablation.Influence (on the CPU)
     """
-    sample, chosen = tables.blocks(settings), tables.positions(settings)
-    found, owners = tables.group_positions(chosen, group)
-    content = {"weights": checkpoints.weight_hash(settings.model, revision), "tokens": store.array_hash(sample["tokens"]),
-               "positions": store.array_hash([found.numpy(), owners]), "group": group}
+    found, owners = tables.group_positions(tables.positions(settings), group)
+    content = passes.pass_inputs(settings, revision, tables.blocks(settings)) | {
+        "positions": store.array_hash([found.numpy(), owners]), "group": group,
+        "unigram": store.array_hash([tables.tokens(settings)["count_text"].to_numpy()])}
     key = store.key({"ablation": settings.ablation, "seed": settings.seed}, content, ["ablation", "checkpoints"])
 
     def compute():

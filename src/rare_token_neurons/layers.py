@@ -33,7 +33,7 @@ def fits(settings):
         return pd.concat(parts, ignore_index=True)
 
     inputs = {} if settings.recompute == "never" else {
-        name or "": checkpoints.weight_hash(settings.model, name) for name in passes.revisions(settings, "all")}
+        name or "": checkpoints.model_hash(settings.model, name) for name in passes.revisions(settings, "all")}
     return tables.stage(settings, "weight_layers", compute, reads=("steps",), inputs=inputs, modules=["layers"])
 
 

@@ -4,16 +4,11 @@ import ast
 import hashlib
 import json
 import re
-from functools import lru_cache
-from pathlib import Path
 
 import nbformat
 import papermill
 
-from rare_token_neurons import paths
-
-PACKAGE = "rare_token_neurons"
-SOURCES = Path(__file__).parent
+from rare_token_neurons import paths, sources
 
 
 def find(numbers=()):
@@ -68,50 +63,19 @@ def source(notebook):
     return [[cell.cell_type, cell.source] for cell in cells if "injected-parameters" not in cell.metadata.get("tags", [])]
 
 
-def modules(code, seen=()):
-    """The package's modules that Python code imports, directly or through one another.
-
-    Parameters
-    ----------
-    code : str, the source of a module or of a notebook's code cells.
-
-    Returns
-    -------
-    set of str, such as {"store", "paths"}
-    """
-    found = {name for name in _imports(code) if (SOURCES / f"{name}.py").exists()} - set(seen)
-    for name in sorted(found):
-        found |= modules((SOURCES / f"{name}.py").read_text(), found | set(seen))
-    return found
-
-
-@lru_cache(maxsize=None)
-def _imports(code):
-    """Names that Python code imports from the package, modules or not."""
-    found = set()
-    for node in ast.walk(ast.parse(code)):
-        if isinstance(node, ast.ImportFrom) and node.module == PACKAGE:
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{PACKAGE}."):
-            found.add(node.module.split(".")[1])
-        elif isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith(f"{PACKAGE}.")}
-    return found
-
-
 def content_key(notebook, values):
     """Hash of all that decides what a run of a notebook gives.
 
-    That is its cells, its parameters, the package's modules that it imports, and size and time of the files that a
-    parameter names: `mini-pile`, `mini-pythia`, a model's folder, a text. (A hub model is known by its name alone;
+    That is its cells, its parameters, the package's modules that it imports, the libraries' versions, and size and time of the
+    files that a parameter names: `mini-pile`, `mini-pythia`, a model's folder, a text. (A hub model is known by its name alone;
     the heavy stages inside the notebook compare the hashes of its weights.)
     """
     cells = source(notebook)
     code = "\n".join(text for kind, text in cells if kind == "code")
-    used = {name: (SOURCES / f"{name}.py").read_text() for name in modules(re.sub(r"^\s*[%!].*$", "", code, flags=re.M))}
+    used = sources.imported(re.sub(r"^\s*[%!].*$", "", code, flags=re.M))
     named = [base / value for value in values.values() for base in (paths.ROOT, paths.DATA)
              if isinstance(value, str) and value.strip()]
-    content = [cells, values, used, [stamps(path) for path in named]]
+    content = [cells, values, used, sources.libraries(), [stamps(path) for path in named]]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -19,12 +19,18 @@ def revisions(settings, default="last"):
     return [name for name in known if name not in histories.flagged(settings)]
 
 
-def model_inputs(settings, default="last"):
-    """Hashes of what a table of a model depends on: text, counts, weights."""
+def model_inputs(settings, default="last", also=()):
+    """Hashes of what a table of a model depends on: text, counts, the checkpoints asked for and those in `also`."""
     if settings.recompute == "never":
         return {}
-    names = revisions(settings, default)
-    return tables.text_inputs(settings) | {name or "": checkpoints.weight_hash(settings.model, name) for name in names}
+    names = [*revisions(settings, default), *also]
+    return tables.text_inputs(settings) | {name or "": checkpoints.model_hash(settings.model, name) for name in names}
+
+
+def pass_inputs(settings, revision, blocks_table):
+    """Hashes of what a tensor of one checkpoint depends on: the checkpoint, the blocks and their documents."""
+    return {"model": checkpoints.model_hash(settings.model, revision), "tokens": store.array_hash(blocks_table["tokens"]),
+            "documents": store.array_hash([blocks_table["document"].to_numpy()]), "first": text.FIRST}
 
 
 def load(settings, revision=None):
@@ -34,9 +40,6 @@ def load(settings, revision=None):
 
 def capture(settings, subject, blocks_table):
     """The capture of the settings' blocks by one checkpoint; that of a model's last checkpoint is kept in the cache."""
-    content = {"weights": checkpoints.weight_hash(settings.model, subject.revision),
-               "tokens": store.array_hash(blocks_table["tokens"]),
-               "documents": store.array_hash([blocks_table["document"].to_numpy()])}
     read, owners = tables.token_tensor(blocks_table).to(subject.device), torch.tensor(blocks_table["document"].to_numpy())
 
     def compute():
@@ -45,8 +48,8 @@ def capture(settings, subject, blocks_table):
         return {"activations": made.activations.contiguous(), "residual": made.residual.contiguous()}
 
     last = subject.revision is None or subject.revision == checkpoints.revisions(settings.model)[-1]
-    kept = store.tensors(settings.slug, store.key({}, content, ["captures"]), compute,
-                         recompute=settings.recompute) if last else compute()
+    key = store.key({}, pass_inputs(settings, subject.revision, blocks_table), ["captures", "checkpoints"])
+    kept = store.tensors(settings.slug, key, compute, recompute=settings.recompute) if last else compute()
     return ablation.Capture(read, text.FIRST, owners.to(subject.device),
                             **{name: part.to(subject.device) for name, part in kept.items()})
 
@@ -55,11 +58,11 @@ def capture(settings, subject, blocks_table):
 def captured(settings, revision=None):
     """A checkpoint (None: the last) as a Subject with the text's unigram counts, and its Capture of the blocks."""
     subject = load(settings, revision)
-    subject.unigram_counts = torch.from_numpy(_unigram_counts(settings, subject.n_vocab)).to(subject.device)
+    subject.unigram_counts = torch.from_numpy(unigram_counts(settings, subject.n_vocab)).to(subject.device)
     return subject, capture(settings, subject, tables.blocks(settings))
 
 
-def _unigram_counts(settings, n_vocab):
+def unigram_counts(settings, n_vocab):
     """Counts over the whole vocabulary for the unigram direction: those of the text, rows without a token 0."""
     counts = tables.tokens(settings)["count_text"].to_numpy(dtype=np.float64)
     return np.pad(counts, (0, n_vocab - len(counts)))

@@ -8,16 +8,16 @@ from rare_token_neurons import cells, claims, contrasts, controls, passes, prefi
 
 READS = ("steps", "ablation", "aggregate", "ranking", *tables.POSITION_PARAMETERS)
 WIDTH = 20  # tokens that a prediction sees, where single layers are ablated
-LAYER_POSITIONS = 250  # rare ones, and as many common ones
+LAYER_POSITIONS = 250  # rare ones, and as many common ones, of which those of half B are run
 NEURONS = (12, 32)  # sampled a layer: at least, at most
 BUDGET = 360  # sampled neurons in all layers together, between these bounds
 TOP = 0.25  # of the sampled neurons: the group of a layer
 LAYER_CLAIM = claims.Claim("C1", contrasts.LEAN.statistic, "greater", part="in a layer", controls=("random groups",))
 
 
-def stage(settings, name, compute, module):
-    """One table of notebook 09, of the last checkpoint."""
-    return tables.stage(settings, name, compute, reads=READS, inputs=passes.model_inputs(settings), modules=[module])
+def stage(settings, name, compute, module, also=()):
+    """One table of notebook 09, of the last checkpoint and of those in `also`."""
+    return tables.stage(settings, name, compute, reads=READS, inputs=passes.model_inputs(settings, also=also), modules=[module])
 
 
 def measured(settings, cell, rows, pool):
@@ -42,13 +42,17 @@ def sampled(n_layers):
 
 
 def windows(settings):
-    """Short windows before the default cell's targets: int64 (n, WIDTH + 1), bool (n,) rare, (n,) documents."""
-    found = cells.candidates(settings, cells.default(settings))
+    """Short windows before the default cell's targets: int64 (n, WIDTH + 1), bool (n,) rare, (n,) documents.
+
+    Rare targets choose a layer's group on half A; common ones only stand beside it on half B, so no others are taken.
+    """
+    found, half = cells.candidates(settings, cells.default(settings)), cells.halves(settings)
     tokens, parts = np.stack(tables.blocks(settings)["tokens"].to_numpy()), {}
     for name, rows in found.items():
         rows = rows[rows[:, 1] + 1 >= WIDTH][:LAYER_POSITIONS]
-        steps = np.arange(-WIDTH + 1, 2)
-        parts[name] = tokens[rows[:, :1], rows[:, 1:] + steps], cells.owners(settings, rows)
+        owners = cells.owners(settings, rows)
+        wanted = half[owners].eq("B").to_numpy() | (name == "rare")
+        parts[name] = tokens[rows[wanted, :1], rows[wanted, 1:] + np.arange(-WIDTH + 1, 2)], owners[wanted]
     rare = np.repeat([True, False], [len(parts[name][1]) for name in ("rare", "common")])
     made, owners = (np.concatenate(pair) for pair in zip(parts["rare"], parts["common"]))
     return made, rare, owners

@@ -43,16 +43,16 @@ def _effects(settings, revision):
     subject, _ = passes.captured(settings, revision)
     windows, positions, rare, documents = _windows(settings, subject)
     how = "zero" if settings.ablation == "zero" else "mean"
-    content = {"weights": checkpoints.weight_hash(settings.model, revision),
+    content = {"model": checkpoints.model_hash(settings.model, revision), "first": text.FIRST,
                "tokens": store.array_hash([windows.numpy(), positions.numpy(), rare.numpy()])}
 
     def compute():
         with store.clock("forward"):
             made = heads.effects(subject, windows, positions, torch.arange(subject.n_neurons), first=text.FIRST, ablation=how)
-        moved = [made.activation_changes[made.layer == layer][:, rare].abs().mean(0) for layer in made.layer.unique()]
-        return {"layer": made.layer, "head": made.head, "changes": made.loss_changes.cpu(), "moved": torch.stack(moved).cpu()}
+        return {"layer": made.layer, "head": made.head, "changes": made.loss_changes.cpu(), "moved": made.moved(rare).cpu()}
 
-    kept = store.tensors(settings.slug, store.key({"ablation": how}, content, ["heads"]), compute, recompute=settings.recompute)
+    key = store.key({"ablation": how}, content, ["heads", "checkpoints"])
+    kept = store.tensors(settings.slug, key, compute, recompute=settings.recompute)
     kept = {name: values.numpy() for name, values in kept.items()}
     return kept | {"changes": kept["changes"].astype(np.float64), "rare": rare.numpy(), "documents": documents.numpy(),
                    "tokens": windows.numel()}

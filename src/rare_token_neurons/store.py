@@ -1,15 +1,12 @@
 """Stages by content key: tables and tensors that are computed once, and the account of a notebook.
 
 A stage is one table. Its key hashes all that decides its content: settings, inputs (hashes of weights and text) and
-the source of the modules that compute it. The cache holds it under that key; `data/results` holds the current copy.
+the source of the modules that compute it, with the versions of the libraries. The cache holds it under that key; `data/results` holds the current copy.
 """
 
 import contextlib
 import hashlib
-import importlib
-import inspect
 import json
-import re
 import shutil
 import time
 from functools import lru_cache
@@ -18,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError
 
+from rare_token_neurons import sources
 from rare_token_neurons.files import (lock, new_file, new_folder, read_json, read_table, seal, sha256, sweep, whole,
                                       write_json, write_table)
 from rare_token_neurons.paths import CACHE, RUNS, shown
@@ -25,7 +23,6 @@ from rare_token_neurons.paths import CACHE, RUNS, shown
 __all__ = ["array_hash", "clock", "digest", "finish", "key", "lock", "new_file", "new_folder", "note_figure", "read_json",
            "read_table", "sha256", "source_hash", "stage", "sweep", "tensors", "write_json", "write_table"]
 
-PACKAGE = "rare_token_neurons"
 _seconds = {}
 _written = {"tables": [], "figures": []}
 
@@ -64,14 +61,7 @@ def array_hash(arrays):
 @lru_cache(maxsize=None)
 def source_hash(module):
     """Hash of the source of a module of this package and of all modules of the package that it imports."""
-    seen, queue = {}, [module]
-    while queue:
-        name = queue.pop()
-        if name not in seen:
-            seen[name] = inspect.getsource(importlib.import_module(f"{PACKAGE}.{name}"))
-            imports = re.findall(rf"^\s*from {PACKAGE} import (.+)$|^\s*from {PACKAGE}\.(\w+) import", seen[name], re.M)
-            queue += [word.strip() for group in imports for part in group for word in part.split(",") if word.strip()]
-    return digest(seen)
+    return digest(sources.module(module))
 
 
 def key(settings, inputs, modules):
@@ -83,7 +73,7 @@ def key(settings, inputs, modules):
     inputs : dict of hashes (weights, text, other stages' keys).
     modules : list of str, the package's modules whose source decides the content.
     """
-    return digest([settings, inputs, {name: source_hash(name) for name in modules}])
+    return digest([settings, inputs, {name: source_hash(name) for name in modules}, sources.libraries()])
 
 
 def stage(path, stage_key, compute, *, recompute="changed"):

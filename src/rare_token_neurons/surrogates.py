@@ -89,9 +89,15 @@ def _of_positions(settings, rng):
     yield "common, same loss", note, own, resampled(*cells.by_document(changes, cells.owners(settings, alike)), ranking, rng)
 
 
+def _untrained(settings):
+    """The checkpoint before training, where there is one: its name in a list; none where the tables are only read."""
+    known = [] if settings.recompute == "never" else checkpoints.revisions(settings.model)[:1]
+    return [name for name in known if checkpoints.step_of(name) == 0 and name != passes.revisions(settings)[-1]]
+
+
 def _of_model(settings, rng):
     """Nulls of the full measurement: drawn numbers, and the model before training where there is a checkpoint."""
-    revision, known = passes.revisions(settings)[-1], checkpoints.revisions(settings.model)
+    revision = passes.revisions(settings)[-1]
     own = _sums(settings, revision)
     values = documents.influence(*own, np.ones((1, len(own[1]))))[0]
     living = own[0][:, values > 0]
@@ -100,8 +106,8 @@ def _of_model(settings, rng):
         likelihood = nulls.distribution(values, family).logpdf(values[values > 0]).sum()
         yield family, f"log likelihood {likelihood:.0f}", (living, own[1]), nulls.remeasure(truth, living, own[1], rng,
                                                                                             ranking=settings.ranking)
-    if known and checkpoints.step_of(known[0]) == 0 and known[0] != revision:
-        yield "untrained model", "step 0", own, resampled(*_sums(settings, known[0]), settings.ranking, rng)
+    for name in _untrained(settings):
+        yield "untrained model", "step 0", own, resampled(*_sums(settings, name), settings.ranking, rng)
 
 
 @lru_cache(maxsize=1)
@@ -136,7 +142,7 @@ def heads(settings):
                          "verdict": found.verdict(), "positions": int(counts.sum()), "documents": len(counts), "note": note})
         return pd.DataFrame(rows)
 
-    return stage(settings, "null_heads", compute, "surrogates")
+    return stage(settings, "null_heads", compute, "surrogates", _untrained(settings))
 
 
 def bands(settings):
@@ -155,7 +161,7 @@ def bands(settings):
                                        "high": found.high[ranks - 1]}))
         return pd.concat(parts, ignore_index=True)
 
-    return stage(settings, "null_bands", compute, "surrogates")
+    return stage(settings, "null_bands", compute, "surrogates", _untrained(settings))
 
 
 # ---- is it a power law?

@@ -57,16 +57,23 @@ def _file(settings):
 
 def _counts(settings, vocabulary):
     """The counts that decide rarity, int64 (tokens,)."""
-    tokenizer, documents, ids, _ = _corpus(settings.model, settings.text)
     name = counts_name(settings)
     if name == "wordfreq":
         return text.english_counts(vocabulary)
     if name == "text":
-        read = documents["split"].eq("train") if settings.read_before else np.ones(len(ids), dtype=bool)
-        return text.unigram_counts([tokens for tokens, counted in zip(ids, read) if counted], len(vocabulary))
+        return text_counts(settings, len(vocabulary))
     if _file(settings).suffix == ".npy":
         return counts.read(_file(settings), len(vocabulary))
+    tokenizer = _corpus(settings.model, settings.text)[0]
     return text.unigram_counts(text.encode(tokenizer, text.documents(name)["text"]), len(vocabulary))
+
+
+@lru_cache(maxsize=1)
+def text_counts(settings, size):
+    """How often the text that is read holds each of `size` tokens; of a text read in training, its train split: int64 (size,)."""
+    _, documents, ids, _ = _corpus(settings.model, settings.text)
+    read = documents["split"].eq("train") if settings.read_before else np.ones(len(ids), dtype=bool)
+    return text.unigram_counts([tokens for tokens, counted in zip(ids, read) if counted], size)
 
 
 def _counts_hash(settings):

@@ -1,0 +1,52 @@
+"""Imports are followed, sources are those that the process began with, and the libraries are those that are installed."""
+
+import numpy
+import pytest
+
+from rare_token_neurons import sources, store
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package of its own: `top` imports `middle` imports `bottom`, which imports `top`; nobody imports `beside`."""
+    written = {"__init__": "", "top": "import os\n\nfrom tiny import (middle,\n    other)\n", "other": "X = 1\n",
+               "middle": "def late():\n    from tiny.bottom import VALUE\n    return VALUE\n",
+               "bottom": "from tiny import top, absent\nimport tiny.last as last\n", "last": "", "beside": "VALUE = 1\n"}
+    for name, source in written.items():
+        (tmp_path / f"{name}.py").write_text(source)
+    monkeypatch.setattr(sources, "PACKAGE", "tiny")
+    monkeypatch.setattr(sources, "TEXTS", sources.read(tmp_path))
+    sources._names.cache_clear()
+    store.source_hash.cache_clear()
+    yield tmp_path
+    sources._names.cache_clear()
+    store.source_hash.cache_clear()
+
+
+def test_imports_are_followed(package):
+    assert set(sources.imported("from tiny.middle import late\nimport numpy")) == {"middle", "bottom", "top", "other", "last"}
+    assert set(sources.module("last")) == {"last"} and sources.imported("import numpy, tiny") == {}
+    assert sources.module("top")["other"] == "X = 1\n"
+
+
+@pytest.mark.parametrize("edited, changes", [("top", True), ("other", True), ("middle", True), ("bottom", True), ("beside", False)])
+def test_a_new_process_sees_an_edit_and_this_one_does_not(package, monkeypatch, edited, changes):
+    before = store.source_hash("top")
+    with (package / f"{edited}.py").open("a") as file:
+        file.write("# a longer file\n")
+    store.source_hash.cache_clear()
+    assert store.source_hash("top") == before
+    monkeypatch.setattr(sources, "TEXTS", sources.read(package))
+    store.source_hash.cache_clear()
+    assert (store.source_hash("top") != before) is changes
+
+
+def test_a_real_module_takes_in_what_it_imports():
+    assert set(sources.module("text")) < set(sources.module("training"))
+    assert set(sources.imported("from rare_token_neurons.paths import ROOT")) == {"paths"}
+
+
+def test_the_libraries_are_those_installed():
+    found = sources.libraries()
+    assert found["numpy"] == numpy.__version__ and {"torch", "transformers", "weightwatcher"} <= set(found)
+    assert "pytest" not in found
