@@ -137,7 +137,7 @@ def measured(activations, w_in, w_out, ids, effects):
     null = head(np.abs(rng.normal(size=(199, len(influence)))))  # order statistics of a half-normal
     resampled = [head(per_document[rng.integers(0, len(per_document), len(per_document))].mean(axis=0)) for _ in range(200)]
     low, high = resampling.interval(head(influence), np.array(resampled))
-    found = {"C1": Evidence(head(influence), low, high, null.mean(), (controls.empirical_p(head(influence), null, "greater"),) * 2, 1000)}
+    found = {"C1": Evidence(head(influence), low, high, null.mean(), (controls.empirical_p(head(influence), null, "greater"),), 1000)}
     none = Evidence(0.0, 0.0, 0.0, 0.0, (1.0, 1.0), 1000)  # no plateau at any time
     found |= {"C2": none, "C3 emergence": none, "C3 before training": none, "C7": none, "C8": none}
 

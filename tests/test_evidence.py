@@ -47,7 +47,7 @@ def spectra():
 
 
 def test_each_claim_takes_its_row():
-    assert evidence.ratio(head()) == claims.Evidence(9.0, 8.0, 11.0, 4.0, (0.001, 0.002), 1000)
+    assert evidence.ratio(head()) == claims.Evidence(9.0, 8.0, 11.0, 4.0, (0.03,), 1000)
     both = pd.concat([head(statistic="plateau", value=0.02), head("common", "plateau", value=0.03)])
     assert evidence.plateau(both).value == 0.02 and evidence.plateau(both).p == (0.01, 0.03) and evidence.plateau(both).null == 0
     assert evidence.common_plateau(both).value == 0.03

@@ -58,11 +58,46 @@ def test_many_curves_are_fitted_as_one_by_one():
 @pytest.mark.parametrize("slopes, expected", [
     ((-0.1, -0.7, -3.0), (10, 100, 0.7)),
     ((-2.0, -0.7, -3.0), (0, 100, 0.7)),        # a steep head is made of outliers
-    ((-0.1, -0.7, -0.2), (10, 1000, 0.7)),      # a flat tail is no decay
 ])
 def test_phases_of_two_breaks(slopes, expected):
     line = lines.Line(np.log([10, 100]), np.array(slopes), np.zeros(3), np.zeros(()))
     assert [float(value) for value in lines.boundaries(line, 1000)] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("slopes, n, law, expected", [
+    ((-0.1, -0.7, -0.2), 500, 1, (10, 500, 0.7)),     # a short flat tail: no decay, the law is the middle
+    ((-0.3, -1.7, -0.7), 5000, 2, (0, 5000, 0.7)),    # a step between two levels: the head lies above the long law
+    ((-0.05, -0.72, -0.7), 5000, 2, (10, 5000, 0.7)), # a bend in the law itself: the head lies below it all the same
+    ((-0.05, -0.7, -0.72), 5000, 1, (10, 100, 0.7)),
+])
+def test_a_tail_flatter_than_the_middle_is_no_decay_and_may_be_the_law(slopes, n, law, expected):
+    line = lines.Line(np.log([10, 100]), np.array(slopes), np.zeros(3), np.zeros(()))
+    assert lines.law(line, n) == law
+    assert [float(value) for value in lines.boundaries(line, n)] == pytest.approx(expected)
+    start, end = [(np.log(10), np.log(100)), (np.log(100), np.log(n))][law - 1]
+    np.testing.assert_allclose(lines.windows(line, n), [np.log(10), start, end])
+
+
+def test_the_sign_of_the_head_is_that_of_its_mean_distance_to_the_law():
+    """By hand over 400 random lines: fitted values against the law's line carried back to the first rank."""
+    rng = np.random.default_rng(0)
+    knots = np.sort(rng.uniform(1, 7.5, (400, 2)), axis=1)
+    slopes = -rng.uniform(0, 2, (400, 3))
+    line = lines.Line(knots, slopes, np.zeros((400, 9)), np.zeros(400))
+    plateau, x = lines.boundaries(line, 3000)[0], np.linspace(0, np.log(3000), 20_001)
+    for place, law in enumerate(lines.law(line, 3000)):
+        y = slopes[place, 0] * x + sum((slopes[place, k + 1] - slopes[place, k]) * np.maximum(x - knots[place, k], 0) for k in (0, 1))
+        carried = np.interp(knots[place, law - 1], x, y) + slopes[place, law] * (x - knots[place, law - 1])
+        head = x <= knots[place, 0]
+        assert (plateau[place] > 0) == ((y - carried)[head].mean() < 0)
+    assert 0 < np.mean(lines.law(line, 3000) == 2) < 1
+
+
+def test_law_range_of_a_step_is_the_long_stretch_after_it():
+    x = np.log(np.arange(1, 1025))
+    curve = np.exp(-1.7 * np.clip(x - np.log(20), 0, np.log(3)) - 0.7 * np.maximum(x - np.log(60), 0))
+    low, high = lines.law_range(curve)
+    assert low == curve[-1] and high == pytest.approx(3 ** -1.7, rel=0.1)
 
 
 def test_one_break_belongs_to_the_shorter_stretch():

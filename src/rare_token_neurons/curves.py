@@ -68,7 +68,8 @@ def phase_fits(settings, default="last"):
     Returns
     -------
     DataFrame with, by the paper's rule, plateau, power_law, decay (shares of neurons), kappa, beta, r2, first and last
-    (ranks of the boundaries); by change points, breaks (their number), bp_plateau_end, bp_law_end, bp_kappa, each with
+    (ranks of the boundaries); by change points, breaks (their number), bp_head_end (the first of them), bp_plateau_end (0 where
+    the head lies above the law's line), bp_law_end, bp_kappa, each with
     _low and _high (95 % over documents), plateau_draws, decay_draws (shares of the draws with that phase); against the
     null family that fits best, null, departure (of the head from the middle's line, e-folds of rank; below 0: a
     plateau), p_plateau, p_outliers, p_share; reliability (split halves), detectable (median smallest mean change, nats,
@@ -81,8 +82,9 @@ def phase_fits(settings, default="last"):
         signed = influences.influence_sums(settings, revision, group).change_sum.double().numpy()
         row = dict(zip(("plateau", "power_law", "decay"), rule.shares))
         row |= {"kappa": rule.kappa, "beta": rule.beta, "r2": rule.r2, "first": rule.boundaries[0], "last": rule.boundaries[1],
-                "breaks": changes.breaks, "bp_plateau_end": changes.boundaries[0], "bp_law_end": changes.boundaries[1],
-                "bp_kappa": changes.kappa}
+                "breaks": changes.breaks, "bp_head_end": changes.ranks[0] if changes.breaks else np.nan,
+                "bp_plateau_end": changes.boundaries[0], "bp_law_end": changes.boundaries[1], "bp_kappa": changes.kappa}
+        row["bp_head_end_low"], row["bp_head_end_high"] = changes.intervals.get("break_1", (np.nan, np.nan))
         for name in ("plateau_end", "law_end", "kappa"):
             row[f"bp_{name}_low"], row[f"bp_{name}_high"] = changes.intervals[name]
         row |= {"plateau_draws": changes.plateau_draws, "decay_draws": changes.decay_draws, "null": nulls.best(families),

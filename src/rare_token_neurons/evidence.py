@@ -55,7 +55,7 @@ def item(found, positions, value="value", low="low", high="high", *, null=0.0, p
 def ratio(table):
     """C1: influence of the rare group over the median neuron's; the null is what ranking alone gives."""
     found = row(table, group="rare", statistic="ratio")
-    return item(found, found["positions"], null=found["null"], p=("p_random", "p_matched"))
+    return item(found, found["positions"], null=found["null"], p=("p_half_normal",))
 
 
 def plateau(table, group="rare"):

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from rare_token_neurons import ablation, passes, store, tables
+from rare_token_neurons import ablation, checkpoints, passes, store, tables
 
 MEMORY_GB = 1.0  # working memory of the ablation
 GROUP_SHARE = 0.017  # of the neurons: the rare group (the paper's plateau)

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from rare_token_neurons import ablation, checkpoints, passes, store, tables
+from rare_token_neurons import ablation, passes, store, tables
 from rare_token_neurons.paths import RESULTS
 
 MEMORY_GB = 1.0  # working memory of the losses

@@ -117,12 +117,37 @@ def fit(x: np.ndarray, y: np.ndarray, breaks: int) -> Line:
                 fitted.reshape(y.shape), np.square(y - fitted.reshape(y.shape)).sum(axis=-1))
 
 
-def boundaries(line: Line, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Phases of fitted lines over `n` ranks.
+def edges(line: Line, n: int) -> np.ndarray:
+    """Log ranks between which the stretches lie, over `n` ranks: (..., breaks + 2), from 0 to log n."""
+    ends = np.zeros((*line.knots.shape[:-1], 1))
+    return np.concatenate([ends, line.knots, ends + np.log(n)], axis=-1)
 
-    With two breaks the power law is the middle stretch, with one the longer stretch in log rank.
-    What comes before it is a plateau only where it is FLATTER than the law (else: outliers), what
-    comes after it a decay only where it is STEEPER.
+
+def law(line: Line, n: int) -> np.ndarray:
+    """Which stretch is the power law: (...,) int, 0 for the first.
+
+    Of two stretches the longer one in log rank. Of three the middle one, unless the last is flatter (then there is no
+    decay, and the middle may be a mere step between two levels) and longer too.
+    """
+    length = np.diff(edges(line, n))                              # (..., breaks + 1)
+    if length.shape[-1] < 3:
+        return length.argmax(axis=-1)
+    flatter, longer = (part[..., 2] > part[..., 1] for part in (line.slopes, length))
+    return 1 + (flatter & longer)
+
+
+def windows(line: Line, n: int) -> np.ndarray:
+    """Of lines with two breaks, log rank of the head's end, of the law's start and end: (..., 3)."""
+    at, places = law(line, n)[..., None], edges(line, n)
+    start, end = (np.take_along_axis(places, at + side, axis=-1) for side in (0, 1))
+    return np.concatenate([places[..., 1:2], start, end], axis=-1)
+
+
+def boundaries(line: Line, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Phases of fitted lines over `n` ranks, around the power law (`law`).
+
+    The head, up to the first break, is a plateau only where it lies BELOW the law's line on average (else: outliers);
+    what comes after the law is a decay only where it is STEEPER.
 
     Returns
     -------
@@ -130,21 +155,17 @@ def boundaries(line: Line, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     law_end : (...,) float rank, n without a decay.
     kappa : (...,) minus the slope of the law.
     """
-    breaks = line.knots.shape[-1]
-    shape = line.knots.shape[:-1]
-    none, all_ranks = np.zeros(shape), np.full(shape, float(n))
-    slopes = line.slopes
-    if breaks == 0:
-        return none, all_ranks, -slopes[..., 0]
-    ranks = np.exp(line.knots)
-    steeper = np.diff(slopes, axis=-1) < 0                        # (..., breaks): falls faster after the break
-    if breaks == 2:
-        return (np.where(steeper[..., 0], ranks[..., 0], none),
-                np.where(steeper[..., 1], ranks[..., 1], all_ranks), -slopes[..., 1])
-    law_last = line.knots[..., 0] < 0.5 * np.log(n)               # the second stretch is the longer one
-    return (np.where(law_last & steeper[..., 0], ranks[..., 0], none),
-            np.where(~law_last & steeper[..., 0], ranks[..., 0], all_ranks),
-            -np.where(law_last, slopes[..., 1], slopes[..., 0]))
+    at, places, slopes = law(line, n)[..., None], edges(line, n), line.slopes
+    slope = np.take_along_axis(slopes, at, axis=-1)               # (..., 1)
+    # a fitted head is straight: its mean departure from the law's line is that of its middle
+    away = (slope - slopes[..., :1]) * places[..., 1:2] / 2
+    if slopes.shape[-1] == 3:                                     # between head and law there may be a stretch
+        away = away + np.where(at == 2, (slope - slopes[..., 1:2]) * (places[..., 2:3] - places[..., 1:2]), 0.0)
+    after = np.take_along_axis(slopes, np.minimum(at + 1, slopes.shape[-1] - 1), axis=-1)
+    end = np.take_along_axis(places, at + 1, axis=-1)
+    plateau_end = np.where((at > 0) & (away < 0), np.exp(places[..., 1:2]), 0.0)
+    law_end = np.where(after < slope, np.exp(end), float(n))
+    return plateau_end[..., 0], law_end[..., 0], -slope[..., 0]
 
 
 def step(x: np.ndarray) -> float:
@@ -153,7 +174,7 @@ def step(x: np.ndarray) -> float:
 
 
 def law_range(values: np.ndarray, breaks: int = 2) -> tuple[float, float]:
-    """Smallest and largest influence of the power law of one sample: its range by a line with breaks.
+    """Smallest and largest influence of the power law of one sample: the breaks that bound it (`law`).
 
     values : (neurons,) any order; zeros are left out.  `powerlaws.middle(..., refit=law_range)`
     lets every bootstrap sample choose its own range.
@@ -161,5 +182,7 @@ def law_range(values: np.ndarray, breaks: int = 2) -> tuple[float, float]:
     falling = -np.sort(-np.asarray(values, dtype=float))
     falling = falling[falling > 0]
     starts, x = bins(len(falling))
-    first, last, _ = boundaries(fit(x, in_bins(falling, starts), breaks), len(falling))
-    return float(falling[round(float(last)) - 1]), float(falling[round(float(first))])
+    line = fit(x, in_bins(falling, starts), breaks)
+    at, places = int(law(line, len(falling))), edges(line, len(falling))
+    first = round(float(np.exp(places[at]))) if at else 0         # a break's own rank still belongs to the head
+    return float(falling[round(float(np.exp(places[at + 1]))) - 1]), float(falling[first])

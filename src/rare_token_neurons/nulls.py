@@ -3,7 +3,7 @@
 Independent draws from a lognormal, a half-normal or an exponential, ranked and drawn log-log, show
 a shallow head, a straight middle and a cliff too.  A null curve therefore stands beside every
 measured one, passes through the same noisy measurement, and the head is compared by the signed
-departure from the line of the middle: below the line is a plateau, above it are outliers.
+departure from the line of the middle, the law of `lines.law`: below the line is a plateau, above it are outliers.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from scipy import stats
 from rare_token_neurons.documents import check as check_sums
 from rare_token_neurons.documents import curves_drawn, influence, order_of, parts, redraw, split_half
 from rare_token_neurons.lines import bins, fit, in_bins
+from rare_token_neurons.lines import windows as windows_of
 from rare_token_neurons.phases import check
 
 FAMILIES = ("lognormal", "half-normal", "exponential")
@@ -53,7 +54,7 @@ class Comparison:
 
     def verdict(self, level: float = 0.05) -> str:
         """In plain words, each side at `level`."""
-        if self.p_plateau <= level:
+        if self.p_plateau <= level and self.departure < 0:
             return "plateau beyond the null"
         return "no plateau beyond the null" + (", but outliers" if self.p_outliers <= level else "")
 
@@ -102,7 +103,7 @@ def departures(x: np.ndarray, y: np.ndarray, windows: np.ndarray) -> tuple[np.nd
     Parameters
     ----------
     x : (points,) log rank.   y : (curves, points) log influence.
-    windows : (windows, 2) log rank of the two breaks: head up to the first, middle between them.
+    windows : (windows, 3) log rank where the head ends, where the middle starts and ends (`lines.windows`).
 
     Returns
     -------
@@ -111,8 +112,8 @@ def departures(x: np.ndarray, y: np.ndarray, windows: np.ndarray) -> tuple[np.nd
     nats : (windows, curves) the mean departure itself.
     """
     nats, kappa = np.empty((2, len(windows), len(y)))
-    for place, (first, second) in enumerate(windows):
-        head, middle = x <= first, (x >= first) & (x <= second)
+    for place, (end, first, last) in enumerate(windows):
+        head, middle = x <= end, (x >= first) & (x <= last)
         centred = x[middle] - x[middle].mean()
         slope = y[:, middle] @ centred / (centred @ centred)
         line_at_head = y[:, middle].mean(axis=1) + slope * (x[head].mean() - x[middle].mean())
@@ -145,17 +146,17 @@ def compare(x: np.ndarray, y: np.ndarray, curves: np.ndarray, *, level: float = 
     if len(curves) < LEAST_NULLS:
         raise ValueError(f"a comparison needs at least {LEAST_NULLS} null curves, here are {len(curves)}")
     null_y = in_bins(curves, starts)
-    knots, null_knots = fit(x, y, 2).knots, fit(x, null_y, 2).knots
-    own, own_nats = departures(x, y[None], knots[None])
-    at_own = departures(x, null_y, knots[None])[0][0]                       # (nulls,)
-    across = departures(x, null_y, null_knots)[0]                           # (windows, nulls)
+    n, line, null_lines = curves.shape[1], fit(x, y, 2), fit(x, null_y, 2)
+    own, own_nats = departures(x, y[None], windows_of(line, n)[None])
+    at_own = departures(x, null_y, windows_of(line, n)[None])[0][0]         # (nulls,)
+    across = departures(x, null_y, windows_of(null_lines, n))[0]            # (windows, nulls)
     score = (own[0, 0] - at_own.mean()) / at_own.std()
     scores = (np.diag(across) - across.mean(axis=1)) / across.std(axis=1)
-    share, shares = np.exp(knots[0]) / curves.shape[1], np.exp(null_knots[:, 0]) / curves.shape[1]
+    share, shares = np.exp(line.knots[0]) / n, np.exp(null_lines.knots[:, 0]) / n
     low, high = np.quantile(curves, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return Comparison(float(own[0, 0]), float(own_nats[0, 0]), at_own, float(share), shares,
                       p_value(score, scores, "low"), p_value(score, scores, "high"),
-                      p_value(share, shares, "both"), tuple(float(rank) for rank in np.exp(knots)), low, high)
+                      p_value(share, shares, "both"), tuple(float(rank) for rank in np.exp(line.knots)), low, high)
 
 
 def families(sums: np.ndarray, counts: np.ndarray, *, draws: int = 200, ranking: str = "split_half",

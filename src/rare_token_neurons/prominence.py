@@ -7,7 +7,7 @@ B, and the share of the neurons in the plateau that change points find.
 import numpy as np
 import pandas as pd
 
-from rare_token_neurons import comparisons, controls, curves, documents, geometry, influences, networks, passes
+from rare_token_neurons import comparisons, controls, curves, documents, geometry, influences, networks, nulls, passes
 from rare_token_neurons import resampling, tables, trajectories
 
 DRAWS = 1000  # of documents, and of the null
@@ -15,42 +15,53 @@ READS = curves.READS
 MODULES = ["prominence"]
 
 
-def ranked_null(neurons, size, draws=DRAWS, seed=0):
-    """The ratio that ranking alone gives: the top of half-normal numbers over their median, mean over the draws.
+def ranked_null(sums, counts, in_a, size, *, draws=DRAWS, seed=0):
+    """The ratio that ranking alone gives: half-normal numbers in place of the influences, measured as these are.
 
     The influence of neurons that all do the same kind of thing, to random extents, is about half-normal: of 1,536 such
-    neurons the top 1.7 % have four times the median's influence. "Far more than the rest" has to be more than that.
+    neurons the top 1.7 % have four times the median's influence. "Far more than the rest" has to be more than that. The
+    number of rank r has the noise of the neuron of rank r; half A of the documents chooses the top, half B measures it.
+
+    Parameters
+    ----------
+    sums : (documents, neurons) per-document sums ; counts : (documents,) positions ; in_a : bool (documents,).
+    size : neurons of the group.
+
+    Returns
+    -------
+    (draws,) float
     """
-    values = np.abs(np.random.default_rng(seed).normal(size=(draws, neurons)))
-    top = networks.top(values, size)
-    return float(np.mean(np.take_along_axis(values, top, -1).mean(-1) / np.median(values, -1)))
+    every = documents.influence(sums, counts, np.ones((1, len(counts))))[0]
+    living, rng = every > 0, np.random.default_rng(seed)
+    truth = nulls.sample(every, "half-normal", draws, rng)  # (draws, living), falling
+    plain, *drawn = np.moveaxis(documents.influence(sums[:, living], counts, trajectories.halves(in_a, draws, seed)), 1, 0)
+    noise = np.divide(drawn, plain, out=np.ones_like(drawn), where=plain > 0)[..., documents.order_of(every[living])]
+    first, second = np.moveaxis(truth[:, None] * noise, 1, 0)  # (draws, living) of half A, of half B
+    top = np.take_along_axis(second, networks.top(first, size), -1).mean(-1)
+    return top / np.median(np.pad(second, ((0, 0), (0, int((~living).sum())))), -1)
 
 
-def ratio(sums, counts, members, nulls, *, draws=DRAWS, seed=0):
+def ratio(sums, counts, members, groups, *, draws=DRAWS, seed=0):
     """Influence of a group over the median neuron's.
 
     Parameters
     ----------
     sums : (documents, neurons) per-document sums, counts : (documents,) positions, of documents that did not choose
         the group.
-    members : (m,) the group ; nulls : kind -> (g, m) control groups.
+    members : (m,) the group ; groups : kind -> (g, m) control groups.
 
     Returns
     -------
-    dict with value, low, high (95 % over documents), null (`ranked_null`), and for each kind its mean (kind) and the
-    empirical p value (p_kind)
+    dict with value, low, high (95 % over documents), and for each kind its mean ratio (no p value: a group that was chosen
+    for its influence has more than other groups, whatever the neurons are)
     """
     counts = np.asarray(counts, dtype=float)
     drawn = documents.redraw(np.ones((draws, len(counts))), np.random.default_rng(seed))
     values = documents.influence(sums, counts, np.concatenate([np.ones((1, len(counts))), drawn]))  # (1 + draws, neurons)
     found = trajectories.over_median(values, members)
     low, high = resampling.interval(found[0], found[1:])
-    row = {"value": float(found[0]), "low": float(low), "high": float(high),
-           "null": ranked_null(values.shape[-1], len(members), draws, seed)}
-    for kind, groups in nulls.items():
-        null = trajectories.over_median(values[0], groups)
-        row |= {kind: float(null.mean()), f"p_{kind}": controls.empirical_p(row["value"], null, "greater")}
-    return row
+    means = {kind: float(trajectories.over_median(values[0], made).mean()) for kind, made in groups.items()}
+    return {"value": float(found[0]), "low": float(low), "high": float(high)} | means
 
 
 def plateau(changes, families, neurons):
@@ -76,14 +87,17 @@ def _controls(settings, revision, members):
 
 
 def _ratio_of(settings, revision, rows):
-    members, nulls = _controls(settings, revision, influences.rare_group(rows))
-    sums = influences.influence_sums(settings, revision, "rare")
+    members, groups = _controls(settings, revision, influences.rare_group(rows))
+    found = influences.influence_sums(settings, revision, "rare")
     half = tables.positions(settings).groupby("document")["half"].first()
-    in_b = half.loc[sums.documents.numpy()].eq("B").to_numpy()
-    part = (sums.abs_sum if settings.aggregate == "mean_abs" else sums.change_sum).double().numpy()[in_b]
-    counts = sums.n.double().numpy()[in_b]
-    return ratio(part, counts, members, nulls, seed=settings.seed) | {
-        "size": len(members), "positions": int(counts.sum()), "documents": len(counts)}
+    in_b = half.loc[found.documents.numpy()].eq("B").to_numpy()
+    sums = (found.abs_sum if settings.aggregate == "mean_abs" else found.change_sum).double().numpy()
+    counts = found.n.double().numpy()
+    row = ratio(sums[in_b], counts[in_b], members, groups, seed=settings.seed)
+    null = ranked_null(sums, counts, ~in_b, len(members), seed=settings.seed)
+    row |= dict(zip(("null_low", "null_high"), np.quantile(null, [0.025, 0.975]))) | {"null": null.mean()}
+    return row | {"p_half_normal": controls.empirical_p(row["value"], null, "greater"), "size": len(members),
+                  "positions": int(counts[in_b].sum()), "documents": int(in_b.sum())}
 
 
 def prominence(settings):
@@ -92,9 +106,10 @@ def prominence(settings):
     Returns
     -------
     DataFrame with revision, group (targets), statistic ("ratio" of the rare group to the median neuron, half B;
-    "plateau": share of the neurons), value, low, high (95 % over documents), null; random and matched (mean ratio of
-    such groups) with p_random and p_matched, for a plateau p_lognormal, p_half_normal, p_exponential (head as far below
-    the line); neurons, size (of the group), positions, documents
+    "plateau": share of the neurons), value, low, high (95 % over documents), null (of a ratio the mean of `ranked_null`, with
+    null_low and null_high, 95 % of it); random and matched (mean ratio of such groups); p_half_normal (of a ratio: ranking
+    alone gives as much), for a plateau p_lognormal, p_half_normal, p_exponential (head as far below the line); neurons, size
+    (of the group), positions, documents
     """
 
     def compute():

@@ -168,7 +168,7 @@ def bands(settings):
 
 
 def power_laws(settings):
-    """Power-law tests of the influences: of the middle, between fitted breaks, and of the upper tail.
+    """Power-law tests of the influences: of the middle, between fitted breaks (found anew in every draw), and of the upper tail.
 
     Returns
     -------
@@ -182,7 +182,8 @@ def power_laws(settings):
         for group in ("rare", "common"):
             _, _, _, (sums, counts) = curves.fitted(settings, passes.revisions(settings)[-1], group)
             values = np.abs(sums.sum(axis=0)) / counts.sum()
-            parts = {"middle": powerlaws.middle(values, *lines.law_range(values), draws=DRAWS, seed=settings.seed),
+            parts = {"middle": powerlaws.middle(values, *lines.law_range(values), draws=DRAWS, seed=settings.seed,
+                                                refit=lines.law_range),
                      "upper tail": powerlaws.tail(values, draws=DRAWS, seed=settings.seed)}
             rows += [{"group": group, "part": name} | vars(found) | {"kappa": found.kappa, "verdict": found.verdict}
                      for name, found in parts.items()]

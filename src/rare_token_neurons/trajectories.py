@@ -89,11 +89,7 @@ def _quantities(line, x, alive, n):
 
 def intercept(line, x, n):
     """beta of the power law: log influence that its stretch, carried to rank 1, would have; (...)."""
-    ends = np.zeros((*line.knots.shape[:-1], 1))
-    edges = np.concatenate([ends, line.knots, ends + np.log(n)], axis=-1)  # (..., breaks + 2)
-    number = line.knots.shape[-1]
-    stretch = line.knots < 0.5 * np.log(n) if number == 1 else np.full_like(ends, number / 2)
-    stretch = stretch.astype(int)  # (..., 1): which one is the law, as `lines.boundaries` has it
+    edges, stretch = lines.edges(line, n), lines.law(line, n)[..., None]
     centre = sum(np.take_along_axis(edges, stretch + side, axis=-1) for side in (0, 1)) / 2
     place = np.abs(x - centre).argmin(axis=-1)[..., None]  # a bin inside that stretch
     slope = np.take_along_axis(line.slopes, stretch, axis=-1)
