@@ -21,6 +21,7 @@ def test_the_top_group_leads_where_it_was_planted(settings):
     assert rare.loc[0, "ratio"] < 1.1  # chosen on other documents than those it is measured on: no winner's curse
     assert rare.loc[0, "p"] > 0.05 and rare.loc[64, "p"] < 0.01
     assert rare.loc[64, "ratio"] == pytest.approx(planted(NEURONS)[:SIZE].mean() / np.median(planted(NEURONS)), rel=0.2)
+    assert rare.loc[0, "p_ranked"] > 0.9 and rare.loc[64, "ranked"] == pytest.approx(4, rel=0.25)
     assert ((rare["ratio_low"] < rare["ratio"]) & (rare["ratio"] < rare["ratio_high"])).loc[16:].all()
 
 

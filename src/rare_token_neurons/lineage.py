@@ -9,13 +9,12 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from rare_token_neurons import checkpoints, controls, documents, influences, networks, passes, tables, trajectories
+from rare_token_neurons import checkpoints, controls, documents, influences, networks, passes, prominence, tables, trajectories
 
 GROUPS = ("rare", "common")
 RANDOM_GROUPS = 1_000
 READS = ("steps", "ablation", "aggregate", "ranking", *tables.POSITION_PARAMETERS)
-MODULES = ["ablation", "breaks", "checkpoints", "documents", "emergence", "lines", "nulls", "phases", "powerlaws",
-           "text"]
+MODULES = ["emergence"]
 
 
 def stage(settings, name, compute):
@@ -73,16 +72,18 @@ def top_groups(settings):
     -------
     DataFrame with step, group, chosen ("then": at that step; "today": at the last one), size; ratio (mean influence of
     the group over that of the median neuron) and median_rank, each with _low and _high (95 % over documents) and
-    random_*_low, random_*_high (95 % of 1,000 random groups of the same size); random_ratio (their mean), p (of ratio)
+    random_*_low, random_*_high (95 % of 1,000 random groups of the same size); random_ratio (their mean), p (of ratio);
+    ranked (the ratio of ranked half-normal numbers, `prominence.ranked_null`), p_ranked
     """
 
     def compute(settings):
-        values, size = halves(settings)
+        (values, size), (measured, in_a) = halves(settings), sums(settings)
         last = max(step for step, _ in values)
         for (step, group), (half_a, half_b) in values.items():
             random = controls.random_groups(half_b.shape[-1], size, RANDOM_GROUPS, settings.seed)
             nulls = {"ratio": trajectories.over_median(half_b[0], random),
                      "median_rank": trajectories.median_rank(half_b[0], random)}
+            ranked = prominence.ranked_null(*measured[step, group], in_a, size, seed=settings.seed)
             for chosen, chooser in (("then", half_a), ("today", values[last, group][0])):
                 members = networks.top(chooser[0], size)
                 found = {"ratio": trajectories.over_median(half_b, members),
@@ -92,8 +93,9 @@ def top_groups(settings):
                     row[name] = samples[0]
                     row[f"{name}_low"], row[f"{name}_high"] = trajectories.percentile(samples[1:])
                     row[f"random_{name}_low"], row[f"random_{name}_high"] = trajectories.percentile(nulls[name])
-                yield row | {"random_ratio": nulls["ratio"].mean(),
-                             "p": controls.empirical_p(row["ratio"], nulls["ratio"], "greater")}
+                yield row | {"random_ratio": nulls["ratio"].mean(), "ranked": ranked.mean()} | {
+                    name: controls.empirical_p(row["ratio"], null, "greater")
+                    for name, null in (("p", nulls["ratio"]), ("p_ranked", ranked))}
 
     return stage(settings, "top_groups", compute)
 

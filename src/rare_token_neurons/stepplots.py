@@ -102,14 +102,14 @@ def parameter(ax, phases, name):
 # ---- the top group
 
 
-def ratios(ax, top, ranked):
+def ratios(ax, top):
     """Influence of the top group over the median neuron's: of each step's own (solid), of the last one's (dashed).
 
-    top : `lineage.top_groups` ; ranked : the ratio that ranking half-normal numbers gives.
+    top : `lineage.top_groups`.
     """
     null = top[(top["group"] == "rare") & (top["chosen"] == "then")]
     plots.band(ax, null["step"], null["random_ratio_low"], null["random_ratio_high"], label="random groups, 95 %")
-    ax.axhline(ranked, color=plots.GREY, linestyle="-.", linewidth=0.8, label="ranked half-normal draws")
+    plots.over_steps(ax, null["step"], null["ranked"], linestyle="-.", color=plots.GREY, label="ranked half-normal draws")
     for group in GROUPS:
         for chosen, line in (("then", "-"), ("today", "--")):
             rows = top[(top["group"] == group) & (top["chosen"] == chosen)]
