@@ -1,11 +1,14 @@
 """The rule behind the verdicts, case by case, and what it says of a model without training."""
 
+from functools import partial
+
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.special import ndtr
 from statsmodels.stats.multitest import multipletests
 
-from rare_token_neurons import claims, controls, geometry, networks, resampling, spectra
+from rare_token_neurons import claims, comparisons, controls, evidence, networks, resampling, tails
 from rare_token_neurons.claims import NOT, PARTLY, REPRODUCED, UNTESTED, Claim, Evidence
 
 MORE = Claim("T1", "a mean", "greater")
@@ -123,14 +126,10 @@ def measured(activations, w_in, w_out, ids, effects):
     per_document = np.stack([effects[ids == one].sum(axis=0) for one in np.unique(ids)])
     n = np.unique(ids, return_counts=True)[1]
     group = networks.top(per_document[::2].sum(axis=0), 20)
-    resampled_groups = resampling.reselected(per_document[::2], n[::2], 20, draws=100)
-    live, activations, ids = np.flatnonzero(geometry.alive(activations)), activations[~half], ids[~half]
-    plain = controls.random_groups(live, 20, draws=199)
-    matched = controls.matched_groups(controls.matching_features(activations, w_out), group, live, draws=199)
+    anew = tails.resampled_groups(per_document[::2], n[::2], 20, draws=100)
+    sample = comparisons.sample(activations[~half], ids[~half], w_out)
+    nulls = comparisons.control_groups(sample, group, draws=199)
     rng = np.random.default_rng(1)
-
-    def p(value, side, statistic):
-        return tuple(controls.empirical_p(value, statistic(groups), side) for groups in (plain, matched))
 
     per_document = per_document[1::2] / n[1::2, None]
     influence = per_document.mean(axis=0)
@@ -141,21 +140,20 @@ def measured(activations, w_in, w_out, ids, effects):
     none = Evidence(0.0, 0.0, 0.0, 0.0, (1.0, 1.0), 1000)  # no plateau at any time
     found |= {"C2": none, "C3 emergence": none, "C3 before training": none, "C7": none, "C8": none}
 
-    matrix = geometry.correlation(activations)
-    within = lambda statistic: lambda groups: statistic(geometry.within(matrix, groups))
-    dimension = lambda block: geometry.effective_dimension(block, interpolate=True) / 20
-    for name, statistic, side in [("C4", dimension, "less"), ("C5 within", geometry.mean_pair, "greater")]:
-        estimate = resampling.contrast(statistic, activations, ids, group, plain[:30], draws=100)
-        found[name] = Evidence(*estimate, 0.0, p(within(statistic)(group), side, within(statistic)), 1000)
-    values, samples = resampling.outside(activations, ids, [group, *plain], draws=200)
-    outside = lambda groups: resampling.outside(activations, ids, groups, draws=1)[0]
-    found["C5 between"] = Evidence(*resampling.against(values, samples), 0.0, p(values[0], "less", outside), 1000)
-    exponent = lambda groups: spectra.group_spectra(w_in, groups, k=0.5)[0].hill.to_numpy()
-    chosen = exponent(resampled_groups)[:, None]
-    samples = np.concatenate([chosen, np.broadcast_to(exponent(plain), (len(chosen), 199))], axis=1)
-    values = np.concatenate([exponent([group]), exponent(plain)])
-    found["C6"] = Evidence(*resampling.against(values, samples), 0.0, p(values[0], "less", exponent), 1000)
-    return found
+    def table(found, **columns):
+        return pd.DataFrame(found).assign(group="rare", where="rare", tokens=1000, positions=1000, documents=55, **columns)
+
+    options = {"resamples": 100, "baselines": 30}
+    statistic = partial(comparisons.dimensions, tokens=len(sample.values))
+    dimensions = comparisons.within(sample, group, nulls, comparisons.DIMENSIONS, statistic, **options)
+    inside = comparisons.within(sample, group, nulls, comparisons.PAIRS, comparisons.pairs, **options)
+    outside = comparisons.between(sample, group, nulls, **options)
+    spectra = tails.compare(*(tails.measure(w_in[groups], fits=0) for groups in (group[None], anew)),
+                            {kind: tails.measure(w_in[groups], fits=0) for kind, groups in nulls.items()})
+    return found | {"C4": evidence.dimension(table(dimensions)),
+                    "C5 within": evidence.within(table(inside, relation="within", measure="correlation")),
+                    "C5 between": evidence.between(table(outside, relation="between", measure="correlation")),
+                    "C6": evidence.hill(table(spectra, matrix="in", rows="raw"))}
 
 
 def test_random_weights_reproduce_nothing(untrained):

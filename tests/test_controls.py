@@ -54,7 +54,8 @@ def test_empirical_p():
     assert controls.empirical_p(1000, null, "greater") == pytest.approx(0.01)
     assert controls.empirical_p(1000, null, "less") == 1.0
     assert controls.empirical_p(49, null, "greater") == pytest.approx(0.51)  # ties count as extreme
-    assert controls.empirical_p(-1, null) == pytest.approx(0.02)
+    assert controls.empirical_p(-1, null) == pytest.approx(0.02) and controls.empirical_p(0, null) == pytest.approx(0.04)
+    assert controls.empirical_p(50, null) == 1.0
     assert controls.empirical_p(97, [*null, np.nan], "greater") == pytest.approx(0.03)
     assert np.isnan(controls.empirical_p(np.nan, null)) and np.isnan(controls.empirical_p(1.0, [np.nan]))
 

@@ -61,17 +61,6 @@ def test_departure_in_efolds_ignores_unit_and_power():
     np.testing.assert_allclose(one, other)
 
 
-def test_p_values_by_hand():
-    null = np.arange(99.0)
-    assert nulls.p_value(-1.0, null, "low") == pytest.approx(0.01)
-    assert nulls.p_value(4.0, null, "low") == pytest.approx(0.06)
-    assert nulls.p_value(98.0, null, "high") == pytest.approx(0.02)
-    assert nulls.p_value(0.0, null, "both") == pytest.approx(0.04)
-    assert nulls.p_value(50.0, null, "both") == 1.0
-    with pytest.raises(ValueError, match="side"):
-        nulls.p_value(0.0, null, "up")
-
-
 def test_p_values_of_null_curves_are_uniform():
     rng = np.random.default_rng(0)
     values = np.exp(rng.standard_normal(N))

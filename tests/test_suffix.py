@@ -28,6 +28,16 @@ def hooked(subject, tokens, positions, module, columns, reference):
     return -logits.log_softmax(-1)[block, t].gather(1, tokens[block, t + 1][:, None])[:, 0], read[0][block, t]
 
 
+def neuron_changes(subject, tokens, positions, layer, neurons, ablation="mean", batch=8):
+    """Loss changes (n, m) when one MLP neuron of a layer is ablated at EVERY position of its block."""
+    module = suffix.find(suffix.layers(subject)[layer], suffix.MLP_OUT)
+    recording = suffix.record(subject, tokens, positions, [module], batch=batch)
+    reference = suffix.replacement(recording.means[module], ablation).to(subject.dtype)
+    before, _ = suffix.rerun(recording, layer)
+    return torch.stack([suffix.rerun(recording, layer, module, suffix.put(reference, [neuron]))[0] - before
+                        for neuron in neurons], 1)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_rerun_without_an_edit_is_the_model_from_every_layer(tiny, tokens, kind):
     subject = tiny(kind, torch.float64)
@@ -56,7 +66,7 @@ def test_neurons_of_any_layer_against_hooks(tiny, tokens, kind, how):
             subject.model(used)
         hook.remove()
         means = read[0][:, 3:-1].mean((0, 1)) if how == "mean" else torch.zeros(subject.n_neurons)
-        found = suffix.neuron_changes(subject, tokens, positions, layer, [3, 11], ablation=how, batch=3)
+        found = neuron_changes(subject, tokens, positions, layer, [3, 11], how, batch=3)
         assert found.abs().max() > 1e-3
         for column, neuron in enumerate([3, 11]):
             expected = hooked(subject, tokens, positions, module, neuron, means[neuron])[0] - base
@@ -82,14 +92,14 @@ def test_where_only_some_layers_attend_to_a_window(tokens):
 def test_in_the_final_layer_every_position_or_one_is_the_same(tiny, tokens):
     subject = tiny("neox-parallel", torch.float64)
     capture = ablation.capture(subject, tokens)
-    found = suffix.neuron_changes(subject, tokens, capture.positions, 1, range(6))
+    found = neuron_changes(subject, tokens, capture.positions, 1, range(6))
     assert found == pytest.approx(ablation.loss_changes(subject, capture, neurons=torch.arange(6)), abs=1e-9)
 
 
 def test_hooks_are_gone_and_errors_speak(tiny, tokens):
     subject = tiny("llama-tied")
     before = sum(len(module._forward_pre_hooks) for module in subject.model.modules())
-    suffix.neuron_changes(subject, tokens, torch.tensor([[0, 3]]), 0, [1])
+    neuron_changes(subject, tokens, torch.tensor([[0, 3]]), 0, [1])
     recording = suffix.record(subject, tokens, torch.tensor([[0, 3]]))
     with pytest.raises(RuntimeError):
         suffix.rerun(recording, 0, suffix.layers(subject)[0].mlp.down_proj, lambda values: values[..., :3])
@@ -99,6 +109,6 @@ def test_hooks_are_gone_and_errors_speak(tiny, tokens):
     with pytest.raises(ValueError, match="shape"):
         suffix.record(subject, tokens, torch.zeros(0, 2, dtype=torch.int64))
     with pytest.raises(ValueError, match="mean or zero"):
-        suffix.neuron_changes(subject, tokens, torch.tensor([[0, 3]]), 0, [1], ablation="resample")
+        suffix.replacement(torch.zeros(3), "resample")
     with pytest.raises(ValueError, match="not known"):
         suffix.find(torch.nn.Linear(2, 2), suffix.MLP_OUT)

@@ -65,7 +65,6 @@ def test_failures_are_missing_values_and_say_why():
     assert table.loc[:1, watcher.FIT + watcher.BULK].isna().all(axis=None)
     assert "fit failed" in table.log[0] and table.warning[0] == ""
     assert table.small.tolist() == [False, True, True, False]
-    assert watcher.failed_share(table) == 0.5
     assert np.isfinite(table.loc[2:, watcher.FIT + watcher.SHAPE + watcher.BULK].to_numpy(dtype=float)).all()
 
 

@@ -45,6 +45,12 @@ def redraw(weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return rng.multinomial(sizes.astype(int), weights / sizes[..., None]).astype(float)
 
 
+def resamples(count: int, draws: int, seed) -> np.ndarray:
+    """Weights of `count` documents: each once, then drawn with replacement: (1 + draws, count); seed of `default_rng`."""
+    every = np.ones((1, count))
+    return np.concatenate([every, redraw(np.repeat(every, draws, axis=0), np.random.default_rng(seed))])
+
+
 def order_of(values: np.ndarray) -> np.ndarray:
     """Neurons by falling influence along the last axis, ties by index."""
     return np.argsort(-values, axis=-1, kind="stable")

@@ -96,11 +96,6 @@ def negative_share(block):
     return (pairs(block) < 0).mean(axis=-1)
 
 
-def mean_between(block):
-    """Mean correlation of a group with other neurons: (..., r, c) -> (...)."""
-    return block.mean(axis=(-2, -1))
-
-
 def spectrum(block):
     """Eigenvalues of correlation matrices, largest first, none below zero: (..., m, m) -> (..., m)."""
     if not np.isfinite(block).all():

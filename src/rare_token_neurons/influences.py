@@ -78,6 +78,9 @@ def _influence_rows(settings, revision, group, halves):
 def rare_group(influence_rows, group="rare"):
     """The top 1.7 % of the neurons by influence on half A of the documents, most influential first.
 
+    Always by mean |change|, also where the parameter `aggregate` is abs_mean: that one decides how curves, phases and
+    ratios are measured, not who is in the group.
+
     Parameters
     ----------
     influence_rows : rows of `influence` of one revision; what is said of the group is measured on half B.

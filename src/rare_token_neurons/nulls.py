@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import stats
 
+from rare_token_neurons.controls import empirical_p
 from rare_token_neurons.documents import check as check_sums
 from rare_token_neurons.documents import curves_drawn, influence, order_of, parts, redraw, split_half
 from rare_token_neurons.lines import bins, fit, in_bins
@@ -155,8 +156,8 @@ def compare(x: np.ndarray, y: np.ndarray, curves: np.ndarray, *, level: float = 
     share, shares = np.exp(line.knots[0]) / n, np.exp(null_lines.knots[:, 0]) / n
     low, high = np.quantile(curves, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return Comparison(float(own[0, 0]), float(own_nats[0, 0]), at_own, float(share), shares,
-                      p_value(score, scores, "low"), p_value(score, scores, "high"),
-                      p_value(share, shares, "both"), tuple(float(rank) for rank in np.exp(line.knots)), low, high)
+                      empirical_p(score, scores, "less"), empirical_p(score, scores, "greater"),
+                      empirical_p(share, shares), tuple(float(rank) for rank in np.exp(line.knots)), low, high)
 
 
 def families(sums: np.ndarray, counts: np.ndarray, *, draws: int = 200, ranking: str = "split_half",
@@ -186,16 +187,6 @@ def best(comparisons: dict[str, Comparison]) -> str:
     A half-normal's head is flat by itself; that says nothing about a curve it does not describe.
     """
     return max(comparisons, key=lambda family: comparisons[family].log_likelihood)
-
-
-def p_value(observed: float, null: np.ndarray, side: str = "low") -> float:
-    """Empirical p, (b + 1) / (B + 1): b null values at or beyond the observed one ("low", "high", "both")."""
-    null = np.asarray(null, dtype=float)
-    below, above = np.sum(null <= observed), np.sum(null >= observed)
-    p = (np.array([below, above]) + 1) / (null.size + 1)
-    if side not in ("low", "high", "both"):
-        raise ValueError(f'side must be "low", "high" or "both", not {side!r}')
-    return float({"low": p[0], "high": p[1], "both": min(1.0, 2 * p.min())}[side])
 
 
 def shuffled(rare: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:

@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from rare_token_neurons import checkpoints, comparisons, influences, networks, passes, tables
+from rare_token_neurons import checkpoints, comparisons, documents, influences, networks, passes, tables
 
 SIZES = (5, 10, 20, 50, 100, 200, 500)  # top-k sets, beside the rare group's own size
 PAIRS = (("rare", "common"), ("rare", "rare"), ("common", "common"))  # half A, half B
@@ -44,9 +44,7 @@ def _rankings(settings, revision):
         for half in "AB":
             inside = halves[sums.documents.numpy()].eq(half).to_numpy()
             n, changes = sums.n.numpy()[inside], sums.abs_sum.double().numpy()[inside]
-            weights = np.random.default_rng([settings.seed, *f"{group}{half}".encode()]).multinomial(
-                len(n), np.full(len(n), 1 / len(n)), size=RESAMPLES)
-            weights = np.concatenate([np.ones((1, len(n))), weights])
+            weights = documents.resamples(len(n), RESAMPLES, [settings.seed, *f"{group}{half}".encode()])
             rankings[group, half] = weights @ changes / (weights @ n)[:, None]
     return rankings
 

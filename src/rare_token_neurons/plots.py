@@ -162,29 +162,6 @@ def rank_curve(ax, values, phases=None, *, label: str | None = None, color: str 
         ax.set_ylim(bottom=bottom / 3)
 
 
-def group_dots(ax, observed: dict[str, float], null: dict[str, np.ndarray] | np.ndarray, *,
-               intervals: dict[str, tuple[float, float]] | None = None, label: str = "random groups, 95 %") -> None:
-    """Measured values of groups as dots with intervals, over the spread of random groups in grey.
-
-    Parameters
-    ----------
-    observed : group name -> value; names in COLORS get their colour.
-    null : draws (m,) for all groups, or group name -> draws.
-    intervals : group name -> (low, high).
-    """
-    for place, (name, value) in enumerate(observed.items()):
-        draws = null[name] if isinstance(null, dict) else null
-        low, middle, high = np.percentile(draws, [2.5, 50, 97.5])
-        ax.fill_between([place - 0.3, place + 0.3], low, high, color=GREY, alpha=0.3, linewidth=0,
-                        label=label if place == 0 else None)
-        ax.plot([place - 0.3, place + 0.3], [middle, middle], color=GREY, linewidth=0.8)
-        if intervals and name in intervals:
-            ax.plot([place, place], intervals[name], color=COLORS.get(name, COLORS["all"]), linewidth=1)
-        ax.plot(place, value, "o", color=COLORS.get(name, COLORS["all"]), markersize=4)
-    ax.set_xticks(range(len(observed)), list(observed))
-    ax.set_xlim(-0.6, len(observed) - 0.4)
-
-
 def over_steps(ax, steps, values, *, low=None, high=None, label: str | None = None, color: str | None = None,
                **options) -> None:
     """A quantity over training steps; the axis is symmetric-log, so that step 0 has a place.

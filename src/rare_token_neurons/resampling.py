@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rare_token_neurons.documents import resamples
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -86,7 +88,7 @@ def bootstrap(statistic, moments, *, draws=1000, seed=0, centred=True, batch=250
     count = len(moments.documents)
     if count < 2:
         raise ValueError(f"Resampling documents needs at least 2 of them, here is {count}.")
-    weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)
+    weights = resamples(count, draws, seed)[1:]
     samples = [statistic(resampled(moments, part, centred)) for part in np.split(weights, range(batch, draws, batch))]
     return statistic(resampled(moments, np.ones(count), centred))[0], np.concatenate(samples)
 
@@ -109,19 +111,18 @@ def interval(value, samples, level=0.95):
     return tuple(2 * np.asarray(value, dtype=np.float64) - tails)
 
 
-def against(values, samples, seed=0, drawn=True):
+def against(values, samples, seed=0):
     """A group's statistic less the mean of its control groups, with an interval.
 
-    With `drawn`, each resample compares the group with ONE control group drawn at random, so that the interval covers
-    the choice of the controls as well as that of the documents: with much text any group differs "significantly" from
-    the mean of others, a group without a property of its own does not differ from the next one. For a claim of
-    absence the difference from the mean is what has to be small: `drawn=False`, documents only.
+    Each resample compares the group with ONE control group drawn at random, so that the interval covers the choice of
+    the controls as well as that of the documents: with much text any group differs "significantly" from the mean of
+    others, a group without a property of its own does not differ from the next one.
 
     Parameters
     ----------
     values : (1 + g,) the group's statistic, then the controls'.
     samples : (draws, 1 + g) the same for each resample.
-    seed, drawn : see above.
+    seed : of the choice of the controls.
 
     Returns
     -------
@@ -129,31 +130,9 @@ def against(values, samples, seed=0, drawn=True):
     """
     values, samples = np.asarray(values, dtype=np.float64), np.asarray(samples, dtype=np.float64)
     value = values[0] - np.nanmean(values[1:])
-    control = np.nanmean(samples[:, 1:], axis=1)
-    if drawn:
-        control = samples[np.arange(len(samples)), 1 + np.random.default_rng(seed).integers(len(values) - 1, size=len(samples))]
+    control = samples[np.arange(len(samples)), 1 + np.random.default_rng(seed).integers(len(values) - 1, size=len(samples))]
     low, high = interval(value, samples[:, 0] - control)
     return float(value), float(low), float(high)
-
-
-def contrast(statistic, activations, documents, group, groups, *, draws=1000, seed=0, centred=True, drawn=True):
-    """`against` for a statistic of the correlations inside a group, documents resampled in all groups alike.
-
-    Parameters
-    ----------
-    statistic : callable, (draws, m, m) -> (draws,), such as `geometry.effective_dimension`.
-    activations : (tokens, neurons); documents : (tokens,) int.
-    group : (m,) neuron indices; groups : (g, m) control groups (50 are enough).
-    drawn : see `against`.
-
-    Returns
-    -------
-    value, low, high : float
-    """
-    activations = np.asarray(activations)
-    found = [bootstrap(statistic, moments(activations[:, one], documents), draws=draws, seed=seed, centred=centred)
-             for one in (group, *groups)]
-    return against([value for value, _ in found], np.stack([samples for _, samples in found], axis=1), seed, drawn)
 
 
 def outside(activations, documents, groups, *, draws=1000, seed=0, centred=True):
@@ -183,28 +162,10 @@ def outside(activations, documents, groups, *, draws=1000, seed=0, centred=True)
     inner, outer = inner / size, outer / (neurons - size)
     ids, place, n = np.unique(documents, return_inverse=True, return_counts=True)
     sums = [np.stack([np.bincount(place, column) for column in series.T], axis=1) for series in (inner, outer, inner * outer)]
-    weights = np.random.default_rng(seed).multinomial(len(ids), np.full(len(ids), 1 / len(ids)), size=draws)
-    weights = np.concatenate([np.ones((1, len(ids))), weights])
+    weights = resamples(len(ids), draws, seed)
     first, second, product = (weights @ part / (weights @ n)[:, None] for part in sums)
     found = product - first * second if centred else product
     return found[0], found[1:]
-
-
-def reselected(sums, n, size, *, draws=1000, seed=0):
-    """The top group as other documents would have chosen it: for intervals of what depends on weights alone.
-
-    Parameters
-    ----------
-    sums : (D, neurons) influence summed by document ; n : (D,) positions of each.
-    size : neurons in the group.
-
-    Returns
-    -------
-    (draws, size) int, the top neurons by the mean influence over resampled documents.
-    """
-    sums, n = np.asarray(sums, dtype=np.float64), np.asarray(n, dtype=np.float64)
-    weights = np.random.default_rng(seed).multinomial(len(n), np.full(len(n), 1 / len(n)), size=draws)
-    return np.argsort(-(weights @ sums) / (weights @ n)[:, None], axis=1, kind="stable")[:, :size]
 
 
 def mean(values, documents, *, draws=1000, seed=0, over=None):
@@ -223,6 +184,6 @@ def mean(values, documents, *, draws=1000, seed=0, over=None):
     over = np.ones(len(values)) if over is None else np.asarray(over, dtype=np.float64)
     ids, place = np.unique(documents, return_inverse=True)
     sums = np.bincount(place, values), np.bincount(place, over)
-    weights = np.random.default_rng(seed).multinomial(len(ids), np.full(len(ids), 1 / len(ids)), size=draws)
+    weights = resamples(len(ids), draws, seed)[1:]
     value = sums[0].sum() / sums[1].sum()
     return (float(value), *map(float, interval(value, (weights @ sums[0]) / (weights @ sums[1]))))

@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from scipy import stats
 
-from rare_token_neurons import activations, checkpoints, comparisons, controls, heads, networks, overlaps, passes, store, tables, text
+from rare_token_neurons import activations, checkpoints, comparisons, controls, heads, networks, overlaps, passes, store
+from rare_token_neurons import tables, text
+from rare_token_neurons.documents import resamples
 
 WIDTH = 32  # tokens a window
 SHUFFLES = 10_000  # of the labels rare and common
@@ -152,8 +154,7 @@ def means(values, documents, seed):
     """Means over positions and their resamples over documents: (h, n) -> (1 + RESAMPLES, h)."""
     ids, place = np.unique(documents, return_inverse=True)
     member = np.equal(place[:, None], np.arange(len(ids))).astype(np.float64)  # (n, D)
-    weights = np.random.default_rng(seed).multinomial(len(ids), np.full(len(ids), 1 / len(ids)), size=RESAMPLES)
-    weights = np.concatenate([np.ones((1, len(ids))), weights])
+    weights = resamples(len(ids), RESAMPLES, seed)
     return weights @ (values @ member).T / (weights @ member.sum(axis=0))[:, None]
 
 

@@ -1,7 +1,8 @@
 """Stages by content key: tables and tensors that are computed once, and the account of a notebook.
 
 A stage is one table. Its key hashes all that decides its content: settings, inputs (hashes of weights and text) and
-the source of the modules that compute it, with the versions of the libraries. The cache holds it under that key; `data/results` holds the current copy.
+the source of the modules that compute it, with the versions of the libraries. The cache holds it under that key;
+`data/results` holds the current copy.
 """
 
 import contextlib

@@ -156,30 +156,6 @@ def _losses(subject, residual, targets):
     return torch.cat(parts)
 
 
-@full_precision()
-def neuron_changes(subject, tokens, positions, layer, neurons, *, ablation="mean", first=3, batch=8):
-    """Loss changes when one MLP neuron of any layer is ablated at EVERY position of its block.
-
-    (In the final layer a neuron acts on the prediction of its own position only; in an earlier one attention carries
-    it on, so that the layers compare only when all positions are ablated.)
-
-    Parameters
-    ----------
-    subject, tokens, positions, first, batch : as for `record`.
-    layer : int ; neurons : (m,) int, of that layer's MLP.
-    ablation : "mean" (over the scored positions of the blocks used) or "zero".
-
-    Returns
-    -------
-    (n, m) nats
-    """
-    module = find(layers(subject)[layer], MLP_OUT)
-    recording = record(subject, tokens, positions, [module], first=first, batch=batch)
-    reference = replacement(recording.means[module], ablation).to(subject.dtype)
-    before, _ = rerun(recording, layer)
-    return torch.stack([rerun(recording, layer, module, put(reference, [int(neuron)]))[0] - before for neuron in neurons], 1)
-
-
 def replacement(means, ablation):
     """What replaces the input of a module: its mean, or zero."""
     if ablation not in ("mean", "zero"):

@@ -8,7 +8,7 @@ are drawn with replacement.
 import numpy as np
 import pandas as pd
 
-from rare_token_neurons import controls, powerlaws, spectra, watcher
+from rare_token_neurons import controls, documents, powerlaws, spectra, watcher
 
 FITS = 200  # groups that weightwatcher fits, and draws of the choice
 SIDES = {"alpha_hill": "less", "alpha_hill_half": "less", "alpha": "less", "stable_rank": "less", "entropy": "less",
@@ -32,7 +32,7 @@ def resampled_groups(sums, n, size, draws=FITS, seed=0):
     -------
     (draws, size) int64, most influential first
     """
-    weights = np.random.default_rng(seed).multinomial(len(n), np.full(len(n), 1 / len(n)), size=draws)
+    weights = documents.resamples(len(n), draws, seed)[1:]
     means = weights @ np.asarray(sums, dtype=np.float64) / (weights @ np.asarray(n))[:, None]
     return np.argsort(-means, axis=1, kind="stable")[:, :size]
 

@@ -90,6 +90,7 @@ def draw(ax, row, limits):
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.xaxis.set_major_formatter(ScalarFormatter())
         ax.minorticks_off()
+        ax.text(1, -0.14, "(log scale)", transform=ax.transAxes, fontsize=6, ha="right", va="top")
     else:
         ax.xaxis.set_major_locator(MaxNLocator(4))
     if np.isfinite(row["margin"]):
@@ -99,7 +100,7 @@ def draw(ax, row, limits):
     if np.isfinite(row["null"]):
         ax.axvline(row["null"], ymax=0.62, color=plots.GREY, linewidth=1.5, label="null")
     if np.isfinite(row["paper"]):
-        ax.plot(row["paper"], -0.2, "D", color=plots.COLORS["boost"], markersize=5, zorder=2, label="paper")
+        ax.plot(row["paper"], -0.2, "D", color=plots.COLORS["boost"], markersize=8, fillstyle="none", zorder=5, label="paper")
     if np.isfinite([row["value"], row["low"], row["high"]]).all():
         ax.plot([row["low"], row["high"]], [-0.2, -0.2], color=plots.COLORS["all"], linewidth=1, zorder=3)
         ax.plot(row["value"], -0.2, "o", color=plots.COLORS["all"], markersize=4.5, fillstyle=FILLS[row["verdict"]],

@@ -118,11 +118,6 @@ def _numbers(found, wanted):
             "warning": "" if failed else row["warning"]}
 
 
-def failed_share(table, column="alpha"):
-    """Share of the rows of a table of metrics in which `column` is missing."""
-    return float(table[column].isna().mean())
-
-
 def linear_layers(model):
     """Name and weight of each linear layer of a model but the unembedding, in the model's order."""
     head = model.get_output_embeddings()
