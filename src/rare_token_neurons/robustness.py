@@ -106,8 +106,9 @@ def robustness(settings):
 
     Returns
     -------
-    DataFrame, one row (factor, setting, statistic): value, low, high (95 % over documents), p and q (the less favourable
-    control's, raw and after Benjamini-Hochberg over the whole table), positions, documents, verdict, reason, claim
+    DataFrame, one row (factor, setting, statistic): value, low, high (95 % over documents; of a contrast, from the control
+    groups that speak less for the claim), p and q (the less favourable control's, raw and after Benjamini-Hochberg over the
+    whole table), positions, documents, verdict, reason, claim
     """
 
     def compute():
