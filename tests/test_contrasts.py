@@ -1,9 +1,10 @@
 """One cell's statistics on planted effects: what is there is found, what is not is not."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from rare_token_neurons import claims, contrasts, controls
+from rare_token_neurons import claims, comparisons, contrasts, controls, evidence
 
 NEURONS, SPECIAL = 300, 6
 
@@ -52,6 +53,76 @@ def test_all_statistics_and_planted_co_activation():
         claim = contrasts.STATISTICS[name]
         assert len(item.p) == len(claim.controls) and np.isfinite([item.value, item.low, item.high]).all()
         assert item.positions == (400 if name == "plateau" else pytest.approx(200, abs=40))
+
+
+# ---- random and matched groups: the one that speaks less
+
+
+def alike(made, many=30):
+    """The first neurons, the group among them, are louder than others and share a part: matched groups do so too."""
+    made.activations[:, :many] += 2.0 * np.random.default_rng(1).normal(size=(len(made.activations), 1)).astype(np.float32)
+    return made
+
+
+def row_inside(made, members):
+    late = made.in_b["rare"]
+    sample = comparisons.sample(made.activations[late], made.owners["rare"][late], made.w_out)
+    nulls = comparisons.control_groups(sample, members, contrasts.GROUPS)
+    return comparisons.within(sample, members, nulls, comparisons.PAIRS, comparisons.pairs, resamples=contrasts.RESAMPLES,
+                              baselines=contrasts.BASELINES)[0] | {"tokens": late.sum(), "documents": 30}
+
+
+def test_what_matched_groups_show_too_is_no_finding():
+    made = alike(measured())
+    row, found = row_inside(made, contrasts.group(made)), contrasts.all_of(made)["co-activation"]
+    assert row["less_random"] > 0.5 and row["less_random_low"] > 0 and abs(row["less_matched"]) < 0.1
+    assert (found.value, found.low, found.high) == tuple(row[name] for name in evidence.difference("matched", (0, 0, 0)))
+    assert claims.verdict(contrasts.STATISTICS["co-activation"], found, np.array(found.p))[0] == claims.NOT
+
+
+@pytest.mark.parametrize("plant", [alike, lambda made: made])
+def test_the_grid_and_the_claims_table_choose_alike(plant):
+    made = plant(measured())
+    row = row_inside(made, contrasts.group(made))
+    table = pd.DataFrame([row | {"where": "rare", "group": "rare", "relation": "within", "measure": "correlation"}])
+    in_table, in_grid = evidence.within(table), contrasts.all_of(made)["co-activation"]
+    assert (in_table.value, in_table.low, in_table.high, in_table.p) == (in_grid.value, in_grid.low, in_grid.high, in_grid.p)
+
+
+def test_of_two_matrices_the_grid_takes_what_the_claims_table_takes(monkeypatch):
+    made, rows = measured(), []
+    made.rows.update(up=made.rows["in"].copy())
+    made.rows["up"][:30] *= np.linspace(1, 20, 16)  # heavy tails, but those of look-alikes are as heavy
+    choose = evidence.lightest
+    monkeypatch.setattr(evidence, "lightest", lambda given: choose(rows.extend(given) or rows))
+    random, matched = controls.random_groups(np.arange(100, 300), SPECIAL, 200), controls.random_groups(np.arange(6, 30), SPECIAL, 200)
+    found = contrasts.heavy_tail(made, np.arange(SPECIAL), {"random": random, "matched": matched})
+    table = pd.DataFrame(rows).assign(matrix=list(made.rows), group="rare", rows="raw", statistic="alpha_hill")
+    assert found == evidence.hill(table) and len(table) == 2
+    each = [choose([row]) for row in rows]
+    assert found.high == max(one.high for one in each)
+    up = table.iloc[1]
+    assert each[1].value == pytest.approx(up["value"] - up["matched_mean"])
+    assert up["value"] - up["random_mean"] < up["value"] - up["matched_mean"]
+
+
+def test_a_lean_that_matched_groups_have_too_is_no_finding():
+    made = measured(boost=2.0)
+    made.effects["rare"][:, 50:200] *= 2.0
+    random, matched = controls.random_groups(np.arange(200, 300), SPECIAL, 200), controls.random_groups(np.arange(50, 200), SPECIAL, 200)
+    found = contrasts.lean(made.effects, made.owners, np.arange(SPECIAL), {"random": random, "matched": matched})
+    plain = contrasts.lean(made.effects, made.owners, np.arange(SPECIAL), {"random": random}, kinds=("random",))
+    assert plain.value == pytest.approx(np.log(2), abs=0.1) and plain.low > 0 and len(plain.p) == 1
+    assert abs(found.value) < 0.1 and found.low < 0 < found.high and found.p[0] == plain.p[0] < 0.05 < found.p[1]
+
+
+def test_without_matched_groups_a_contrast_cannot_be_tested():
+    made = measured(boost=2.0)
+    nulls, members = {"random": controls.random_groups(NEURONS, SPECIAL, 200)}, np.arange(SPECIAL)
+    for claim, found in ((contrasts.LEAN, contrasts.lean(made.effects, made.owners, members, nulls)),
+                         (contrasts.STATISTICS["Hill exponent"], contrasts.heavy_tail(made, members, nulls))):
+        assert np.isfinite([found.value, found.low, found.high]).all() and np.isnan(found.p[1])
+        assert claims.verdict(claim, found, np.array(found.p)) == (claims.UNTESTED, "no p value against matched groups")
 
 
 def test_few_positions_are_counted_and_not_judged():

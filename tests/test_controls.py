@@ -28,6 +28,9 @@ def test_matched_groups_are_closer_than_random_ones_and_never_the_group():
     plain = controls.random_groups(1500, 26, draws=500, seed=1)
     assert abs(controls.imbalance(features, group, plain)[0]) > 1
     assert np.all(np.abs(controls.imbalance(features, group, matched)) < 0.15)
+    missed = controls.missed(features, group, plain)
+    assert missed["imbalance_scale"] == controls.imbalance(features, group, plain)[0] > controls.POOR_MATCH
+    assert np.isnan(list(controls.missed(features, group).values())).all()
     assert len(np.unique(matched)) > 100
     assert np.array_equal(matched, controls.matched_groups(features, group, draws=500, seed=1))
 

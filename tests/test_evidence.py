@@ -64,6 +64,7 @@ def test_of_random_and_matched_groups_the_one_that_speaks_less_for_the_claim_cou
     assert evidence.less_controls(found, "less") == evidence.less_controls(found, "absent") == (0.3, 0.1, 0.5)
     assert evidence.less_controls(found | {"less_random_low": 0.2}, "greater") == (0.2, 0.15, 0.25)
     assert evidence.less_controls(found | {"less_matched_low": -0.6}, "absent") == (0.2, -0.6, 0.25)
+    assert evidence.less_controls({name: found[name] for name in found if "random" in name}, "greater") == (0.3, 0.1, 0.5)
     assert evidence.less_controls(found | {"less_random_high": np.nan}, "less") == (0.2, 0.15, 0.25)  # no interval, no evidence
 
 
@@ -101,6 +102,25 @@ def test_the_last_checkpoint_counts_and_few_documents_are_noted():
     two = pd.concat([head(revision="step0", value=1.0), head(documents=60)])
     found = evidence.collect({"prominence": two})["C1"]
     assert found.value == 9.0 and found.note == "60 documents only"
+
+
+def test_a_poor_match_is_noted_beside_the_verdict():
+    missed = {"imbalance_scale": -0.54, "imbalance_norm": 0.3}
+    poor = evidence.dimension(contrast(statistic="effective dimension", **missed))
+    assert poor.note == "matched groups differ by 0.54 SD in scale" and poor.value == -0.1
+    few = evidence.dimension(contrast(statistic="effective dimension", **missed | {"documents": 60}))
+    assert few.note == "60 documents only; matched groups differ by 0.54 SD in scale"
+    for missed in ({"imbalance_scale": 0.25, "imbalance_norm": -0.1}, {"imbalance_scale": np.nan, "imbalance_norm": np.nan}, {}):
+        assert evidence.dimension(contrast(statistic="effective dimension", **missed)).note == ""
+    assert evidence.hill(spectra().assign(imbalance_scale=0.1, imbalance_norm=0.4)).note.endswith("0.40 SD in norm")
+    nothing = contrast(statistic="effective dimension", less_random=np.nan, less_matched=np.nan, imbalance_scale=0.5)
+    assert evidence.dimension(nothing).note == ""  # the reason is that there is no estimate
+    table = claims.judge({"C4": poor}).set_index("name").loc["C4"]
+    assert verdicts.finding(table).endswith("; matched groups differ by 0.54 SD in scale")
+    figure, ax = plots.panels()
+    verdicts.draw(ax, table, (-1, 1))
+    assert [one.get_text() for one in ax.texts][1:] == ["matched groups differ by 0.54 SD in scale"]
+    plots.plt.close(figure)
 
 
 # ---- what is missing

@@ -67,10 +67,9 @@ def phase_ends(fits, revision):
 
 def account(measured, group, nulls):
     """Columns that say what is behind a row."""
-    missed = controls.imbalance(measured.features, group, nulls["matched"]) if "matched" in nulls else (np.nan, np.nan)
     return {"size": group.shape[-1], "tokens": len(measured.values), "documents": len(np.unique(measured.documents)),
             "living": len(measured.living), "constant": measured.values.shape[1] - len(measured.living),
-            "imbalance_scale": float(missed[0]), "imbalance_norm": float(missed[1])}
+            **controls.missed(measured.features, group, nulls.get("matched"))}
 
 
 def compared(settings, relations):

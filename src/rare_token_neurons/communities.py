@@ -26,7 +26,8 @@ def modules(settings):
     seed), seeds_low and seeds_high (range of the value over 20 seeds of the algorithm); random and matched (means of 200
     control groups), each with _low, _high (95 % of them), p_ (two-sided, empirical) and z_ (standard deviations from their
     mean); less_random and less_matched, value less the controls' mean, with _low and _high (95 % over documents, resampled
-    in the group and its controls alike; main row only); size, positions, documents
+    in the group and its controls alike; main row only); size, positions, documents, imbalance_scale and imbalance_norm
+    (what matching missed, in standard deviations)
     """
 
     def rows(revision):
@@ -69,7 +70,8 @@ def _modularity(settings, revision, where, weights, resolution, main):
         if main:
             others = np.mean([drawn(one)[1] for one in made[:BASELINES]], axis=0)
             row[f"less_{kind}_low"], row[f"less_{kind}_high"] = comparisons.spread(value - null.mean(), samples - others)
-    return row | {"size": len(group), "positions": len(sample.values), "documents": len(np.unique(sample.documents))}
+    row |= {"size": len(group), "positions": len(sample.values), "documents": len(np.unique(sample.documents))}
+    return row | controls.missed(sample.features, group, nulls.get("matched"))
 
 
 def compared(settings, revision, where):

@@ -1,7 +1,8 @@
 """The statistics of one cell of the robustness grid, as `claims.Evidence` for the claims rule.
 
 The rare group is chosen on half A of the documents and measured on half B. Each contrast is against random and matched
-groups of its size; intervals draw documents anew, in the group and its controls alike.
+groups of its size, of the two differences the one that speaks less for the claim (`evidence.contrast`, as in notebook 11);
+intervals draw documents anew, in the group and its controls alike.
 """
 
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ def plateau(measured, ranking="split_half", seed=0):
                            int(counts.sum()))
 
 
-def lean(effects, owners, members, nulls_of, *, draws=RESAMPLES, seed=0):
+def lean(effects, owners, members, nulls_of, *, kinds=controls.KINDS, draws=RESAMPLES, seed=0):
     """How much more a group acts on rare than on common targets, against control groups.
 
     The statistic is log(influence of the group on rare / on common targets), less its mean over the control groups.
@@ -63,7 +64,8 @@ def lean(effects, owners, members, nulls_of, *, draws=RESAMPLES, seed=0):
     Parameters
     ----------
     effects, owners : name of the targets -> (n, neurons), (n,), of documents that did not choose the group.
-    members : (m,) ; nulls_of : kind -> (g, m) control groups, "random" first.
+    members : (m,) ; nulls_of : kind -> (g, m) control groups.
+    kinds : of the controls that the claim needs; one without groups has no p value.
 
     Returns
     -------
@@ -72,43 +74,46 @@ def lean(effects, owners, members, nulls_of, *, draws=RESAMPLES, seed=0):
     names = np.unique(np.concatenate(list(owners.values())))
     weights = documents.redraw(np.ones((draws, len(names))), np.random.default_rng(seed))
     weights = np.concatenate([np.ones((1, len(names))), weights])
-    every, at, size = np.concatenate([members[None], *nulls_of.values()]), {}, len(next(iter(nulls_of.values())))
+    every, at = np.concatenate([members[None], *nulls_of.values()]), {}
     for name in ("rare", "common"):
         sums, counts = cells.by_document(effects[name], owners[name], names)
         values = np.abs(weights @ sums) / np.maximum(weights @ counts, 1)[:, None]  # (1 + draws, neurons)
         at[name] = np.stack([values[:, one].mean(axis=1) for one in every], axis=1)  # (1 + draws, 1 + groups)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.log(at["rare"]) - np.log(at["common"])
-    value, low, high = resampling.against(ratio[0, : 1 + size], ratio[1:, : 1 + size], seed)
-    parts = np.split(ratio[0, 1:], np.cumsum([len(one) for one in nulls_of.values()])[:-1])
-    p = tuple(controls.empirical_p(ratio[0, 0], part, "greater") for part in parts)
-    return claims.Evidence(value, low, high, 0.0, p, min(map(len, owners.values())))
+    p, row = [f"p_{kind}" for kind in kinds], {"documents": len(names)}
+    parts = np.split(ratio[:, 1:], np.cumsum([len(one) for one in nulls_of.values()])[:-1], axis=1)
+    for kind, part in zip(nulls_of, parts):
+        both = np.column_stack([ratio[:, 0], part])
+        row |= evidence.difference(kind, resampling.against(both[0], both[1:], seed))
+        row[f"p_{kind}"] = controls.empirical_p(both[0, 0], part[0], LEAN.direction)
+    return evidence.contrast(dict.fromkeys(p, np.nan) | row, LEAN.direction, min(map(len, owners.values())), p)
 
 
 def heavy_tail(measured, members, nulls_of, seed=0):
-    """Hill's exponent of the group's input weights, less that of random groups; of two matrices the less favourable."""
+    """Hill's exponent of the group's input weights, less that of control groups; of two matrices the less favourable."""
     sums, counts = cells.by_document(*(part["rare"][~measured.in_b["rare"]] for part in (measured.effects, measured.owners)))
     drawn = documents.redraw(np.ones((DRAWS, len(counts))), np.random.default_rng(seed))
     again = np.argsort(-documents.influence(sums, counts, drawn), axis=1, kind="stable")[:, : len(members)]
-    found = []
+    rows = []
     for weights in measured.rows.values():
         own, anew, *null = (spectra.hill(spectra.eigenvalues(weights[one]))[0]
                             for one in (members[None], again, *nulls_of.values()))
         low, high = tails.percentile_interval(own[0], anew)
-        random = null[0][np.isfinite(null[0])]
-        ends = evidence.apart(own[0], low, high, random.mean(), *np.quantile(random, [0.025, 0.975]))
-        p = tuple(controls.empirical_p(own[0], one, "less") for one in null)
-        missing = np.mean(~np.isfinite(np.concatenate([own, anew, *null])))
-        found.append(claims.Evidence(*map(float, ends), 0.0, p, int(counts.sum()), float(missing)))
-    return max(found, key=lambda one: max(one.p))
+        row = {"value": own[0], "low": low, "high": high, "positions": int(counts.sum()), "documents": len(counts),
+               "missing": np.mean(~np.isfinite(np.concatenate([own, anew, *null]))), "p_random": np.nan, "p_matched": np.nan}
+        for kind, values in zip(nulls_of, null):
+            low, high = np.nanquantile(values, [0.025, 0.975])
+            row |= {f"{kind}_mean": np.nanmean(values), f"{kind}_low": low, f"{kind}_high": high,
+                    f"p_{kind}": controls.empirical_p(own[0], values, "less")}
+        rows.append(row)
+    return evidence.lightest(rows)
 
 
-def inside(sample, members, nulls_of, names, statistic, centred=True, seed=0):
-    """The first of some statistics of the correlations inside the group, less that of random groups."""
-    row = comparisons.within(sample, members, nulls_of, names, statistic, centred=centred, resamples=RESAMPLES,
-                             baselines=BASELINES, seed=seed)[0]
-    return claims.Evidence(row["less_random"], row["less_random_low"], row["less_random_high"], 0.0,
-                           (row["p_random"], row["p_matched"]), len(sample.values))
+def inside(sample, members, nulls_of, names, statistic, side, seed=0):
+    """The first of some statistics of the correlations inside the group, less that of control groups; side: of the claim."""
+    row = comparisons.within(sample, members, nulls_of, names, statistic, resamples=RESAMPLES, baselines=BASELINES, seed=seed)[0]
+    return evidence.contrast(row | {"documents": len(np.unique(sample.documents))}, side, len(sample.values))
 
 
 def all_of(measured, ranking="split_half", seed=0):
@@ -127,7 +132,8 @@ def all_of(measured, ranking="split_half", seed=0):
     at_b = [{name: part[name][in_b[name]] for name in in_b} for part in (measured.effects, measured.owners)]
     found["rare against common"] = lean(*at_b, members, nulls_of, seed=seed)
     dimension = partial(comparisons.dimensions, tokens=len(values))
-    found["effective dimension"] = inside(sample, members, nulls_of, comparisons.DIMENSIONS, dimension, seed=seed)
-    found["co-activation"] = inside(sample, members, nulls_of, comparisons.PAIRS, comparisons.pairs, seed=seed)
+    for name, parts, statistic in (("effective dimension", comparisons.DIMENSIONS, dimension),
+                                   ("co-activation", comparisons.PAIRS, comparisons.pairs)):
+        found[name] = inside(sample, members, nulls_of, parts, statistic, STATISTICS[name].direction, seed)
     found["Hill exponent"] = heavy_tail(measured, members, nulls_of, seed)
     return found

@@ -7,6 +7,9 @@ neighbours in activation scale and output-weight norm: what they do not show is 
 
 import numpy as np
 
+KINDS = ("random", "matched")
+POOR_MATCH = 0.25  # standard deviations; `imbalance` beyond it is usually called poor
+
 
 def random_groups(pool, size, draws=1000, seed=0):
     """Groups of equal size, drawn without replacement within a group.
@@ -96,11 +99,20 @@ def imbalance(features, group, groups):
 
     Returns
     -------
-    (f,) float, 0 where the match is perfect; beyond 0.25 it is usually called poor.
+    (f,) float, 0 where the match is perfect; beyond `POOR_MATCH` it is usually called poor.
     """
     features = np.asarray(features, dtype=np.float64)
     living = features[np.isfinite(features).all(axis=1)]
     return (features[group].mean(axis=0) - features[groups].mean(axis=(0, 1))) / living.std(axis=0)
+
+
+def missed(features, group, groups=None):
+    """`imbalance` as columns of a table: {"imbalance_scale", "imbalance_norm"}, NaN without matched groups (None).
+
+    features : from `matching_features` ; group : (m,) ; groups : (draws, m).
+    """
+    found = imbalance(features, group, groups) if groups is not None else (np.nan, np.nan)
+    return {"imbalance_scale": float(found[0]), "imbalance_norm": float(found[1])}
 
 
 def empirical_p(value, null, side="two-sided"):

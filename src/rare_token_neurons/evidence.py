@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from rare_token_neurons import claims, parameters, paths, store
+from rare_token_neurons import claims, controls, parameters, paths, store
 from rare_token_neurons.claims import LEAST_POSITIONS, Evidence
 
 EMBEDDED = ("smollm2", "mini-pythia")
@@ -94,33 +94,55 @@ def less_controls(found, side):
 
     Parameters
     ----------
-    found : row with less_random and less_matched, each with _low and _high.
+    found : row with less_random and less_matched, each with _low and _high; one that is not there has no say.
     side : "greater" or "less", or "absent": the difference that is farther from 0.
 
     Returns
     -------
     value, low, high : float
     """
-    both = [tuple(float(found[f"less_{kind}{end}"]) for end in ("", "_low", "_high")) for kind in ("random", "matched")]
+    both = [tuple(float(found[column]) for column in _columns(kind)) for kind in controls.KINDS if f"less_{kind}" in found]
     weakness = {"greater": lambda one: -one[1], "less": lambda one: one[2], "absent": lambda one: max(-one[1], one[2])}[side]
     return max((one for one in both if np.isfinite(one).all()), key=weakness, default=(np.nan,) * 3)
 
 
-def _contrast(found, side, positions, p=("p_random", "p_matched"), missing=0.0):
-    value, low, high = less_controls(found, side)
-    return item(found.to_dict() | {"value": value, "low": low, "high": high}, positions, p=p, missing=missing)
+def _columns(kind):
+    return tuple(f"less_{kind}{end}" for end in ("", "_low", "_high"))
+
+
+def difference(kind, ends):
+    """The columns that `less_controls` reads for a kind of control; ends: value, low, high of the difference."""
+    return dict(zip(_columns(kind), ends))
+
+
+def contrast(found, side, positions, p=("p_random", "p_matched"), missing=0.0):
+    """A difference from control groups as evidence: `less_controls` of a row, and a note where matched groups match poorly.
+
+    found : dict or row with the columns of `less_controls`, those named in p, documents, and imbalance_* if known.
+    """
+    found = dict(found)
+    made = item(found | dict(zip(("value", "low", "high"), less_controls(found, side))), positions, p=p, missing=missing)
+    notes = [made.note, poor_match(found) if np.isfinite(made.value) else ""]
+    return replace(made, note="; ".join(note for note in notes if note))
+
+
+def poor_match(found):
+    """How far matched groups stay from the group in their worst feature, in a few words; "" where they match."""
+    missed = {name.removeprefix("imbalance_"): abs(found[name]) for name in found if name.startswith("imbalance_")}
+    worst = max(missed, key=missed.get, default=None)
+    return f"matched groups differ by {missed[worst]:.2f} SD in {worst}" if worst and missed[worst] > controls.POOR_MATCH else ""
 
 
 def dimension(table):
     """C4: effective dimension over the group's size, at rare positions."""
     found = row(table, where="rare", group="rare", statistic="effective dimension")
-    return _contrast(found, "less", found["tokens"])
+    return contrast(found, "less", found["tokens"])
 
 
 def pairs(table, relation):
     """C5: mean correlation at rare positions."""
     found = row(table, where="rare", group="rare", relation=relation, measure="correlation", statistic="mean")
-    return _contrast(found, "greater" if relation == "within" else "less", found["tokens"])
+    return contrast(found, "greater" if relation == "within" else "less", found["tokens"])
 
 
 def within(table):
@@ -147,22 +169,29 @@ def apart(value, low, high, other, other_low, other_high):
 
 def hill(table):
     """C6: Hill exponent of the group's rows of W_in; of a gated MLP's two matrices the one that speaks less for the claim."""
-    inward = []
-    for name in table["matrix"].unique():
-        if name == "out":
-            continue
-        found = row(table, group="rare", rows="raw", statistic="alpha_hill", matrix=name).copy()
-        for kind in ("random", "matched"):
-            ends = [float(found[column]) for column in ("value", "low", "high", f"{kind}_mean", f"{kind}_low", f"{kind}_high")]
-            found[f"less_{kind}"], found[f"less_{kind}_low"], found[f"less_{kind}_high"] = apart(*ends)
-        inward.append(_contrast(found, "less", found["positions"], missing=found["missing"]))
-    return max(inward, key=lambda one: one.high)
+    return lightest(row(table, group="rare", rows="raw", statistic="alpha_hill", matrix=name)
+                    for name in table["matrix"].unique() if name != "out")
+
+
+def lightest(rows):
+    """Of the Hill exponents of several matrices, less those of control groups, the one that speaks least for heavy tails.
+
+    rows : dicts or rows with value, low, high, for each kind of control _mean, _low, _high and p_, positions, documents,
+    missing.
+    """
+    found = []
+    for one in map(dict, rows):
+        for kind in controls.KINDS:
+            columns = ("value", "low", "high", f"{kind}_mean", f"{kind}_low", f"{kind}_high")
+            one |= difference(kind, apart(*(float(one.get(column, np.nan)) for column in columns)))
+        found.append(contrast(one, "less", one["positions"], missing=one["missing"]))
+    return max(found, key=lambda one: one.high)
 
 
 def modules(table):
     """C8: modularity of the group's correlations less that of control groups."""
     found = row(table, main=True)
-    return _contrast(found, "absent", found["positions"], p=())
+    return contrast(found, "absent", found["positions"], p=())
 
 
 # ---- all of them

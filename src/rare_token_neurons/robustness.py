@@ -95,7 +95,7 @@ def _layer(effects, rare, owners, in_b, seed):
     if fewest >= contrasts.LEAST:
         members = np.argsort(-effects[rare & ~in_b].mean(axis=0), kind="stable")[: int(np.ceil(TOP * m))]
         random = controls.random_groups(m, len(members), contrasts.GROUPS, seed)
-        found = contrasts.lean(of_b, documents, members, {"random": random}, seed=seed)
+        found = contrasts.lean(of_b, documents, members, {"random": random}, kinds=("random",), seed=seed)
     return pd.DataFrame({name: values.sum(axis=0) / max(1, len(values)) for name, values in of_b.items()}).assign(
         value=found.value, low=found.low, high=found.high, p=found.p[0], positions=found.positions,
         documents=len(np.unique(owners[in_b])))
@@ -106,8 +106,9 @@ def robustness(settings):
 
     Returns
     -------
-    DataFrame, one row (factor, setting, statistic): value, low, high (95 % over documents), p and q (the less favourable
-    control's, raw and after Benjamini-Hochberg over the whole table), positions, documents, verdict, reason, claim
+    DataFrame, one row (factor, setting, statistic): value, low, high (95 % over documents; of a contrast, from the control
+    groups that speak less for the claim), p and q (the less favourable control's, raw and after Benjamini-Hochberg over the
+    whole table), positions, documents, verdict, reason, claim
     """
 
     def compute():

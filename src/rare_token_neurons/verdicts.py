@@ -10,6 +10,7 @@ from rare_token_neurons.claims import NOT, PARTLY, REPRODUCED, UNTESTED
 
 FILLS = {REPRODUCED: "full", PARTLY: "left", NOT: "none", UNTESTED: "none"}
 LABEL = 36  # characters a line, left of the panels
+NOTE = "#555555"  # colour of a note below the verdict
 LOG_FROM = 5  # a panel whose ends are this far apart has a logarithmic axis
 
 
@@ -107,8 +108,10 @@ def draw(ax, row, limits):
                 markerfacecoloralt="white", zorder=4)
         ax.plot([], [], "-o", color=plots.COLORS["all"], linewidth=1, markersize=4.5, label="here, 95 % interval")
     words = f"{row['verdict']}: {row['reason']}"
-    ax.text(0, 1.02, textwrap.shorten(words, 66), transform=ax.transAxes, fontsize=6, va="top",
+    ax.text(0, 1.08, textwrap.shorten(words, 66), transform=ax.transAxes, fontsize=6, va="top",
             fontweight="bold" if row["verdict"] == REPRODUCED else "normal")
+    if row["note"] and row["note"] != row["reason"]:
+        ax.text(0, 0.85, textwrap.shorten(row["note"], 72), transform=ax.transAxes, fontsize=5, va="top", color=NOTE)
 
 
 def _wide(low, high):

@@ -101,7 +101,8 @@ def group_statistics(settings):
     DataFrame, one row (group, rows, matrix, statistic): `compare`'s columns with the nulls random, matched and shuffled;
     group ("rare", "common", "plateau"), size, matrix ("in", or "gate" and "up"; "out"), weights ("W_in", "W_out"),
     rows ("raw", "standardised"), positions and documents (behind the choice of the group), under_trained (share of
-    weightwatcher's fits of random groups that it warns of so), log (its words on failures), revision, step
+    weightwatcher's fits of random groups that it warns of so), log (its words on failures), imbalance_scale and
+    imbalance_norm (what matching missed, in standard deviations), revision, step
     """
 
     def compute():
@@ -121,7 +122,7 @@ def group_statistics(settings):
                     log = pd.concat([own, resampled, *nulls.values()])["log"].dropna()
                     parts.append(compare(own, resampled, nulls).assign(
                         group=name, size=len(group), matrix=matrix, weights="W_out" if matrix == "out" else "W_in", rows=rows,
-                        log="; ".join(sorted(set(log) - {""})), **_behind(settings, name),
+                        log="; ".join(sorted(set(log) - {""})), **_behind(settings, name), **controls.missed(features, group, alike),
                         under_trained=nulls["random"]["warning"].dropna().eq("under-trained").mean()))
         return labelled(pd.concat(parts, ignore_index=True), revision)
 
