@@ -95,7 +95,7 @@ def test_of_two_matrices_the_grid_takes_what_the_claims_table_takes(monkeypatch)
     made.rows["up"][:30] *= np.linspace(1, 20, 16)  # heavy tails, but those of look-alikes are as heavy
     choose = evidence.lightest
     monkeypatch.setattr(evidence, "lightest", lambda given: choose(rows.extend(given) or rows))
-    random, matched = controls.random_groups(np.arange(100, 300), SPECIAL, 200), controls.random_groups(np.arange(6, 30), SPECIAL, 200)
+    random, matched = (controls.random_groups(np.arange(*ends), SPECIAL, 200) for ends in ((100, 300), (6, 30)))
     found = contrasts.heavy_tail(made, np.arange(SPECIAL), {"random": random, "matched": matched})
     table = pd.DataFrame(rows).assign(matrix=list(made.rows), group="rare", rows="raw", statistic="alpha_hill")
     assert found == evidence.hill(table) and len(table) == 2
@@ -109,7 +109,7 @@ def test_of_two_matrices_the_grid_takes_what_the_claims_table_takes(monkeypatch)
 def test_a_lean_that_matched_groups_have_too_is_no_finding():
     made = measured(boost=2.0)
     made.effects["rare"][:, 50:200] *= 2.0
-    random, matched = controls.random_groups(np.arange(200, 300), SPECIAL, 200), controls.random_groups(np.arange(50, 200), SPECIAL, 200)
+    random, matched = (controls.random_groups(np.arange(*ends), SPECIAL, 200) for ends in ((200, 300), (50, 200)))
     found = contrasts.lean(made.effects, made.owners, np.arange(SPECIAL), {"random": random, "matched": matched})
     plain = contrasts.lean(made.effects, made.owners, np.arange(SPECIAL), {"random": random}, kinds=("random",))
     assert plain.value == pytest.approx(np.log(2), abs=0.1) and plain.low > 0 and len(plain.p) == 1

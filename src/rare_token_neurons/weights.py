@@ -122,7 +122,8 @@ def group_statistics(settings):
                     log = pd.concat([own, resampled, *nulls.values()])["log"].dropna()
                     parts.append(compare(own, resampled, nulls).assign(
                         group=name, size=len(group), matrix=matrix, weights="W_out" if matrix == "out" else "W_in", rows=rows,
-                        log="; ".join(sorted(set(log) - {""})), **_behind(settings, name), **controls.missed(features, group, alike),
+                        log="; ".join(sorted(set(log) - {""})), **_behind(settings, name),
+                        **controls.missed(features, group, alike),
                         under_trained=nulls["random"]["warning"].dropna().eq("under-trained").mean()))
         return labelled(pd.concat(parts, ignore_index=True), revision)
 
