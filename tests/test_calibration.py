@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from rare_token_neurons import calibration
 
@@ -18,11 +19,33 @@ def test_measured_sums_are_unbiased():
     assert np.mean(sums.sum(axis=0) / counts.sum() / truth) == pytest.approx(1.0, abs=0.01)
 
 
+def test_the_sample_of_the_planted_curve_is_a_power_law_between_its_corners():
+    n, head, tail = 100_000, 3_000, 20_000
+    high, low = calibration.planted(n, head=head, tail=tail)[[head - 1, tail - 1]]
+    values = calibration.sampled(n, np.random.default_rng(0), head=head, tail=tail)
+    inside = values[(values > low) & (values < high)]
+    power = -1 / calibration.SLOPES[1]
+    law = stats.kstest(inside, lambda x: (low**power - x**power) / (low**power - high**power))
+    assert len(inside) == pytest.approx(tail - head, rel=0.03) and law.pvalue > 0.01
+    assert np.sum(values >= high) == pytest.approx(head, rel=0.06)
+
+
 @pytest.mark.parametrize("check, runs", [(calibration.boundary, 6), (calibration.null_heads, 4), (calibration.laws, 4)])
 def test_promises_are_kept(check, runs):
     for promise in check(runs, n=512, draws=40):
         assert promise.runs == runs
         assert promise.kept >= runs - 1, f"{promise.name}: {promise.kept} of {promise.runs}"
+
+
+def test_the_middle_of_a_planted_law_is_not_rejected_between_its_true_ends():
+    fitted, true, lognormal = calibration.middles(6, n=512, draws=20)
+    assert (fitted.wanted, true.wanted, lognormal.wanted) == (85, 0, 90)  # the first: as often as the fitted range allows
+    assert true.kept >= 5 and lognormal.kept >= 5 and 0 <= fitted.kept <= fitted.runs == 6
+
+
+def test_every_promise_is_made_once():
+    made = calibration.promises(0)
+    assert len({promise.name for promise in made}) == len(made) == 10
 
 
 def test_a_promise_is_a_rate():

@@ -47,7 +47,36 @@ def test_departures_lie_beside_their_nulls(ax):
     nullplots.departures(ax, heads)
     dots = [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "o"]
     assert dots == [1.5, -2.0]
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["lognormal\np = 0.020", "shuffled labels\np = 0.010"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["lognormal\np = 0.040", "shuffled labels\np = 0.020"]
+
+
+def test_a_head_is_called_by_twice_the_smaller_p_value():
+    heads = pd.DataFrame({"p_plateau": [0.01, 0.03, 0.99, 0.97, 0.6], "p_outliers": [0.995, 0.98, 0.02, 0.04, 0.55]})
+    assert nullplots.two_sided(heads).tolist() == pytest.approx([0.02, 0.06, 0.04, 0.08, 1.0])
+    assert nullplots.kinds(heads).tolist() == ["plateau", "neither", "outliers", "neither", "neither"]
+    assert set(nullplots.kinds(heads)) == set(nullplots.HEADS)
+
+
+@pytest.mark.parametrize("names", [nullplots.FULL[:3], nullplots.FULL, ("shuffled labels", "common, same number", "common, same loss")])
+def test_every_null_of_a_panel_has_its_own_line(ax, names):
+    ranks = np.arange(1, 101)
+    parts = [pd.DataFrame({"null": name, "rank": ranks, "influence": 1 / ranks, "low": 0.5 / ranks, "high": 2 / ranks})
+             for name in names]
+    nullplots.beside_nulls(ax, pd.concat(parts), names, "rare")
+    assert set(ax.get_legend_handles_labels()[1]) == {f"{name}, 95 %" for name in names} | {"rare"}
+    drawn = [line.get_linestyle() for line in ax.lines if line.get_label().endswith("95 %")]
+    assert len(set(drawn)) == len(drawn) == len(names) - 1
+
+
+def test_changes_are_drawn_per_nat_of_influence_and_shares_as_they_are(ax):
+    influence = np.geomspace(1e-4, 1, 40)
+    table = pd.DataFrame({"influence": influence, "kl": -0.2 * influence, "unigram_share": 0.5, "side": "boost",
+                          "rare": influence > 0.1})
+    for score, value in (("kl", -0.2), ("unigram_share", 0.5)):
+        ax.clear()
+        nullplots.scores(ax, table, score)
+        assert np.concatenate([dots.get_offsets()[:, 1] for dots in ax.collections]) == pytest.approx(np.full(40, value))
+    assert table["kl"].min() == pytest.approx(-0.2)  # the table itself is left as it is
 
 
 def test_a_true_law_runs_through_its_neurons(ax):

@@ -119,8 +119,16 @@ def neurons(settings):
     return stage(settings, "frequency_neurons", compute, "frequency")
 
 
+def per_nat(table, score):
+    """(neurons,) a score per nat of influence; a share is relative already. NaN where a neuron has no influence."""
+    return table[score] if score.endswith("share") else table[score] / table["influence"].where(table["influence"] > 0)
+
+
 def overlaps(table):
     """How far the most influential neurons are those with the largest scores, boost and suppress apart.
+
+    The changes of KL and entropy are in nats and grow with any effect that a neuron has, so their `shared` is far above chance
+    whatever the neurons do. What tests something is `relative`: the same overlap with the scores per nat of influence.
 
     Parameters
     ----------
@@ -129,20 +137,22 @@ def overlaps(table):
     Returns
     -------
     DataFrame, one row (score, side): k (neurons in the rare group's size), shared (of the top k by influence and by the
-    score's absolute value; shares by themselves), chance (expected), p (hypergeometric), correlation (Spearman's, of
-    influence and |score|), group (median score of the top k by influence), others (of the rest)
+    score's absolute value; shares by themselves), relative (of the top k by influence and by |score| per nat of influence;
+    for the two shares the same as shared), chance (expected of relative), p (hypergeometric, of relative), correlation
+    (Spearman's, of influence and |score|), group (median signed score per nat of influence of the top k by influence; of
+    the two shares the median share), others (of the rest)
     """
     rows, size = [], int(table["rare"].sum())
     for side in ("all", *SIDES):
         part = table if side == "all" else table[table["side"] == side]
         k = max(1, round(size * len(part) / len(table)))
-        top = set(part.nlargest(k, "influence")["neuron"])
+        inside = part.index.isin(part.nlargest(k, "influence").index)
         for score in SCORES:
-            size_of = part[score] if score.endswith("share") else part[score].abs()
-            shared = len(top & set(part.loc[size_of.nlargest(k).index, "neuron"]))
-            inside = part["neuron"].isin(top)
-            rows.append({"score": score, "side": side, "neurons": len(part), "k": k, "shared": shared,
-                         "chance": k * k / len(part), "p": float(stats.hypergeom.sf(shared - 1, len(part), k, k)),
-                         "correlation": float(part["influence"].corr(size_of, method="spearman")),
-                         "group": part.loc[inside, score].median(), "others": part.loc[~inside, score].median()})
+            alike = per_nat(part, score)
+            sizes = [one if score.endswith("share") else one.abs() for one in (part[score], alike)]
+            shared, relative = (int(inside[part.index.isin(one.nlargest(k).index)].sum()) for one in sizes)
+            rows.append({"score": score, "side": side, "neurons": len(part), "k": k, "shared": shared, "relative": relative,
+                         "chance": k * k / len(part), "p": float(stats.hypergeom.sf(relative - 1, len(part), k, k)),
+                         "correlation": float(part["influence"].corr(sizes[0], method="spearman")),
+                         "group": alike[inside].median(), "others": alike[~inside].median()})
     return pd.DataFrame(rows)

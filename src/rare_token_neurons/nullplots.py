@@ -7,16 +7,28 @@ from matplotlib.patches import Rectangle
 
 from rare_token_neurons import claims, contrasts, frequency, plots
 
-DRAWN = ("lognormal", "half-normal", "exponential")  # nulls that are drawn numbers
+FULL = ("lognormal", "half-normal", "exponential", "untrained model")  # nulls of the measurement at all positions
 MOST = 3.0  # half-widths of the interval at which the colours end
 EDGES = {"half-normal": "--", "exponential": ":", "untrained model": "-.", "common, same number": "--",
          "common, same loss": ":"}
 MAP = sns.color_palette("vlag", as_cmap=True)
 STARS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
-NAMES = {"unigram_share": "share through the unigram direction", "kl": "change of KL to unigram (nats)",
-         "entropy": "change of entropy (nats)", "scale_share": "share through the norm's scale"}
+NAMES = {"unigram_share": "share through the unigram direction", "kl": "change of KL to unigram\n(nats per nat of influence)",
+         "entropy": "change of entropy\n(nats per nat of influence)", "scale_share": "share through the norm's scale"}
+HEADS = {"plateau": "plateau beyond the null", "outliers": "outliers, no plateau", "neither": "no plateau beyond the null"}
+LEVEL = 0.05
 SHORT = {"plateau": "plateau share", "rare against common": "rare against\ncommon (log)",
          "effective dimension": "effective\ndimension", "co-activation": "co-activation (r)", "Hill exponent": "Hill exponent"}
+
+
+def two_sided(heads):
+    """(rows,) p value of a head on either side of the null: twice the smaller of p_plateau and p_outliers, at most 1."""
+    return (2 * heads[["p_plateau", "p_outliers"]].min(axis=1)).clip(upper=1)
+
+
+def kinds(heads):
+    """(rows,) what the head is beyond each null, two-sided: "plateau", "outliers" or "neither" (in words: HEADS)."""
+    return heads[["p_plateau", "p_outliers"]].idxmin(axis=1).str.removeprefix("p_").where(two_sided(heads) < LEVEL, "neither")
 
 
 def beside_nulls(ax, bands, names, label):
@@ -40,15 +52,14 @@ def beside_nulls(ax, bands, names, label):
 
 
 def departures(ax, heads):
-    """The head's signed departure beside that of each null (95 %, grey), a row a null with its smaller p value."""
+    """The head's signed departure beside that of each null (95 %, grey), a row a null with its two-sided p value."""
     for place, row in enumerate(heads.to_dict("records")):
         ax.plot([row["null_low"], row["null_high"]], [place] * 2, color=plots.GREY, linewidth=5, alpha=0.45,
                 solid_capstyle="butt", label="null curves, 95 %" if place == 0 else None)
         ax.plot(row["null_mean"], place, "|", color=plots.GREY, markersize=7)
         ax.plot(row["departure"], place, "o", color=plots.COLORS["rare"], markersize=4, label="measured" if place == 0 else None)
     ax.axvline(0, color=plots.COLORS["all"], linewidth=0.6)
-    smaller = heads[["p_plateau", "p_outliers"]].min(axis=1)
-    ax.set_yticks(range(len(heads)), [f"{name}\np = {p:.3f}" for name, p in zip(heads["null"], smaller)], fontsize=6)
+    ax.set_yticks(range(len(heads)), [f"{name}\np = {p:.3f}" for name, p in zip(heads["null"], two_sided(heads))], fontsize=6)
     ax.set_ylim(len(heads) - 0.4, -0.6)
     ax.set_xlabel("head's departure $D$\n(e-folds of rank)")
 
@@ -123,8 +134,11 @@ def grid(ax, table, rows=0):
 def scores(ax, table, score):
     """Influence against one token-frequency score, a dot a neuron, boost and suppress in colour.
 
+    The changes of KL and entropy grow with any effect; they are drawn per nat of influence.
+
     table : from `frequency.neurons`.
     """
+    table = table.assign(**{score: frequency.per_nat(table, score)})
     others = table.loc[~table["rare"], score].dropna()
     ax.axhspan(*np.quantile(others, [0.025, 0.975]), color=plots.GREY, alpha=0.3, linewidth=0, label="all other neurons, 95 %")
     for side in frequency.SIDES:
