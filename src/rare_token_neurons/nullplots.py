@@ -15,7 +15,6 @@ MAP = sns.color_palette("vlag", as_cmap=True)
 STARS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
 NAMES = {"unigram_share": "share through the unigram direction", "kl": "change of KL to unigram\n(nats per nat of influence)",
          "entropy": "change of entropy\n(nats per nat of influence)", "scale_share": "share through the norm's scale"}
-HEADS = {"plateau": "plateau beyond the null", "outliers": "outliers, no plateau", "neither": "no plateau beyond the null"}
 LEVEL = 0.05
 SHORT = {"plateau": "plateau share", "rare against common": "rare against\ncommon (log)",
          "effective dimension": "effective\ndimension", "co-activation": "co-activation (r)", "Hill exponent": "Hill exponent"}
@@ -27,8 +26,10 @@ def two_sided(heads):
 
 
 def kinds(heads):
-    """(rows,) what the head is beyond each null, two-sided: "plateau", "outliers" or "neither" (in words: HEADS)."""
-    return heads[["p_plateau", "p_outliers"]].idxmin(axis=1).str.removeprefix("p_").where(two_sided(heads) < LEVEL, "neither")
+    """(rows,) what the head is beyond each null, two-sided: "plateau" (below the law's line, and below the null's heads),
+    "outliers" or "neither"."""
+    side = heads[["p_plateau", "p_outliers"]].idxmin(axis=1).str.removeprefix("p_")
+    return side.where((two_sided(heads) < LEVEL) & side.eq("plateau").eq(heads["departure"] < 0), "neither")
 
 
 def beside_nulls(ax, bands, names, label):
