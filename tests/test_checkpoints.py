@@ -223,6 +223,16 @@ def test_the_weight_hash_is_that_of_the_weights(suite):
     assert checkpoints.weight_hash(str(suite), "step128") == hashes["step16"]
 
 
+def test_the_model_hash_is_that_of_weights_and_configuration(suite):
+    name, weights = str(suite), checkpoints.weight_hash(str(suite), "step16")
+    before = checkpoints.model_hash(name, "step16")
+    assert len({checkpoints.model_hash(name, step) for step in checkpoints.revisions(name)}) == 3
+    config = suite / "step16" / "config.json"
+    content = json.loads(config.read_text())
+    config.write_text(json.dumps(content | {"layer_norm_eps": 0.1}))
+    assert checkpoints.weight_hash(name, "step16") == weights and checkpoints.model_hash(name, "step16") != before
+
+
 def test_weights_in_several_files_are_one_checkpoint(folder, tmp_path):
     parts = tmp_path / "parts"
     network().save_pretrained(parts, max_shard_size="5KB")

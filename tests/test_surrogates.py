@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rare_token_neurons import calibration, cells, nulls, surrogates
+from rare_token_neurons import calibration, cells, checkpoints, nulls, parameters, passes, surrogates
 
 
 def effects(n=300, neurons=200, documents=40, seed=0, truth=None):
@@ -36,3 +36,15 @@ def test_alike_positions_give_no_verdict_and_a_planted_plateau_does():
     lawful = nulls.compare(x, y, surrogates.resampled(*law, "split_half", rng))
     assert lawful.p_plateau < 0.05
     assert np.corrcoef(np.log(curve), np.log(truth))[0, 1] > 0.98
+
+
+@pytest.mark.parametrize("known, expected", [(["step0", "step9"], ["step0"]), (["step9"], []), (["step0"], []), ([], [])])
+def test_the_untrained_checkpoint_decides_the_nulls_where_there_is_one(monkeypatch, known, expected):
+    monkeypatch.setattr(checkpoints, "revisions", lambda model: known)
+    monkeypatch.setattr(passes, "revisions", lambda settings: known[-1:] or [None])
+    keyed = []
+    monkeypatch.setattr(surrogates, "stage", lambda settings, name, compute, module, also=(): keyed.append(list(also)))
+    for function in (surrogates.heads, surrogates.bands):
+        function(parameters.check({"model": "smollm2"}))
+        function(parameters.check({"model": "smollm2", "recompute": "never"}))  # tables are read, no model is asked for
+    assert keyed == [expected, [], expected, []]
