@@ -91,7 +91,6 @@ def draw(ax, row, limits):
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.xaxis.set_major_formatter(ScalarFormatter())
         ax.minorticks_off()
-        ax.text(1, -0.14, "(log scale)", transform=ax.transAxes, fontsize=6, ha="right", va="top")
     else:
         ax.xaxis.set_major_locator(MaxNLocator(4))
     if np.isfinite(row["margin"]):
@@ -112,6 +111,8 @@ def draw(ax, row, limits):
             fontweight="bold" if row["verdict"] == REPRODUCED else "normal")
     if row["note"] and row["note"] != row["reason"]:
         ax.text(0, 0.85, textwrap.shorten(row["note"], 72), transform=ax.transAxes, fontsize=5, va="top", color=NOTE)
+    if ax.get_xscale() == "log":
+        ax.text(1, -0.14, "(log scale)", transform=ax.transAxes, fontsize=6, ha="right", va="top")
 
 
 def _wide(low, high):
