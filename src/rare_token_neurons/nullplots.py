@@ -15,6 +15,7 @@ MAP = sns.color_palette("vlag", as_cmap=True)
 STARS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
 NAMES = {"unigram_share": "share through the unigram direction", "kl": "change of KL to unigram\n(nats per nat of influence)",
          "entropy": "change of entropy\n(nats per nat of influence)", "scale_share": "share through the norm's scale"}
+HEADS = {"plateau": "plateau beyond the null", "outliers": "outliers, no plateau", "neither": "no plateau beyond the null"}
 LEVEL = 0.05
 SHORT = {"plateau": "plateau share", "rare against common": "rare against\ncommon (log)",
          "effective dimension": "effective\ndimension", "co-activation": "co-activation (r)", "Hill exponent": "Hill exponent"}
