@@ -185,12 +185,12 @@ The row's process was ended by SIGKILL; most often the machine had no memory lef
 
 def test_an_interrupted_grid_ends_its_rows(small, grid, capsys):
     write(small, "02_waits", "import time\ntime.sleep(600)")
-    children = []
+    children, before_it = [], psutil.Process().children(recursive=True)  # other tests leave helpers of multiprocessing
 
     def interrupt():
         try:
             wait_for(lambda: marks(small))
-            children.extend(psutil.Process().children(recursive=True))
+            children.extend(set(psutil.Process().children(recursive=True)).difference(before_it))
         finally:
             os.kill(os.getpid(), signal.SIGINT)
 
