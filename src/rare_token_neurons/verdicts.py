@@ -107,7 +107,7 @@ def draw(ax, row, limits):
                 markerfacecoloralt="white", zorder=4)
         ax.plot([], [], "-o", color=plots.COLORS["all"], linewidth=1, markersize=4.5, label="here, 95 % interval")
     words = f"{row['verdict']}: {row['reason']}"
-    ax.text(0, 1.08, textwrap.shorten(words, 66), transform=ax.transAxes, fontsize=6, va="top",
+    ax.text(0, 1.15, textwrap.shorten(words, 66), transform=ax.transAxes, fontsize=6, va="top",
             fontweight="bold" if row["verdict"] == REPRODUCED else "normal")
     if row["note"] and row["note"] != row["reason"]:
         ax.text(0, 0.85, textwrap.shorten(row["note"], 72), transform=ax.transAxes, fontsize=5, va="top", color=NOTE)
