@@ -206,7 +206,8 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, blow):
     write(tmp_path, "02_waits", "import os, time\nwhile not os.path.exists('go'):\n    time.sleep(0.1)")
     command = [sys.executable, "-m", "rare_token_neurons", "run"]
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "src")}
-    first = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    first = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a shell's background ignores it
     deadline = time.time() + 120
     while len(marks(tmp_path)) < 2 and time.time() < deadline:
         time.sleep(0.1)
