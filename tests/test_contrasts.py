@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rare_token_neurons import claims, comparisons, contrasts, controls, evidence
+from rare_token_neurons import claims, comparisons, contrasts, controls, differences, evidence
 
 NEURONS, SPECIAL = 300, 6
 
@@ -76,7 +76,7 @@ def test_what_matched_groups_show_too_is_no_finding():
     made = alike(measured())
     row, found = row_inside(made, contrasts.group(made)), contrasts.all_of(made)["co-activation"]
     assert row["less_random"] > 0.5 and row["less_random_low"] > 0 and abs(row["less_matched"]) < 0.1
-    assert (found.value, found.low, found.high) == tuple(row[name] for name in evidence.difference("matched", (0, 0, 0)))
+    assert (found.value, found.low, found.high) == tuple(row[name] for name in differences.difference("matched", (0, 0, 0)))
     assert claims.verdict(contrasts.STATISTICS["co-activation"], found, np.array(found.p))[0] == claims.NOT
 
 
@@ -93,8 +93,8 @@ def test_of_two_matrices_the_grid_takes_what_the_claims_table_takes(monkeypatch)
     made, rows = measured(), []
     made.rows.update(up=made.rows["in"].copy())
     made.rows["up"][:30] *= np.linspace(1, 20, 16)  # heavy tails, but those of look-alikes are as heavy
-    choose = evidence.lightest
-    monkeypatch.setattr(evidence, "lightest", lambda given: choose(rows.extend(given) or rows))
+    choose = differences.lightest
+    monkeypatch.setattr(differences, "lightest", lambda given: choose(rows.extend(given) or rows))
     random, matched = (controls.random_groups(np.arange(*ends), SPECIAL, 200) for ends in ((100, 300), (6, 30)))
     found = contrasts.heavy_tail(made, np.arange(SPECIAL), {"random": random, "matched": matched})
     table = pd.DataFrame(rows).assign(matrix=list(made.rows), group="rare", rows="raw", statistic="alpha_hill")

@@ -73,6 +73,7 @@ def at(url, monkeypatch):
 def forget():
     """What a new process would not know."""
     downloads.branches.cache_clear()
+    checkpoints._hub_config.cache_clear()
     downloads._resolved.cache_clear()
 
 
@@ -117,6 +118,15 @@ def test_names_hashes_and_the_tokenizer_need_no_weights(hub, tmp_path):
     assert len(set(hashes.values())) == 4 and hashes[None] == hashes["step143000"]
     for name, found in hashes.items():  # the hash is that of the files
         assert found == checkpoints.weight_hash(str(checkpoints.locate(REPOSITORY, name)))
+
+
+def test_the_models_hash_is_that_of_its_files_and_asked_for_once(hub, tmp_path):
+    found = {name: checkpoints.model_hash(REPOSITORY, name) for name in STEPS}
+    assert not hub.asked(WEIGHTS) and len(set(found.values())) == len(STEPS)
+    hub.log.clear()
+    assert found == {name: checkpoints.model_hash(REPOSITORY, name) for name in STEPS} and not hub.log
+    for name in STEPS:
+        assert found[name] == checkpoints.model_hash(str(checkpoints.locate(REPOSITORY, name)))
 
 
 def test_weights_that_the_hub_announces_no_sha256_of_are_read(hub, tmp_path):

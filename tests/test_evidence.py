@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from rare_token_neurons import activations, claims, coactivations, emergence, evidence, parameters, paths, plots, prominence, store, text
-from rare_token_neurons import tails, verdicts, watcher, weights
+from rare_token_neurons import activations, claims, coactivations, differences, emergence, evidence, parameters, paths, plots
+from rare_token_neurons import prominence, store, tails, text, verdicts, watcher, weights
 from rare_token_neurons.claims import NOT, REPRODUCED, UNTESTED
 
 P = {"p_random": 0.001, "p_matched": 0.002}
@@ -60,12 +60,12 @@ def test_each_claim_takes_its_row():
 def test_of_random_and_matched_groups_the_one_that_speaks_less_for_the_claim_counts():
     found = {"less_random": 0.3, "less_random_low": 0.1, "less_random_high": 0.5, "less_matched": 0.2, "less_matched_low": 0.15,
              "less_matched_high": 0.25}
-    assert evidence.less_controls(found, "greater") == (0.3, 0.1, 0.5)
-    assert evidence.less_controls(found, "less") == evidence.less_controls(found, "absent") == (0.3, 0.1, 0.5)
-    assert evidence.less_controls(found | {"less_random_low": 0.2}, "greater") == (0.2, 0.15, 0.25)
-    assert evidence.less_controls(found | {"less_matched_low": -0.6}, "absent") == (0.2, -0.6, 0.25)
-    assert evidence.less_controls({name: found[name] for name in found if "random" in name}, "greater") == (0.3, 0.1, 0.5)
-    assert evidence.less_controls(found | {"less_random_high": np.nan}, "less") == (0.2, 0.15, 0.25)  # no interval, no evidence
+    assert differences.less_controls(found, "greater") == (0.3, 0.1, 0.5)
+    assert differences.less_controls(found, "less") == differences.less_controls(found, "absent") == (0.3, 0.1, 0.5)
+    assert differences.less_controls(found | {"less_random_low": 0.2}, "greater") == (0.2, 0.15, 0.25)
+    assert differences.less_controls(found | {"less_matched_low": -0.6}, "absent") == (0.2, -0.6, 0.25)
+    assert differences.less_controls({name: found[name] for name in found if "random" in name}, "greater") == (0.3, 0.1, 0.5)
+    assert differences.less_controls(found | {"less_random_high": np.nan}, "less") == (0.2, 0.15, 0.25)  # no interval, no evidence
 
 
 def test_emergence_is_the_gain_with_the_p_values_of_the_end():
@@ -86,8 +86,8 @@ def test_of_a_gated_mlp_the_less_favourable_matrix_counts_and_never_the_output()
 
 
 def test_the_interval_of_a_difference_adds_squared_distances():
-    assert evidence.apart(2.0, 1.7, 2.3, 3.0, 2.6, 3.4) == pytest.approx((-1.0, -1.5, -0.5))
-    assert evidence.apart(2.0, 2.0, 2.0, 3.0, 2.6, 3.4) == pytest.approx((-1.0, -1.4, -0.6))  # a fixed group against a random one
+    assert differences.apart(2.0, 1.7, 2.3, 3.0, 2.6, 3.4) == pytest.approx((-1.0, -1.5, -0.5))
+    assert differences.apart(2.0, 2.0, 2.0, 3.0, 2.6, 3.4) == pytest.approx((-1.0, -1.4, -0.6))  # a fixed group against a random one
 
 
 def test_of_a_module_the_farther_control_counts():

@@ -7,6 +7,7 @@ folder, a GGUF file (dequantised once), or a hub repository (`owner/name`, see `
 import contextlib
 import hashlib
 import re
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -123,9 +124,18 @@ def weight_hash(model, revision=None):
 
 def model_hash(model, revision=None):
     """What a checkpoint computes with: the sha256 over its `weight_hash` and its config.json."""
-    config = locate(model, revision, weights=False) / "config.json"
-    parts = weight_hash(model, revision), store.sha256(config) if config.exists() else ""
-    return hashlib.sha256("".join(parts).encode()).hexdigest()
+    config = _hub_config(model, revision) if _suite(model) is None else _config(locate(model, revision))
+    return hashlib.sha256(f"{weight_hash(model, revision)}{config}".encode()).hexdigest()
+
+
+def _config(folder):
+    """sha256 of a folder's config.json, "" without one."""
+    return store.sha256(folder / "config.json") if (folder / "config.json").exists() else ""
+
+
+@lru_cache(maxsize=None)  # a commit's file stays as it is; each look at the hub costs a request
+def _hub_config(model, revision):
+    return _config(locate(model, revision, weights=False))
 
 
 def _beside(folder, name):

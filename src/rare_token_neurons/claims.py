@@ -1,7 +1,8 @@
 """The paper's claims, what would show each, and the rule that turns evidence into a verdict.
 
 Statistics, paper values, directions, margins and the rule were fixed before the first full run. What a claim is compared
-with was made stricter later (C1: ranked half-normal numbers, and of two kinds of control groups the less favourable). Four verdicts: "reproduced", "partly", "not reproduced", "cannot be tested".
+with was made stricter later (C1: ranked half-normal numbers, and of two kinds of control groups the less favourable).
+Four verdicts: "reproduced", "partly", "not reproduced", "cannot be tested".
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """The statistics of one cell of the robustness grid, as `claims.Evidence` for the claims rule.
 
 The rare group is chosen on half A of the documents and measured on half B. Each contrast is against random and matched
-groups of its size, of the two differences the one that speaks less for the claim (`evidence.contrast`, as in notebook 11);
+groups of its size, of the two differences the one that speaks less for the claim (`differences.contrast`, as in notebook 11);
 intervals draw documents anew, in the group and its controls alike.
 """
 
@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 
-from rare_token_neurons import breaks, cells, claims, comparisons, controls, documents, evidence, influences
+from rare_token_neurons import breaks, cells, claims, comparisons, controls, differences, documents, influences
 from rare_token_neurons import nulls, prominence, resampling, spectra, tails
 
 DRAWS = 100  # bootstrap draws of a curve, null curves, and choices of the group
@@ -72,8 +72,7 @@ def lean(effects, owners, members, nulls_of, *, kinds=controls.KINDS, draws=RESA
     claims.Evidence, one p value a kind
     """
     names = np.unique(np.concatenate(list(owners.values())))
-    weights = documents.redraw(np.ones((draws, len(names))), np.random.default_rng(seed))
-    weights = np.concatenate([np.ones((1, len(names))), weights])
+    weights = documents.resamples(len(names), draws, seed)
     every, at = np.concatenate([members[None], *nulls_of.values()]), {}
     for name in ("rare", "common"):
         sums, counts = cells.by_document(effects[name], owners[name], names)
@@ -85,15 +84,15 @@ def lean(effects, owners, members, nulls_of, *, kinds=controls.KINDS, draws=RESA
     parts = np.split(ratio[:, 1:], np.cumsum([len(one) for one in nulls_of.values()])[:-1], axis=1)
     for kind, part in zip(nulls_of, parts):
         both = np.column_stack([ratio[:, 0], part])
-        row |= evidence.difference(kind, resampling.against(both[0], both[1:], seed))
+        row |= differences.difference(kind, resampling.against(both[0], both[1:], seed))
         row[f"p_{kind}"] = controls.empirical_p(both[0, 0], part[0], LEAN.direction)
-    return evidence.contrast(dict.fromkeys(p, np.nan) | row, LEAN.direction, min(map(len, owners.values())), p)
+    return differences.contrast(dict.fromkeys(p, np.nan) | row, LEAN.direction, min(map(len, owners.values())), p)
 
 
 def heavy_tail(measured, members, nulls_of, seed=0):
     """Hill's exponent of the group's input weights, less that of control groups; of two matrices the less favourable."""
     sums, counts = cells.by_document(*(part["rare"][~measured.in_b["rare"]] for part in (measured.effects, measured.owners)))
-    drawn = documents.redraw(np.ones((DRAWS, len(counts))), np.random.default_rng(seed))
+    drawn = documents.resamples(len(counts), DRAWS, seed)[1:]
     again = np.argsort(-documents.influence(sums, counts, drawn), axis=1, kind="stable")[:, : len(members)]
     rows = []
     for weights in measured.rows.values():
@@ -107,13 +106,13 @@ def heavy_tail(measured, members, nulls_of, seed=0):
             row |= {f"{kind}_mean": np.nanmean(values), f"{kind}_low": low, f"{kind}_high": high,
                     f"p_{kind}": controls.empirical_p(own[0], values, "less")}
         rows.append(row)
-    return evidence.lightest(rows)
+    return differences.lightest(rows)
 
 
 def inside(sample, members, nulls_of, names, statistic, side, seed=0):
     """The first of some statistics of the correlations inside the group, less that of control groups; side: of the claim."""
     row = comparisons.within(sample, members, nulls_of, names, statistic, resamples=RESAMPLES, baselines=BASELINES, seed=seed)[0]
-    return evidence.contrast(row | {"documents": len(np.unique(sample.documents))}, side, len(sample.values))
+    return differences.contrast(row | {"documents": len(np.unique(sample.documents))}, side, len(sample.values))
 
 
 def all_of(measured, ranking="split_half", seed=0):

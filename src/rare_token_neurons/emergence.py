@@ -77,7 +77,8 @@ def phases(settings):
                 row |= {"drawn_plateau": fit.drawn("plateau"), "drawn_decay": fit.drawn("decay")}
                 row |= {f"told_{phase}": fit.told(phase) for phase in PHASES}
                 row |= {"told_power_law": row["told_power_law"] and law == "not rejected", "law": law, "null": best,
-                        "p_head": families[best].p_plateau, "beyond_null": all(families[name].p_plateau <= 0.05 for name in nulls.FAMILIES[:2])}
+                        "p_head": families[best].p_plateau,
+                        "beyond_null": all(families[name].p_plateau <= 0.05 for name in nulls.FAMILIES[:2])}
                 for family in nulls.FAMILIES[:2]:
                     row[f"p_head_{family.replace('-', '_')}"] = families[family].p_plateau
                     row[f"p_share_{family.replace('-', '_')}"] = families[family].p_share

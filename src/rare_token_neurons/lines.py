@@ -178,8 +178,7 @@ def law_range(values: np.ndarray, breaks: int = 2) -> tuple[float, float]:
     """Smallest and largest influence of the power law of one sample: what lies between the breaks that bound it (`law`).
 
     A break is fitted with an error, and neurons from beyond it would speak against a true law: a tenth of the stretch, in
-    log rank, is left out at each break. (Of planted laws between fitted breaks `powerlaws.middle` rejected 9 of 24
-    without that and 2 of 24 with it; chosen on these, never on a model's curve.)
+    log rank, is left out at each break (chosen on planted laws, never on a model's curve; `calibration.middles` counts).
 
     values : (neurons,) any order; zeros are left out.  `powerlaws.middle(..., refit=law_range)`
     lets every bootstrap sample choose its own range.

@@ -58,11 +58,11 @@ def capture(settings, subject, blocks_table):
 def captured(settings, revision=None):
     """A checkpoint (None: the last) as a Subject with the text's unigram counts, and its Capture of the blocks."""
     subject = load(settings, revision)
-    subject.unigram_counts = torch.from_numpy(unigram_counts(settings, subject.n_vocab)).to(subject.device)
+    subject.unigram_counts = torch.from_numpy(_unigram_counts(settings, subject.n_vocab)).to(subject.device)
     return subject, capture(settings, subject, tables.blocks(settings))
 
 
-def unigram_counts(settings, n_vocab):
+def _unigram_counts(settings, n_vocab):
     """Counts over the whole vocabulary for the unigram direction: those of the text, rows without a token 0."""
     counts = tables.tokens(settings)["count_text"].to_numpy(dtype=np.float64)
     return np.pad(counts, (0, n_vocab - len(counts)))

@@ -56,8 +56,7 @@ def ratio(sums, counts, members, groups, *, draws=DRAWS, seed=0):
     for its influence has more than other groups, whatever the neurons are)
     """
     counts = np.asarray(counts, dtype=float)
-    drawn = documents.redraw(np.ones((draws, len(counts))), np.random.default_rng(seed))
-    values = documents.influence(sums, counts, np.concatenate([np.ones((1, len(counts))), drawn]))  # (1 + draws, neurons)
+    values = documents.influence(sums, counts, documents.resamples(len(counts), draws, seed))  # (1 + draws, neurons)
     found = trajectories.over_median(values, members)
     low, high = resampling.interval(found[0], found[1:])
     means = {kind: float(trajectories.over_median(values[0], made).mean()) for kind, made in groups.items()}
