@@ -20,6 +20,11 @@ from rare_token_neurons import files, store
 KEY = store.key({"seed": 0}, {"weights": "aa"}, ["store"])
 
 
+def tell(**seen):
+    """One line to the output in one write: `print` may write a line's end by itself, and another process's line before it."""
+    os.write(sys.stdout.fileno(), f"{json.dumps(seen)}\n".encode())
+
+
 def work(root, at_compute=lambda: None):
     """Tensors, two tables of which the second needs the first, and a folder; a line in `trace` for each that it makes."""
     store.CACHE = root / "cache"
@@ -71,7 +76,7 @@ def child(root, kind=None, moment=0):
         try:
             work(root, lambda: die("compute"))
         except BaseException as error:
-            print(json.dumps({"error": repr(error)}), flush=True)
+            tell(error=repr(error))
             os._exit(1)
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -99,9 +104,8 @@ def kill(folder):
                 break
             before, there = trace(root), finished(root)
             again, twice = child(root), (child(root), trace(root))[1]
-            print(json.dumps({"kind": kind, "moment": moment, "died": died, "again": again, "equal": content(root) == expected,
-                              "repeated": sorted(set(twice[len(before):]) & there), "made": len(twice) - len(before),
-                              "open": 4 - len(there)}), flush=True)
+            tell(kind=kind, moment=moment, died=died, again=again, equal=content(root) == expected,
+                 repeated=sorted(set(twice[len(before):]) & there), made=len(twice) - len(before), open=4 - len(there))
 
 
 def race(folder):
@@ -109,12 +113,11 @@ def race(folder):
     for _ in range(4):
         if os.fork() == 0:
             result = work(folder / "one", lambda: time.sleep(0.3))
-            print(json.dumps({"result": result}), flush=True)
+            tell(result=result)
             os._exit(0)
     codes = [os.waitstatus_to_exitcode(os.wait()[1]) for _ in range(4)]
     child(folder / "whole")
-    print(json.dumps({"codes": codes, "equal": content(folder / "one") == content(folder / "whole"),
-                      "trace": trace(folder / "one")}), flush=True)
+    tell(codes=codes, equal=content(folder / "one") == content(folder / "whole"), trace=trace(folder / "one"))
 
 
 def refuse(handle, how):
