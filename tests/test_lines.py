@@ -97,7 +97,9 @@ def test_law_range_of_a_step_is_the_long_stretch_after_it():
     x = np.log(np.arange(1, 1025))
     curve = np.exp(-1.7 * np.clip(x - np.log(20), 0, np.log(3)) - 0.7 * np.maximum(x - np.log(60), 0))
     low, high = lines.law_range(curve)
-    assert low == curve[-1] and high == pytest.approx(3 ** -1.7 * (1024 / 60) ** -0.07, rel=0.1)
+    whole = 1024 / 60  # of the stretch in ranks, a tenth in the logarithm is left out at either end
+    assert low == pytest.approx(3 ** -1.7 * whole ** (-0.7 * 0.9), rel=0.1)
+    assert high == pytest.approx(3 ** -1.7 * whole ** (-0.7 * 0.1), rel=0.1)
 
 
 def test_one_break_belongs_to_the_shorter_stretch():
@@ -111,10 +113,15 @@ def test_law_range_is_the_influence_between_the_breaks():
     x = np.log(np.arange(1, 1025))
     curve = np.exp(-0.7 * np.clip(x - np.log(30), 0, np.log(200 / 30)) - 3 * np.maximum(x - np.log(200), 0))
     low, high = lines.law_range(np.append(np.random.default_rng(0).permutation(curve), np.zeros(9)))
-    whole = (200 / 30) ** -0.7  # of the stretch, a tenth is left out at each break
+    whole = (200 / 30) ** -0.7  # of the stretch, a tenth is left out at either end
     assert high == pytest.approx(whole**0.1, rel=0.05) and low == pytest.approx(whole**0.9, rel=0.05)
     straight = np.arange(1, 1025) ** -0.7
-    assert lines.law_range(straight, breaks=0) == (straight[-1], straight[0])
+    assert lines.law_range(straight, breaks=0) == (straight[511], straight[1])  # 2^9 and 2^1 of 2^10 ranks
+
+
+def test_the_last_neurons_fall_off_a_law_without_bending_it():
+    curve = np.arange(1, 1025) ** -0.7 * np.append(np.ones(994), np.geomspace(1, 1e-3, 30))
+    assert lines.law_range(curve, breaks=0)[0] == curve[511]
 
 
 def test_dead_bins_take_the_smallest_mean():

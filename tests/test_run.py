@@ -277,10 +277,10 @@ def test_the_key_sees_parameters_modules_and_files(tree, monkeypatch):
     weights.write_bytes(b"weights")
     with_weights = notebooks.content_key(path, {"model": "mini-pythia"})
     assert with_weights != key
-    monkeypatch.setitem(sources.TEXTS, "store", "# not imported by paths")
+    monkeypatch.setitem(sources.TEXTS, "store", "NOT = 'imported by paths'")
     assert notebooks.content_key(path, {"model": "mini-pythia"}) == with_weights
     with monkeypatch.context() as patch:
-        patch.setitem(sources.TEXTS, "paths", "# imported")
+        patch.setitem(sources.TEXTS, "paths", "IMPORTED = True")
         assert notebooks.content_key(path, {"model": "mini-pythia"}) != with_weights
     monkeypatch.setattr(sources, "libraries", lambda: {"numpy": "another"})
     assert notebooks.content_key(path, {"model": "mini-pythia"}) != with_weights

@@ -26,14 +26,21 @@ def package(tmp_path, monkeypatch):
 def test_imports_are_followed(package):
     assert set(sources.imported("from tiny.middle import late\nimport numpy")) == {"middle", "bottom", "top", "other", "last"}
     assert set(sources.module("last")) == {"last"} and sources.imported("import numpy, tiny") == {}
-    assert sources.module("top")["other"] == "X = 1\n"
+    assert sources.module("top")["other"] == "X = 1"
+
+
+def test_words_about_code_are_no_part_of_it():
+    code = '"""What it is for."""\n\nclass One:  # a thing\n    """A thing."""\n\n\ndef two(x):\n    """Twice."""\n    return (x\n            * 2)\n'
+    assert sources.statements(code) == sources.statements("class One:\n    pass\ndef two(x):\n    return x * 2")
+    assert sources.statements("X = '# no comment'") != sources.statements("X = '# another'")
+    assert sources.statements("def two():\n    return 'twice'") != sources.statements("def two():\n    return 'Twice'")
 
 
 @pytest.mark.parametrize("edited, changes", [("top", True), ("other", True), ("middle", True), ("bottom", True), ("beside", False)])
 def test_a_new_process_sees_an_edit_and_this_one_does_not(package, monkeypatch, edited, changes):
     before = store.source_hash("top")
     with (package / f"{edited}.py").open("a") as file:
-        file.write("# a longer file\n")
+        file.write("LATER = 1\n")
     store.source_hash.cache_clear()
     assert store.source_hash("top") == before
     monkeypatch.setattr(sources, "TEXTS", sources.read(package))

@@ -15,7 +15,7 @@ from rare_token_neurons.phases import POINTS
 
 LEAST_POINTS = 4      # bins that every straight stretch must have
 KNOTS_PER_POINT = 2   # places tried per point of the curve
-INSIDE = 0.1          # of a stretch in log rank, left out at a break where a power law is tested
+INSIDE = 0.1          # of a stretch in log rank, left out at either end where a power law is tested
 _LIMIT = 200          # curves fitted at once, for memory
 
 
@@ -175,10 +175,11 @@ def step(x: np.ndarray) -> float:
 
 
 def law_range(values: np.ndarray, breaks: int = 2) -> tuple[float, float]:
-    """Smallest and largest influence of the power law of one sample: what lies between the breaks that bound it (`law`).
+    """Smallest and largest influence of the power law of one sample: the stretch that is the law (`law`), less its ends.
 
-    A break is fitted with an error, and neurons from beyond it would speak against a true law: a tenth of the stretch, in
-    log rank, is left out at each break (chosen on planted laws, never on a model's curve; `calibration.middles` counts).
+    A break is fitted with an error, and neurons from beyond it would speak against a true law; the last neurons of all
+    fall off whatever the law, in a stretch too short for a break of its own. So a tenth of the stretch, in log rank, is
+    left out at either end (chosen on planted laws, never on a model's curve; `calibration.middles` counts).
 
     values : (neurons,) any order; zeros are left out.  `powerlaws.middle(..., refit=law_range)`
     lets every bootstrap sample choose its own range.
@@ -190,6 +191,5 @@ def law_range(values: np.ndarray, breaks: int = 2) -> tuple[float, float]:
     at = int(law(line, len(falling)))
     start, end = edges(line, len(falling))[at : at + 2]
     margin = INSIDE * (end - start)
-    first = np.exp(start + margin) if at else 1.0
-    last = np.exp(end - margin) if at < breaks else len(falling)
-    return float(falling[round(float(last)) - 1]), float(falling[round(float(first)) - 1])
+    last, first = (round(float(np.exp(rank))) - 1 for rank in (end - margin, start + margin))
+    return float(falling[last]), float(falling[first])

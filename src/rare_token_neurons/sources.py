@@ -1,6 +1,7 @@
 """What a result owes to code: the package's own source, as this process found it, and the libraries that it stands on.
 
-Sources are read once, when the process begins: an edit while a notebook runs is not taken for what had been run.
+Sources are read once, when the process begins: an edit while a notebook runs is not taken for what had been run. Comments,
+docstrings and layout decide no result, and are no part of it.
 """
 
 import ast
@@ -10,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 PACKAGE = "rare_token_neurons"
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def read(folder):
@@ -29,20 +31,30 @@ def imported(code):
 
     Returns
     -------
-    dict of name to source
+    dict of name to its statements
     """
     found, queue = {}, list(_names(code))
     while queue:
         name = queue.pop()
         if name in TEXTS and name not in found:
-            found[name] = TEXTS[name]
+            found[name] = statements(TEXTS[name])
             queue += _names(TEXTS[name])
     return found
 
 
 def module(name):
-    """The source of a module of the package and of all that it imports: dict of name to source."""
-    return {name: TEXTS[name]} | imported(TEXTS[name])
+    """A module of the package and all that it imports: dict of name to its statements."""
+    return {name: statements(TEXTS[name])} | imported(TEXTS[name])
+
+
+@lru_cache(maxsize=None)
+def statements(code):
+    """Python code without comments, docstrings and layout, str."""
+    tree = ast.parse(code)
+    for node in ast.walk(tree):
+        if isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)
 
 
 @lru_cache(maxsize=None)
