@@ -34,7 +34,7 @@ def test_the_sample_of_the_planted_curve_is_a_power_law_between_its_corners():
 def test_promises_are_kept(check, runs):
     for promise in check(runs, n=512, draws=40):
         assert promise.runs == runs
-        assert promise.kept >= runs - 1, f"{promise.name}: {promise.kept} of {promise.runs}"
+        assert promise.kept >= runs - (promise.wanted < 100), f"{promise.name}: {promise.kept} of {promise.runs}"
 
 
 def test_the_middle_of_a_planted_law_is_not_rejected_between_its_true_ends():

@@ -50,7 +50,7 @@ def test_positions_are_what_the_setting_says_and_cells_share_them(settings):
             assert np.isin(tokens[block, t + (cell.rare_of == "target")], [0, 1]).all()
     swapped = found["counts", "text"][1]["rare"]
     assert np.isin(tokens[swapped[:, 0], swapped[:, 1] + 1], [2, 3]).all()
-    by_text = found["words_only", "false"][1]["common"]
+    by_text = found["words_only", "false, counts = text"][1]["common"]
     assert np.isin(tokens[by_text[:, 0], by_text[:, 1] + 1], 4).any()
     default, zero = found["default", "rarest 50 %, mean"], found["rarest 50 %", "zero"]
     assert (default[1]["rare"] == zero[1]["rare"]).all()

@@ -70,4 +70,6 @@ def test_the_gain_is_last_less_first_and_the_claims_can_read_it(settings):
     found = evidence.collect({"emergence_statistics": table})
     emerged, before = found["C3 emergence"], found["C3 before training"]
     assert emerged.value == rows[*place, "gain"] and 0 < emerged.low <= emerged.high and max(emerged.p) <= 0.05
-    assert before.value == 0 and before.low <= 0 <= before.high and before.positions > claims.LEAST_POSITIONS
+    assert before.value == 0 and before.positions > claims.LEAST_POSITIONS
+    straight = table[(table["part"] == "first") & (table["statistic"] == "plateau") & (table["rule"] == "change points")]
+    assert straight.set_index("group").loc["rare", "breaks"] == 0 and before.note == "no break can be told"

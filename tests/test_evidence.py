@@ -77,6 +77,18 @@ def test_emergence_is_the_gain_with_the_p_values_of_the_end():
             function(course(step=16))
 
 
+@pytest.mark.parametrize("breaks, verdict", [(0, claims.UNTESTED), (2, claims.REPRODUCED)])
+def test_a_curve_without_breaks_shows_no_absence(breaks, verdict):
+    """Noise takes the breaks away, and then no draw of documents has a plateau: an interval without width."""
+    flat = {"value": 0.0, "low": 0.0, "high": 0.0}
+    early = evidence.before_training(course().assign(**flat, breaks=breaks))
+    common = evidence.common_plateau(head("common", "plateau", **flat, breaks=breaks))
+    for name, found in (("C3 before training", early), ("C7", common)):
+        claim = next(claim for claim in claims.CLAIMS if claim.name == name)
+        assert claims.verdict(claim, found, np.array([]))[0] == verdict
+    assert evidence.plateau(head("rare", "plateau", **flat, breaks=0)).low == 0  # a claim of presence is refuted all the same
+
+
 def test_of_a_gated_mlp_the_less_favourable_matrix_counts_and_never_the_output():
     worse = evidence.hill(spectra().assign(value=lambda rows: np.where(rows["matrix"] == "gate", 2.09, 2.0), p_random=[0.3, 0.01, 0.01]))
     assert worse.value == pytest.approx(-0.91) and worse.p == (0.3, 0.01)

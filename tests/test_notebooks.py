@@ -280,7 +280,7 @@ def check_09(tree):
     tested = grid[grid["verdict"] != claims.UNTESTED]
     assert (tested["positions"] >= 100).all() and (tested["q"] >= tested["p"] - 1e-12).all() and len(tested) < len(grid)
     assert grid.loc[grid["factor"].eq("rarest 5 %"), "verdict"].eq(claims.UNTESTED).all()  # so few in so little text
-    assert layers.groupby("layer").size().to_dict() == {0: 32, 1: 32, 2: 32} and (layers[["rare", "common"]] > 0).all(None)
+    assert layers.groupby("layer").size().to_dict() == {0: 32, 1: 32} and (layers[["rare", "common"]] > 0).all(None)
     assert len(neurons) == 1536 and neurons["rare"].sum() == 27 and (neurons[["unigram_share", "scale_share"]] <= 1).all(None)
     top = neurons.nlargest(50, "influence")
     assert top["entropy"].abs().median() > 2 * neurons["entropy"].abs().median()

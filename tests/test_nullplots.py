@@ -38,7 +38,7 @@ def test_the_grid_frames_what_is_reproduced_and_counts_where_it_cannot_say(ax):
 
 
 def test_stars_follow_the_adjusted_p_value():
-    assert [nullplots.stars(q) for q in (0.0005, 0.005, 0.03, 0.2, np.nan)] == ["***", "**", "*", "", ""]
+    assert [nullplots.stars(q) for q in (0.005, 0.03, 0.2, np.nan)] == ["**", "*", "", ""]
 
 
 def test_departures_lie_beside_their_nulls(ax):

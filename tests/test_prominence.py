@@ -69,7 +69,7 @@ def test_half_normal_neurons_do_not_stand_out():
 
 
 def test_the_share_of_the_plateau_and_its_p_values():
-    changes = SimpleNamespace(boundaries=(34, 1200), intervals={"plateau_end": (30.0, 41.0)})
+    changes = SimpleNamespace(breaks=2, boundaries=(34, 1200), intervals={"plateau_end": (30.0, 41.0)})
     families = {name: SimpleNamespace(p_plateau=p) for name, p in (("lognormal", 0.01), ("half-normal", 0.2))}
     row = prominence.plateau(changes, families, 1700)
-    assert row == {"value": 0.02, "low": 30 / 1700, "high": 41 / 1700, "null": 0.0, "p_lognormal": 0.01, "p_half_normal": 0.2}
+    assert row == {"breaks": 2, "value": 0.02, "low": 30 / 1700, "high": 41 / 1700, "null": 0.0, "p_lognormal": 0.01, "p_half_normal": 0.2}

@@ -111,7 +111,7 @@ def laws(runs: int, *, n: int = 1024, draws: int = 50, seed: int = 0) -> list[Pr
 
 
 def middles(runs: int, *, n: int = 1024, draws: int = 40, seed: int = 0) -> list[Promise]:
-    """A power law between fitted breaks is not rejected; the middle of a lognormal sample is not called one.
+    """A power law in a fitted range is not rejected; the middle of a lognormal sample is not called one.
 
     The range is fitted to every sample and to every bootstrap sample (`lines.law_range`), as for the measured influences.
     Between the planted corners themselves the same samples show what the fitting of the range costs; a law without a decay

@@ -48,11 +48,11 @@ def grid(settings):
              "aggregate": "abs_mean" if base.aggregate == "mean_abs" else "mean_abs"}
     made = [base]
     for name, value in other.items():
-        changed = {name: value}
-        if name == "words_only" and not value:  # general English knows words alone
-            changed["counts"] = "text"
+        changed, said = {name: value}, str(value).lower()
+        if name == "words_only" and not value and base.counts != "text":  # general English knows words alone
+            changed["counts"], said = "text", f"{said}, counts = text"
         if name != "counts" or base.words_only:
-            made.append(replace(base, factor=name, value=str(value).lower(), **changed))
+            made.append(replace(base, factor=name, value=said, **changed))
     made += [replace(base, factor="halves", value=f"drawn anew ({split})", split=split) for split in SPLITS]
     percentiles = sorted({*PERCENTILES, base.rare_percentile})
     return made + [replace(base, factor=f"rarest {percentile:g} %", value=name, rare_percentile=percentile, ablation=name)

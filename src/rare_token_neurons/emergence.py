@@ -54,7 +54,7 @@ def phases(settings):
     Returns
     -------
     DataFrame with step, group, rule; plateau, power_law, decay (shares of the neurons), kappa, beta, each with _low and
-    _high (95 % over documents); drawn_plateau, drawn_decay (share of the draws that have it); told_plateau,
+    _high (95 % over documents); breaks (of the line; missing by the paper's rule); drawn_plateau, drawn_decay (share of the draws that have it); told_plateau,
     told_power_law, told_decay (there in the fit and in 95 % of the draws; a power law also has to be told from a
     lognormal between its two ends); law (the words of that test); null (the family that fits best), p_head (chance of
     a head as far below the line of the middle under it), beyond_null (p_head_* at most 0.05 for lognormal and half-normal
@@ -69,7 +69,7 @@ def phases(settings):
             best = nulls.best(families)
             null_low, null_high = np.quantile(families[best].null_share, [0.025, 0.975])
             for rule, fit in fits.items():
-                row = {"step": step, "group": group, "rule": rule}
+                row = {"step": step, "group": group, "rule": rule, "breaks": fit.breaks}
                 for name in QUANTITIES:
                     low, high = trajectories.percentile(fit.samples[name])
                     row |= {name: fit.value[name], f"{name}_low": low, f"{name}_high": high}
@@ -119,14 +119,14 @@ def statistics(settings):
     -------
     DataFrame with part ("first", "last", "gain": last less first, of a ratio last over first), step (missing for a
     gain), group, rule, statistic (plateau, power_law, decay, kappa, beta, drawn_plateau, drawn_decay, ratio), value,
-    low, high (95 % over documents, drawn in common for a gain; missing for shares of draws), null (missing where null
+    low, high (95 % over documents, drawn in common for a gain; missing for shares of draws), breaks (of the line), null (missing where null
     families are it), p_random, p_head_* and p_share_* (by family), positions, documents
     """
 
     def compute(settings):
         table = pd.DataFrame([*_phase_statistics(settings), *_ratio_statistics(settings)])
         size = phases(settings).groupby("group")[["positions", "documents"]].first().reset_index()
-        return table.astype({"step": "Int64", "null": float, "low": float, "high": float}).merge(size, on="group")
+        return table.astype({"step": "Int64", "breaks": "Int64", "null": float, "low": float, "high": float}).merge(size, on="group")
 
     return stage(settings, "statistics", compute)
 
@@ -144,6 +144,7 @@ def _phase_statistics(settings):
                 for name in (*QUANTITIES, "drawn_plateau", "drawn_decay"):
                     yield {"part": part, "step": step, **place, "statistic": name, "value": row[name],
                            "low": row.get(f"{name}_low"), "high": row.get(f"{name}_high"), "null": np.nan,
+                           "breaks": row["breaks"],
                            **{p: row[p] for p in p_values if name == "plateau"}}
             first, last = (fitted[step, group][0][rule] for step in steps.values())
             for name in QUANTITIES:

@@ -56,7 +56,12 @@ def plateau(table, group="rare"):
 
 def common_plateau(table):
     """C7: the plateau's share for common targets."""
-    return plateau(table, "common")
+    return absent(plateau(table, "common"), row(table, group="common", statistic="plateau"))
+
+
+def absent(evidence, found):
+    """Evidence of an absence: a curve without any break, which noise gives too, has no plateau in any draw, and tells nothing."""
+    return replace(evidence, low=float("nan"), note="no break can be told") if found.get("breaks") == 0 else evidence
 
 
 PLATEAU = {"group": "rare", "rule": "change points", "statistic": "plateau"}
@@ -76,7 +81,7 @@ def before_training(table):
     found = row(table, part="first", **PLATEAU)
     if found["step"] != 0:
         raise Missing("the first checkpoint is not step 0")
-    return item(found, found["positions"])
+    return absent(item(found, found["positions"]), found)
 
 
 def dimension(table):

@@ -12,7 +12,7 @@ MOST = 3.0  # half-widths of the interval at which the colours end
 EDGES = {"half-normal": "--", "exponential": ":", "untrained model": "-.", "common, same number": "--",
          "common, same loss": ":"}
 MAP = sns.color_palette("vlag", as_cmap=True)
-STARS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
+STARS = ((0.01, "**"), (0.05, "*"))
 NAMES = {"unigram_share": "share through the unigram direction", "kl": "change of KL to unigram\n(nats per nat of influence)",
          "entropy": "change of entropy\n(nats per nat of influence)", "scale_share": "share through the norm's scale"}
 HEADS = {"plateau": "plateau beyond the null", "outliers": "outliers, no plateau", "neither": "no plateau beyond the null"}
@@ -168,7 +168,7 @@ def seed_curves(ax, table):
     """
     plots.log_log(ax, "rank of the neuron", "influence (nats)")
     for (seed, rows), line in zip(table.groupby("seed"), ("-", "--", ":")):
-        plots.band(ax, rows["rank"], rows["low"], rows["high"])
+        plots.band(ax, rows["rank"], rows["low"], rows["high"], label="95 % over documents" if line == "-" else None)
         ax.plot(rows["rank"], rows["influence"], color=plots.COLORS["rare"], linestyle=line,
                 label=f"seed {seed} ({rows['steps'].iloc[0]:,} steps, n = {rows['positions'].iloc[0]:,})")
     ax.set_xlim(1, table["rank"].max())

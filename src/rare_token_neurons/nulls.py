@@ -54,7 +54,7 @@ class Comparison:
     log_likelihood: float = float("nan")
 
     def verdict(self, level: float = 0.05) -> str:
-        """In plain words, each side at `level`."""
+        """In plain words, each side at `level`, one-sided: the claim names the side."""
         if self.p_plateau <= level and self.departure < 0:
             return "plateau beyond the null"
         return "no plateau beyond the null" + (", but outliers" if self.p_outliers <= level else "")

@@ -64,14 +64,14 @@ def ratio(sums, counts, members, groups, *, draws=DRAWS, seed=0):
 
 
 def plateau(changes, families, neurons):
-    """Share of the neurons in the plateau; p: chance of a head as far below the middle's line, by null family.
+    """Share of the neurons in the plateau, breaks of the line; p: chance of a head as far below the law's line, by family.
 
     Parameters
     ----------
     changes : breaks.Breaks ; families : dict of nulls.Comparison ; neurons : all of them.
     """
     low, high = changes.intervals["plateau_end"]
-    row = {"value": changes.boundaries[0] / neurons, "low": low / neurons, "high": high / neurons, "null": 0.0}
+    row = {"breaks": changes.breaks, "value": changes.boundaries[0] / neurons, "low": low / neurons, "high": high / neurons, "null": 0.0}
     return row | {f"p_{name.replace('-', '_')}": found.p_plateau for name, found in families.items()}
 
 
@@ -107,7 +107,7 @@ def prominence(settings):
     DataFrame with revision, group (targets), statistic ("ratio" of the rare group to the median neuron, half B;
     "plateau": share of the neurons), value, low, high (95 % over documents), null (of a ratio the mean of `ranked_null`, with
     null_low and null_high, 95 % of it); random and matched (mean ratio of such groups); p_half_normal (of a ratio: ranking
-    alone gives as much), for a plateau p_lognormal, p_half_normal, p_exponential (head as far below the line); neurons, size
+    alone gives as much), for a plateau breaks (of the line), p_lognormal, p_half_normal, p_exponential (head as far below the line); neurons, size
     (of the group), positions, documents
     """
 
@@ -121,6 +121,6 @@ def prominence(settings):
                           "positions": int(counts.sum()), "documents": len(counts)})
         made = pd.DataFrame(found).assign(neurons=rows["neuron"].nunique())
         made.insert(0, "revision", revision or "")
-        return made.astype({"size": "Int64"})
+        return made.astype({"size": "Int64", "breaks": "Int64"})
 
     return tables.stage(settings, "prominence", compute, reads=READS, inputs=passes.model_inputs(settings), modules=MODULES)

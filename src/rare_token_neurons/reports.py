@@ -2,6 +2,7 @@
 
 import io
 import math
+import resource
 import shutil
 import subprocess
 from pathlib import Path
@@ -92,7 +93,8 @@ def _git(*arguments):
 
 
 def closing_table(jobs, records, skipped):
-    """What was run, as text: notebook, model, seconds (of which forward passes, ablation), figures, deviation.
+    """What was run, as text: notebook, model, seconds (of which forward passes, ablation), figures, deviation; at the end
+    the largest resident memory of a process that this one started (a notebook's kernel).
 
     Parameters
     ----------
@@ -114,7 +116,8 @@ def closing_table(jobs, records, skipped):
         })
     spent = sum(record["seconds"]["all"] for job, record in zip(jobs, records, strict=False) if job not in skipped)
     folders = sorted({str(Path(name).parent) for record in records for name in record["figures"]})
-    return f"{pd.DataFrame(rows).to_string(index=False)}\n{spent:.0f} s in all; figures are in {', '.join(folders) or 'no folder'}."
+    memory = f", {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6:.1f} GB at most in a process" if spent else ""
+    return f"{pd.DataFrame(rows).to_string(index=False)}\n{spent:.0f} s in all{memory}; figures are in {', '.join(folders) or 'no folder'}."
 
 
 def dry_run(jobs, finished):

@@ -59,7 +59,9 @@ def windows(settings):
 
 
 def layers(settings):
-    """Loss changes of neurons sampled from every layer, by exact recomputation of the layers above.
+    """Loss changes of neurons sampled from every earlier layer, by exact recomputation of the layers above.
+
+    The last layer is left out: the grid's default measures all of its neurons.
 
     Returns
     -------
@@ -77,7 +79,7 @@ def layers(settings):
         with store.clock("ablation"):
             kept = prefixes.record(subject, torch.from_numpy(made))
             generator, rows, size = np.random.default_rng(settings.seed), [], sampled(subject.n_layers)
-            for layer in range(subject.n_layers):
+            for layer in range(subject.n_layers - 1):
                 neurons = np.sort(generator.choice(len(kept.means[layer]), size, replace=False))
                 effects = np.abs(prefixes.neuron_changes(kept, layer, neurons, ablation=ablation).double().cpu().numpy())
                 rows.append(_layer(effects, rare, owners, in_b, settings.seed).assign(layer=layer, neuron=neurons))
@@ -116,7 +118,7 @@ def robustness(settings):
         rows, items = [], []
         for cell, part in found.items():
             made = measured(settings, cell, part, pools[cell.ablation])
-            for name, item in contrasts.all_of(made, settings.ranking, settings.seed).items():
+            for name, item in contrasts.all_of(made, settings.ranking, settings.seed + cell.split).items():
                 rows.append({"factor": cell.factor, "setting": cell.value, "statistic": name,
                              "documents": len(np.unique(made.owners["rare"]))})
                 items.append((contrasts.STATISTICS[name], item))

@@ -73,7 +73,7 @@ def collected(folder=FOLDER):
 
 def spread(rows):
     """Each quantity over the seeds of one group of targets: mean, standard deviation, lowest, highest."""
-    by_seed = rows.groupby("seed")[["plateau_end", "kappa", "departure", "ratio"]].first()
+    by_seed = rows.groupby("seed")[["plateau_end", "p_plateau", "kappa", "departure", "ratio"]].first()
     return by_seed.agg(["mean", "std", "min", "max"]).T
 
 
