@@ -116,7 +116,7 @@ def closing_table(jobs, records, skipped):
         })
     spent = sum(record["seconds"]["all"] for job, record in zip(jobs, records, strict=False) if job not in skipped)
     folders = sorted({str(Path(name).parent) for record in records for name in record["figures"]})
-    memory = f", {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6:.1f} GB at most in a process" if spent else ""
+    memory = f", {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9:.1f} GB at most in a process" if spent else ""
     return f"{pd.DataFrame(rows).to_string(index=False)}\n{spent:.0f} s in all{memory}; figures are in {', '.join(folders) or 'no folder'}."
 
 
