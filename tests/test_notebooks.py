@@ -269,7 +269,7 @@ def check_09(tree):
     heads, laws, promises = (read(tree, name) for name in ("null_heads", "power_laws", "promises"))
     assert heads["null"].tolist() == ["lognormal", "half-normal", "exponential", "untrained model", "shuffled labels",
                                       "common, same number", "common, same loss"]
-    assert heads[["p_plateau", "p_outliers", "p_share"]].gt(0).all(None) and (heads["null_low"] < heads["null_high"]).all()
+    assert heads[["p_plateau", "p_outliers", "p_share"]].gt(0).all(axis=None) and (heads["null_low"] < heads["null_high"]).all()
     found, rare = (float(word) for word in heads["note"].iloc[-1].replace(",", "").split() if word.replace(".", "").isdigit())
     assert found == pytest.approx(rare, abs=0.5)  # the matched positions are as hard
     assert len(laws) == 4 and (laws["alpha"] > 1).all() and laws["verdict"].str.contains("rejected|cannot").all()
@@ -280,8 +280,8 @@ def check_09(tree):
     tested = grid[grid["verdict"] != claims.UNTESTED]
     assert (tested["positions"] >= 100).all() and (tested["q"] >= tested["p"] - 1e-12).all() and len(tested) < len(grid)
     assert grid.loc[grid["factor"].eq("rarest 5 %"), "verdict"].eq(claims.UNTESTED).all()  # so few in so little text
-    assert layers.groupby("layer").size().to_dict() == {0: 32, 1: 32} and (layers[["rare", "common"]] > 0).all(None)
-    assert len(neurons) == 1536 and neurons["rare"].sum() == 27 and (neurons[["unigram_share", "scale_share"]] <= 1).all(None)
+    assert layers.groupby("layer").size().to_dict() == {0: 32, 1: 32} and (layers[["rare", "common"]] > 0).all(axis=None)
+    assert len(neurons) == 1536 and neurons["rare"].sum() == 27 and (neurons[["unigram_share", "scale_share"]] <= 1).all(axis=None)
     top = neurons.nlargest(50, "influence")
     assert top["entropy"].abs().median() > 2 * neurons["entropy"].abs().median()
     influence = read(tree, "influence").query("group == 'rare'").sort_values("neuron")["mean_abs"]
