@@ -61,7 +61,7 @@ def windows(settings):
 def layers(settings):
     """Loss changes of neurons sampled from every earlier layer, by exact recomputation of the layers above.
 
-    The last layer is left out: the grid's default measures all of its neurons.
+    The last layer is left out, since the grid's default measures all of its neurons; the layer of a model with one stays.
 
     Returns
     -------
@@ -79,7 +79,7 @@ def layers(settings):
         with store.clock("ablation"):
             kept = prefixes.record(subject, torch.from_numpy(made))
             generator, rows, size = np.random.default_rng(settings.seed), [], sampled(subject.n_layers)
-            for layer in range(subject.n_layers - 1):
+            for layer in range(max(1, subject.n_layers - 1)):
                 neurons = np.sort(generator.choice(len(kept.means[layer]), size, replace=False))
                 effects = np.abs(prefixes.neuron_changes(kept, layer, neurons, ablation=ablation).double().cpu().numpy())
                 rows.append(_layer(effects, rare, owners, in_b, settings.seed).assign(layer=layer, neuron=neurons))
