@@ -24,6 +24,11 @@ def test_deep_models_have_fewer_sampled_neurons_a_layer(layers, neurons):
     assert robustness.sampled(layers) == neurons
 
 
+@pytest.mark.parametrize("layers, found", [(1, [0]), (2, [0]), (4, [0, 1, 2])])
+def test_the_last_layer_is_left_to_the_default_where_there_are_others(layers, found):
+    assert list(robustness.earlier(layers)) == found
+
+
 def test_a_layer_leans_where_its_strong_neurons_do():
     rng = np.random.default_rng(0)
     rare, owners = np.arange(600) < 300, rng.integers(0, 50, 600)

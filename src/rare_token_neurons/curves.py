@@ -9,7 +9,8 @@ from rare_token_neurons import breaks, checkpoints, documents, influences, nulls
 
 DRAWS = 200  # bootstrap draws over documents, and null curves
 READS = ("steps", "ablation", "aggregate", "ranking", *tables.POSITION_PARAMETERS)
-INTERVALS = ("plateau_end", "law_end", "kappa", "plateau_share", "law_share", "decay_share", "slope_1", "slope_2", "slope_3")
+ENDS = {name: name for name in ("plateau_end", "law_end", "kappa", "plateau_share", "law_share", "decay_share", "slope_1",
+                                "slope_2", "slope_3")} | {"head_end": "break_1"}  # columns with an interval -> its name in Breaks
 MODULES = ["ablation", "breaks", "checkpoints", "curves", "nulls", "phases", "text"]
 
 
@@ -71,10 +72,10 @@ def phase_fits(settings, default="last"):
     DataFrame with, by the paper's rule, plateau, power_law, decay (shares of neurons), kappa, beta, r2, first and last
     (ranks of the boundaries); by change points, breaks (their number), bp_head_end (the first of them), bp_plateau_end (0 where
     the head lies above the law's line), bp_law_end, bp_kappa, bp_plateau_share, bp_law_share, bp_decay_share, bp_slope_1 to
-    bp_slope_3 (of all stretches), each with _low and _high (95 % over documents), plateau_draws, decay_draws (shares of the draws with that phase); against the
-    null family that fits best, null, departure (of the head from the middle's line, e-folds of rank; below 0: a
-    plateau), p_plateau, p_outliers, p_share; reliability (split halves), detectable (median smallest mean change, nats,
-    that can be told from 0), positions, documents
+    bp_slope_3 (of all stretches), each with _low and _high (95 % over documents), plateau_draws, decay_draws (shares of the
+    draws with that phase); against the null family that fits best, null, departure (of the head from the law's line,
+    e-folds of rank; below 0: a plateau), p_plateau, p_outliers, p_share; reliability (split halves), detectable (median
+    smallest mean change, nats, that can be told from 0), positions, documents
     """
 
     def rows(settings, revision, group):
@@ -87,10 +88,10 @@ def phase_fits(settings, default="last"):
                 "bp_plateau_end": changes.boundaries[0], "bp_law_end": changes.boundaries[1], "bp_kappa": changes.kappa}
         first, last = (end / len(changes.curve) for end in changes.boundaries)
         row |= {"bp_plateau_share": first, "bp_law_share": last - first, "bp_decay_share": 1 - last}
-        row |= {f"bp_slope_{place}": slope for place, slope in enumerate(np.pad(changes.slopes, (0, 2 - changes.breaks),
-                                                                                constant_values=np.nan), 1)}
-        for name, source in {**{name: name for name in INTERVALS}, "head_end": "break_1"}.items():
-            row[f"bp_{name}_low"], row[f"bp_{name}_high"] = changes.intervals.get(source, (np.nan, np.nan))
+        slopes = np.pad(changes.slopes, (0, 2 - changes.breaks), constant_values=np.nan)
+        row |= {f"bp_slope_{place}": slope for place, slope in enumerate(slopes, 1)}
+        for column, name in ENDS.items():
+            row[f"bp_{column}_low"], row[f"bp_{column}_high"] = changes.intervals.get(name, (np.nan, np.nan))
         row |= {"plateau_draws": changes.plateau_draws, "decay_draws": changes.decay_draws, "null": nulls.best(families),
                 "departure": best.departure, "p_plateau": best.p_plateau, "p_outliers": best.p_outliers,
                 "p_share": best.p_share, "reliability": documents.reliability(sums, counts, seed=settings.seed),

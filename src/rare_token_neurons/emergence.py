@@ -54,8 +54,8 @@ def phases(settings):
     Returns
     -------
     DataFrame with step, group, rule; plateau, power_law, decay (shares of the neurons), kappa, beta, each with _low and
-    _high (95 % over documents); breaks (of the line; missing by the paper's rule); drawn_plateau, drawn_decay (share of the draws that have it); told_plateau,
-    told_power_law, told_decay (there in the fit and in 95 % of the draws; a power law also has to be told from a
+    _high (95 % over documents); breaks (of the line; missing by the paper's rule); drawn_plateau, drawn_decay (share of the
+    draws that have it); told_plateau, told_power_law, told_decay (there in the fit and in 95 % of the draws; a power law also has to be told from a
     lognormal between its two ends); law (the words of that test); null (the family that fits best), p_head (chance of
     a head as far below the line of the middle under it), beyond_null (p_head_* at most 0.05 for lognormal and half-normal
     alike, as claim C2 asks), p_head_* and p_share_* (the same for each family, and of a share as extreme),
@@ -119,8 +119,8 @@ def statistics(settings):
     -------
     DataFrame with part ("first", "last", "gain": last less first, of a ratio last over first), step (missing for a
     gain), group, rule, statistic (plateau, power_law, decay, kappa, beta, drawn_plateau, drawn_decay, ratio), value,
-    low, high (95 % over documents, drawn in common for a gain; missing for shares of draws), breaks (of the line), null (missing where null
-    families are it), p_random, p_head_* and p_share_* (by family), positions, documents
+    low, high (95 % over documents, drawn in common for a gain; missing for shares of draws), breaks (of the line), null
+    (missing where null families are it), p_random, p_head_* and p_share_* (by family), positions, documents
     """
 
     def compute(settings):

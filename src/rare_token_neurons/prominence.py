@@ -71,7 +71,8 @@ def plateau(changes, families, neurons):
     changes : breaks.Breaks ; families : dict of nulls.Comparison ; neurons : all of them.
     """
     low, high = changes.intervals["plateau_end"]
-    row = {"breaks": changes.breaks, "value": changes.boundaries[0] / neurons, "low": low / neurons, "high": high / neurons, "null": 0.0}
+    row = {"breaks": changes.breaks, "value": changes.boundaries[0] / neurons, "low": low / neurons, "high": high / neurons,
+           "null": 0.0}
     return row | {f"p_{name.replace('-', '_')}": found.p_plateau for name, found in families.items()}
 
 
@@ -107,8 +108,8 @@ def prominence(settings):
     DataFrame with revision, group (targets), statistic ("ratio" of the rare group to the median neuron, half B;
     "plateau": share of the neurons), value, low, high (95 % over documents), null (of a ratio the mean of `ranked_null`, with
     null_low and null_high, 95 % of it); random and matched (mean ratio of such groups); p_half_normal (of a ratio: ranking
-    alone gives as much), for a plateau breaks (of the line), p_lognormal, p_half_normal, p_exponential (head as far below the line); neurons, size
-    (of the group), positions, documents
+    alone gives as much), for a plateau breaks (of the line), p_lognormal, p_half_normal, p_exponential (head as far below
+    the line); neurons, size (of the group), positions, documents
     """
 
     def compute():

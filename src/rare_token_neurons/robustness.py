@@ -41,6 +41,11 @@ def sampled(n_layers):
     return int(np.clip(BUDGET // n_layers, *NEURONS))
 
 
+def earlier(n_layers):
+    """The layers whose neurons are sampled: all but the last, which the grid's default measures whole; of a single one itself."""
+    return range(max(1, n_layers - 1))
+
+
 def windows(settings):
     """Short windows before the default cell's targets: int64 (n, WIDTH + 1), bool (n,) rare, (n,) documents.
 
@@ -59,9 +64,7 @@ def windows(settings):
 
 
 def layers(settings):
-    """Loss changes of neurons sampled from every earlier layer, by exact recomputation of the layers above.
-
-    The last layer is left out, since the grid's default measures all of its neurons; the layer of a model with one stays.
+    """Loss changes of neurons sampled from every layer in `earlier`, by exact recomputation of the layers above.
 
     Returns
     -------
@@ -79,7 +82,7 @@ def layers(settings):
         with store.clock("ablation"):
             kept = prefixes.record(subject, torch.from_numpy(made))
             generator, rows, size = np.random.default_rng(settings.seed), [], sampled(subject.n_layers)
-            for layer in range(max(1, subject.n_layers - 1)):
+            for layer in earlier(subject.n_layers):
                 neurons = np.sort(generator.choice(len(kept.means[layer]), size, replace=False))
                 effects = np.abs(prefixes.neuron_changes(kept, layer, neurons, ablation=ablation).double().cpu().numpy())
                 rows.append(_layer(effects, rare, owners, in_b, settings.seed).assign(layer=layer, neuron=neurons))

@@ -26,8 +26,8 @@ RUNS, QUICK, FEW = 100, 10, 1_000  # planted samples; so many where fewer positi
 def resampled(sums, counts, ranking, rng):
     """Null curves of other positions or of another model: (DRAWS, neurons), documents drawn anew inside the halves.
 
-    Halves that are drawn anew scatter about twice as widely as a measured curve, so that the measured one's own noise is
-    counted: of 120 pairs of alike positions (400 each, 40 documents that differ) the heads of 3 were told apart at 0.05.
+    Documents drawn anew inside a half add their noise to that of the half, so that the measured curve's own noise is counted
+    too: the tests compare positions that are alike, and count how often their heads are told apart.
     """
     return documents.curves_drawn(sums, counts, DRAWS, rng, ranking=ranking)
 
