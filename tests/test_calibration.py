@@ -40,7 +40,7 @@ def test_promises_are_kept(check, runs):
 def test_the_middle_of_a_planted_law_is_not_rejected_between_its_true_ends():
     fitted, true, endless, lognormal = calibration.middles(6, n=512, draws=20)
     assert (fitted.wanted, true.wanted, endless.wanted, lognormal.wanted) == (85, 0, 85, 90)
-    assert true.kept >= 5 and endless.kept >= 5 and lognormal.kept >= 5 and 0 <= fitted.kept <= fitted.runs == 6
+    assert min(promise.kept for promise in (fitted, true, endless, lognormal)) >= 5
 
 
 def test_every_promise_is_made_once():

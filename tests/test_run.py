@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -140,9 +141,11 @@ def test_runs_in_the_root_with_its_parameters_reports_and_skips_what_is_unchange
     assert head.split() == ["notebook", "model", "seconds", "forward", "ablation", "figures", "largest", "deviation"]
     assert row.split()[:2] + row.split()[3:] == ["01_one", "mini-pythia", "2", "2", "fig1", "-"]
     assert end.endswith("figures are in data/results/mini-pythia.")
+    assert 0 < float(re.search(r"([\d.]+) GB at most in a process", end).group(1)) < 4  # of a bare kernel
 
     assert run.main([]) == 0
-    assert capsys.readouterr().out.count("... unchanged") == 2 and len(marks(tree)) == 2
+    told = capsys.readouterr().out  # nothing was run, and no memory is told
+    assert told.count("... unchanged") == 2 and len(marks(tree)) == 2 and "GB" not in told
     (tree / "data/results/mini-pythia/fig1_made.png").unlink()  # a lost figure is made again
     assert run.main([]) == 0 and marks(tree)[2:] == ["01_one 0 []"]
     write(tree, "02_two", "changed = True")

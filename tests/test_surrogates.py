@@ -34,7 +34,8 @@ def test_alike_positions_give_no_verdict_and_a_planted_plateau_does():
     told = 0
     for seed in range(2, 14, 2):
         (one, mine), (other, theirs) = (effects(400, 400, truth=truth, seed=seed + part) for part in (0, 1))
-        found = nulls.compare(*surrogates.measured(*cells.by_document(one, mine), "split_half", rng)[:2], surrogates.resampled(*cells.by_document(other, theirs), "split_half", rng))
+        measured = surrogates.measured(*cells.by_document(one, mine), "split_half", rng)[:2]
+        found = nulls.compare(*measured, surrogates.resampled(*cells.by_document(other, theirs), "split_half", rng))
         told += 2 * min(found.p_plateau, found.p_outliers) < 0.05
     assert told <= 1
     straight = np.arange(1, 401.0) ** -0.7
