@@ -1,9 +1,13 @@
 """Figures: repeatable bytes, whole files only, fixed colours, nothing lost on log axes."""
 
+import shutil
+from pathlib import Path
+
 import matplotlib
 
 matplotlib.use("Agg")
 
+import matplotlib.font_manager
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -38,6 +42,20 @@ def test_bytes_repeat(tmp_path):
     assert first == second
     assert b"CreationDate" not in first[1] and b"/Type3" not in first[1]
     assert b"/FontFile2" in first[1]                       # fonttype 42: text stays text
+
+
+def test_letters_come_from_matplotlibs_own_files_whatever_the_machine_has(tmp_path, monkeypatch):
+    fonts = matplotlib.font_manager.fontManager
+    monkeypatch.setattr(fonts, "ttflist", list(fonts.ttflist))
+    bundled = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+    for name in ("DejaVuSans.ttf", "Arial.ttf"):
+        fonts.addfont(shutil.copy(bundled, tmp_path / name))
+    fonts.ttflist[:0] = [fonts.ttflist.pop(), fonts.ttflist.pop()]
+    monkeypatch.setattr(fonts.ttflist[0], "name", "Arial")
+    figure, ax = plots.panels()
+    for weight in ("normal", "bold"):
+        found = matplotlib.font_manager.findfont(ax.set_title("x", fontweight=weight).get_fontproperties())
+        assert Path(found).parent == bundled.parent, found
 
 
 def test_different_figures_have_different_bytes(tmp_path):

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib as mpl
+import matplotlib.font_manager
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
@@ -44,8 +45,14 @@ STYLE = {
 
 
 def use_style() -> None:
-    """Set the figures' style for the whole process; a notebook calls it once."""
-    sns.set_theme(context="paper", style="ticks", palette="colorblind", rc=STYLE)
+    """Set the figures' style for the whole process; a notebook calls it once.
+
+    Letters come from matplotlib's own font files, whatever the system has under the same name:
+    a PDF embeds them, and its bytes should not depend on the machine.
+    """
+    fonts = mpl.font_manager.fontManager
+    fonts.ttflist = [font for font in fonts.ttflist if Path(mpl.get_data_path()) in Path(font.fname).parents]
+    sns.set_theme(context="paper", style="ticks", palette="colorblind", font="DejaVu Sans", rc=STYLE)
 
 
 @contextmanager
