@@ -7,7 +7,7 @@ import torch
 from transformers import (AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM,
                           MistralConfig, OlmoConfig, OPTConfig, PhiConfig, Qwen2Config, Qwen3Config)
 
-from rare_token_neurons.subjects import dissect
+from rare_token_neurons.models.subject import dissect
 
 VOCABULARY, WIDTH, NEURONS, LENGTH = 97, 32, 48, 16
 

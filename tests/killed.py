@@ -15,9 +15,10 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from rare_token_neurons import files, store
+from rare_token_neurons import files, keys, paths
+from rare_token_neurons.tables import stage
 
-KEY = store.key({"seed": 0}, {"weights": "aa"}, ["store"])
+KEY = keys.key({"seed": 0}, {"weights": "aa"}, ["store"])
 
 
 def tell(**seen):
@@ -27,7 +28,7 @@ def tell(**seen):
 
 def work(root, at_compute=lambda: None):
     """Tensors, two tables of which the second needs the first, and a folder; a line in `trace` for each that it makes."""
-    store.CACHE = root / "cache"
+    paths.CACHE = root / "cache"
 
     def made(name, result):
         at_compute()
@@ -37,12 +38,12 @@ def work(root, at_compute=lambda: None):
 
     def table(name, needs=()):
         content = pd.DataFrame({"neuron": range(5_000), "influence": [0.5 * row for row in range(5_000)]})
-        return store.stage(root / "results" / f"{name}.parquet", KEY, lambda: made(name, content.assign(needed=len(needs))))
+        return stage.table_at(root / "results" / f"{name}.parquet", KEY, lambda: made(name, content.assign(needed=len(needs))))
 
-    kept = store.tensors("model", KEY, lambda: made("tensors", {"activations": torch.arange(9_000.0)}))
+    kept = stage.tensors("model", KEY, lambda: made("tensors", {"activations": torch.arange(9_000.0)}))
     second = table("second", needs=table("first"))
     if not (root / "step0").exists():
-        with store.new_folder(root / "step0") as folder:
+        with files.new_folder(root / "step0") as folder:
             (folder / "weights").write_bytes(made("folder", b"w" * 9_000))
     return float(kept["activations"].sum() + second["influence"].sum() + second["needed"].sum())
 

@@ -5,8 +5,8 @@ from contextlib import contextmanager
 import torch
 from transformers.models.olmo.modeling_olmo import OlmoLayerNorm
 
-from rare_token_neurons.ablation import capture, references
-from rare_token_neurons.predictions import unigram_direction
+from rare_token_neurons.ablation.capture import capture, references
+from rare_token_neurons.ablation.readout import unigram_direction
 
 
 @contextmanager

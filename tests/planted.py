@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from rare_token_neurons import activations, curves, influences, parameters, passes, tables
+from rare_token_neurons import settings as parameters
+from rare_token_neurons.tables import activations, checkpoints as passes, influence as influences, stage
 
 TOKENS, NEURONS = 400, 1000
 SIZE = 17  # 1.7 % of the neurons
@@ -25,7 +26,7 @@ def influence_rows(revision="step1"):
 
 
 def phase_rows(revisions):
-    """What `curves.phase_fits` says: phases end at ENDS on rare targets."""
+    """What `influence.phases` says: phases end at ENDS on rare targets."""
     rows = pd.DataFrame({"revision": revisions, "group": "rare", "bp_plateau_end": ENDS[0], "bp_law_end": ENDS[1]})
     return pd.concat([rows.assign(group="common", bp_plateau_end=0), rows], ignore_index=True)
 
@@ -50,8 +51,8 @@ def settings(monkeypatch):
     monkeypatch.setattr(passes, "model_inputs", lambda settings, default="last": {})
     monkeypatch.setattr(influences, "influence", lambda settings, default="last": pd.concat(
         [influence_rows(name) for name in passes.revisions(settings, default)], ignore_index=True))
-    monkeypatch.setattr(curves, "phase_fits", lambda settings, default="last": phase_rows(passes.revisions(settings, default)))
-    monkeypatch.setattr(tables, "stage", lambda settings, name, compute, **options: compute())
+    monkeypatch.setattr(influences, "phases", lambda settings, default="last": phase_rows(passes.revisions(settings, default)))
+    monkeypatch.setattr(stage, "staged", lambda settings, name, compute, **options: compute())
     activations.sample.cache_clear()
     yield parameters.check({"model": "mini-pythia"})
     activations.sample.cache_clear()

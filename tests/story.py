@@ -3,7 +3,9 @@
 import numpy as np
 import pandas as pd
 
-from rare_token_neurons import calibration, emergence, lineage, parameters
+from rare_token_neurons import settings as parameters
+from rare_token_neurons.curve import calibration
+from rare_token_neurons.tables import emergence
 
 STEPS, NEURONS, SIZE = (0, 16, 64), 1024, 18  # the top 1.7 % of 1,024, rounded up
 
@@ -23,9 +25,9 @@ def checkpoints(seed=0):
 
 def tell(monkeypatch, seed=0):
     """Let `lineage` and `emergence` read the planted training instead of a model; returns settings of their own."""
-    monkeypatch.setattr(lineage, "sums", lambda settings, planted=checkpoints(seed): planted)
-    for module in (lineage, emergence):
+    monkeypatch.setattr(emergence, "sums_over_training", lambda settings, planted=checkpoints(seed): planted)
+    for module in (emergence, emergence):
         monkeypatch.setattr(module, "stage", lambda settings, name, compute: pd.DataFrame(compute(settings)))
-    lineage.halves.cache_clear()
+    emergence.halves_over_training.cache_clear()
     emergence._fits.cache_clear()
     return parameters.Settings(model="planted", seed=seed)

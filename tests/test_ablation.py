@@ -8,8 +8,10 @@ from conftest import BUILDERS, VOCABULARY
 from oracle import captured_changes, exact_norms, hooked_changes
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rare_token_neurons import ablation, checkpoints, exact
-from rare_token_neurons.ablation import capture, influence, loss_changes, losses, references
+from rare_token_neurons.ablation import capture as captures, cumulants, neurons as ablation
+from rare_token_neurons.ablation.capture import capture, references
+from rare_token_neurons.ablation.neurons import influence, loss_changes, losses
+from rare_token_neurons.models import checkpoints
 
 DOCUMENTS = torch.tensor([0, 0, 1, 2, 2, 3])
 POSITIONS = torch.tensor([(block, t) for block in range(6) for t in (3, 7, 14)])
@@ -150,7 +152,7 @@ def test_a_dominant_neuron_needs_its_difference_in_float64(tiny, tokens, monkeyp
     subject = harden(tiny("llama-tied"), "one dominant neuron")
     kept = captured(subject, tokens)
     expected, largest = captured_changes(subject, kept, POSITIONS, torch.tensor([5]), "zero")
-    monkeypatch.setattr(exact, "STRAIN", torch.inf)
+    monkeypatch.setattr(cumulants, "STRAIN", torch.inf)
     found = loss_changes(subject, kept, POSITIONS, ablation="zero", neurons=torch.tensor([5]))
     assert ((found - expected).abs() > 1e-5 + 1e-6 * largest).any()
 
@@ -249,7 +251,7 @@ def test_little_memory_gives_the_same_changes_in_small_pieces(tiny, tokens):
     torch.testing.assert_close(small, loss_changes(subject, kept), rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("ablated", ablation.ABLATIONS)
+@pytest.mark.parametrize("ablated", captures.ABLATIONS)
 @pytest.mark.parametrize("freeze", ablation.FREEZES)
 def test_every_tensor_lives_on_the_inputs_device(tiny, tokens, ablated, freeze):
     subject = tiny("neox-parallel")
@@ -280,7 +282,7 @@ def test_products_never_use_reduced_precision(tiny, tokens, monkeypatch):
     assert seen == ["highest"]
 
 
-original = ablation.moments
+original = cumulants.moments
 
 
 # --- bad input, by name

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from planted import ENDS, NEURONS, ORDER, PLANTED, SIZE, TOKENS, influence_rows, phase_rows, settings  # noqa: F401
 
-from rare_token_neurons import activations, passes
+from rare_token_neurons.tables import activations, checkpoints as passes
 
 LIVING = np.setdiff1d(np.arange(NEURONS), [100])
 
@@ -31,7 +31,7 @@ def test_phases_end_where_the_change_points_on_rare_targets_say():
 
 
 def test_planted_group_has_fewer_dimensions(settings):  # noqa: F811
-    table = activations.dimensions(settings)
+    table = activations.activation_dimension(settings)
     assert set(table["where"]) == {"rare", "all"} and set(table["constant"]) == {1}
     rare = table[(table["group"] == "rare") & (table["statistic"] == "effective dimension")]
     assert (rare["size"] == SIZE - 1).all() and (rare["tokens"] == TOKENS).all() and (rare["documents"] == 20).all()
@@ -43,7 +43,7 @@ def test_planted_group_has_fewer_dimensions(settings):  # noqa: F811
 
 
 def test_variance_curves_end_at_one_and_lie_above_random(settings):  # noqa: F811
-    table = activations.variance(settings)
+    table = activations.activation_variance(settings)
     assert set(table["group"]) == {"rare", "plateau"}
     rare = table[(table["group"] == "rare") & (table["where"] == "all")]
     assert list(rare["components"]) == list(range(1, SIZE)) and rare["value"].iloc[-1] == pytest.approx(1)
@@ -51,11 +51,11 @@ def test_variance_curves_end_at_one_and_lie_above_random(settings):  # noqa: F81
 
 
 def test_over_training_follows_the_groups(settings, monkeypatch):  # noqa: F811
-    table = activations.over_training(settings)
+    table = activations.activations_over_training(settings)
     mean = table.query("relation == 'within' and measure == 'correlation' and statistic == 'mean' and where == 'rare'")
     value = mean.set_index(["step", "group"])["value"]
     assert value[(1, "rare")] > 0.3 and abs(value[(0, "rare")]) < 0.05 and abs(value[(0, "last rare")]) < 0.05
     assert not [name for name in table.columns if name.startswith("less_")]
     assert set(table.loc[table["relation"] == "between", "where"]) == {"rare"}
     monkeypatch.setattr(passes, "revisions", lambda settings, default="last": [None])
-    assert activations.over_training(settings).empty
+    assert activations.activations_over_training(settings).empty

@@ -9,7 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from rare_token_neurons import __main__, audit, checkpoints, histories, parameters, passes, store, training
+from rare_token_neurons import __main__, settings as parameters
+from rare_token_neurons.embedded.mini_pythia import train as training
+from rare_token_neurons.models import audit, checkpoints
+from rare_token_neurons.tables import checkpoints as passes, stage
 
 TINY = dict(width=16, layers=2, heads=2, mlp=32, vocabulary=96)
 STEPS = [0, 1, 2, 4, 8, 16, 32, 64]
@@ -163,11 +166,11 @@ def suite(trained, tmp_path):
 @pytest.fixture(autouse=True)
 def own_places(tmp_path, monkeypatch):
     """Tables and cache of this test alone."""
-    monkeypatch.setattr(store, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(stage, "CACHE", tmp_path / "cache")
     monkeypatch.setattr(parameters, "RESULTS", tmp_path / "results")
-    histories.flagged.cache_clear()
+    passes.flagged.cache_clear()
     yield
-    histories.flagged.cache_clear()
+    passes.flagged.cache_clear()
 
 
 def put(suite, step, tensors):
@@ -187,7 +190,7 @@ def put_other_seed(suite, step):
 
 
 def test_a_real_training_is_clean_and_its_distances_are_those_of_all_its_tensors(trained):
-    table = histories.weights(settings(trained))
+    table = passes.checkpoints(settings(trained))
     assert table["step"].tolist() == STEPS and not table["flagged"].any() and (table["reason"] == "").all()
     assert (table["repeat_of"] == "").all() and (table["turn"].iloc[1:-1] < 0.2).all()
     assert table["weight_hash"].tolist() == [checkpoints.weight_hash(str(trained), f"step{step}") for step in STEPS]
@@ -195,28 +198,28 @@ def test_a_real_training_is_clean_and_its_distances_are_those_of_all_its_tensors
     expected = [(after - before).norm() / before.norm() for before, after in zip(flat, flat[1:])]
     np.testing.assert_allclose(table["distance"].iloc[1:], expected, rtol=1e-12)
     assert np.isnan(table["distance"].iloc[0]) and passes.revisions(settings(trained), "all") == table["revision"].tolist()
-    assert histories.left_out(settings(trained)) == "The audit of notebook 02 flags no checkpoint: none is left out."
+    assert passes.left_out(settings(trained)) == "The audit of notebook 02 flags no checkpoint: none is left out."
 
 
 def test_pieces_shards_and_samples_change_nothing_that_they_should_not(suite, monkeypatch):
-    before = histories.weights(settings(suite))
+    before = passes.checkpoints(settings(suite))
     whole = tensors(suite, 4)
     half = dict(list(whole.items())[::2])
     put(suite, 4, half)
     save_file({name: part for name, part in whole.items() if name not in half}, suite / "step4" / "more.safetensors")
     put(suite, 8, tensors(suite, 8) | {"mask": torch.tensor(-math.inf), "causal": torch.ones(2, 2, dtype=torch.bool)})
-    monkeypatch.setattr(histories, "PIECE", 100)
-    monkeypatch.setattr(histories, "SAMPLE", 2_000)
-    after = histories.weights(settings(suite))
+    monkeypatch.setattr(audit, "PIECE", 100)
+    monkeypatch.setattr(audit, "SAMPLE", 2_000)
+    after = passes.checkpoints(settings(suite))
     np.testing.assert_allclose(after["distance"], before["distance"], rtol=1e-12)
     np.testing.assert_allclose(after["turn"], before["turn"], atol=0.1)
     assert not after["flagged"].any() and not after["turn"].equals(before["turn"])
 
 
 def test_the_sample_is_the_same_of_each_checkpoint_and_of_matrices_alone(suite):
-    with histories.opened(suite / "step0") as parts:
-        every, some = histories.places(parts, 1.0), histories.places(parts, 0.25)
-        _, _, sketch = histories.compare(parts, {}, some)
+    with audit.opened(suite / "step0") as parts:
+        every, some = audit.places(parts, 1.0), audit.places(parts, 0.25)
+        _, _, sketch = audit.compare(parts, {}, some)
     expected = {name: part for name, part in tensors(suite, 0).items() if part.ndim > 1}
     assert every.keys() == some.keys() == expected.keys() == {name for name, _ in sketch}
     for name, part in expected.items():
@@ -228,7 +231,7 @@ def test_checkpoints_with_no_matrix_in_common_are_refused(suite):
     for step in STEPS:
         put(suite, step, {f"own{step}": torch.ones(2, 2)})
     with pytest.raises(ValueError, match="have no weight matrix in common"):
-        histories.weights(settings(suite))
+        passes.checkpoints(settings(suite))
 
 
 def damage_exchange(suite):
@@ -261,18 +264,18 @@ def test_what_is_flagged_is_left_out_of_figures_over_training_and_said_so(suite,
     assert f"Of the 8 checkpoints of {suite} {len(found)} " in printed and all(reason in printed for reason in found.values())
     good = [f"step{step}" for step in STEPS if step not in found]
     assert passes.revisions(settings(suite), "all") == good and passes.revisions(settings(suite)) == ["step64"]
-    assert all(f"step{step} {reason}" in histories.left_out(settings(suite)) for step, reason in found.items())
+    assert all(f"step{step} {reason}" in passes.left_out(settings(suite)) for step, reason in found.items())
     asked = settings(suite, steps=STEPS)
-    assert passes.revisions(asked, "all") == [f"step{step}" for step in STEPS] and histories.left_out(asked) == ""
-    assert histories.weights(asked)["flagged"].sum() == len(found)  # told, and left in
+    assert passes.revisions(asked, "all") == [f"step{step}" for step in STEPS] and passes.left_out(asked) == ""
+    assert passes.checkpoints(asked)["flagged"].sum() == len(found)  # told, and left in
 
 
 def test_drawing_reads_the_table_and_needs_none(suite):
     put_other_seed(suite, 4)
     drawn = settings(suite, recompute="never")
-    assert len(passes.revisions(drawn, "all")) == len(STEPS) and histories.left_out(drawn) == ""
-    histories.weights(settings(suite))
-    histories.flagged.cache_clear()
+    assert len(passes.revisions(drawn, "all")) == len(STEPS) and passes.left_out(drawn) == ""
+    passes.checkpoints(settings(suite))
+    passes.flagged.cache_clear()
     assert passes.revisions(drawn, "all") == [f"step{step}" for step in STEPS if step != 4]
 
 
@@ -280,9 +283,9 @@ def test_a_model_without_checkpoints_is_one_sentence(suite, capsys):
     folder = suite / "step16"
     assert __main__.main(["audit", str(folder)]) == 0
     assert capsys.readouterr().out == f"{folder} has no training checkpoints here: there is nothing to audit.\n"
-    table = histories.weights(settings(folder))
+    table = passes.checkpoints(settings(folder))
     assert table["revision"].tolist() == [""] and not table["flagged"].any()
-    assert passes.revisions(settings(folder), "all") == [None] and histories.left_out(settings(folder)) == ""
+    assert passes.revisions(settings(folder), "all") == [None] and passes.left_out(settings(folder)) == ""
 
 
 def test_bad_input_is_one_sentence_and_exit_code_2(suite, capsys, monkeypatch):
@@ -295,12 +298,12 @@ def test_bad_input_is_one_sentence_and_exit_code_2(suite, capsys, monkeypatch):
         shown = capsys.readouterr()
         assert words in shown.err and shown.err.count("\n") == 1 and not shown.out
     with pytest.raises(FileNotFoundError, match=r"has no revision 'step3'; it has step0, step1, "):
-        histories.revisions(settings(suite, steps=[3]))
+        passes.asked_for(settings(suite, steps=[3]))
 
 
 def test_mini_pythia_is_clean(capsys):
     assert __main__.main(["audit", "mini-pythia"]) == 0
     printed = capsys.readouterr().out
     assert "Of the 11 checkpoints of mini-pythia none is flagged." in printed and printed.count("step") == 12
-    table = histories.weights(replace(settings("mini-pythia"), steps=()))
+    table = passes.checkpoints(replace(settings("mini-pythia"), steps=()))
     assert table["distance"].iloc[1:].between(0.01, 1).all() and (table["turn"].iloc[1:-1] < 0).all()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rare_token_neurons import calibration
+from rare_token_neurons.curve import calibration
 
 
 def test_planted_curve_has_its_corners_where_it_says():

@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 import torch
 
-from rare_token_neurons import cells, parameters, tables
+from rare_token_neurons import settings as parameters
+from rare_token_neurons.statistics import documents as over_documents
+from rare_token_neurons.tables import rare_tokens, robustness
 
 
 @pytest.fixture
@@ -20,13 +22,13 @@ def settings(monkeypatch):
     blocks = pd.DataFrame({"block": np.arange(20), "document": np.arange(20) // 2 + 100, "tokens": list(tokens)})
     chosen = pd.DataFrame({"document": [100, 101, 102], "half": ["B", "B", "B"]})
     for name, table in (("tokens", words), ("blocks", blocks), ("positions", chosen)):
-        monkeypatch.setattr(tables, name, lambda _, table=table: table)
-    monkeypatch.setattr(tables, "text_counts", lambda *_: words["count_text"].to_numpy())
+        monkeypatch.setattr(rare_tokens, name, lambda _, table=table: table)
+    monkeypatch.setattr(rare_tokens, "text_counts", lambda *_: words["count_text"].to_numpy())
     return parameters.check({"model": "smollm2"})
 
 
 def test_one_factor_at_a_time_and_rarity_times_ablation(settings):
-    grid = cells.grid(settings)
+    grid = robustness.grid(settings)
     base = asdict(grid[0])
     assert base["factor"] == "default" and len({(cell.factor, cell.value) for cell in grid}) == len(grid)
     full = [(cell.rare_percentile, cell.ablation) for cell in grid if cell.factor.startswith("rarest") or cell is grid[0]]
@@ -39,10 +41,10 @@ def test_one_factor_at_a_time_and_rarity_times_ablation(settings):
 
 
 def test_positions_are_what_the_setting_says_and_cells_share_them(settings):
-    tokens = np.stack(tables.blocks(settings)["tokens"].to_numpy())
-    found = {(cell.factor, cell.value): (cell, cells.positions(settings, cell)) for cell in cells.grid(settings)}
+    tokens = np.stack(rare_tokens.blocks(settings)["tokens"].to_numpy())
+    found = {(cell.factor, cell.value): (cell, robustness.positions(settings, cell)) for cell in robustness.grid(settings)}
     for cell, rows in found.values():
-        assert len(rows["rare"]) == len(rows["common"]) <= cells.MOST
+        assert len(rows["rare"]) == len(rows["common"]) <= robustness.MOST
         block, t = rows["rare"].T
         assert t.min() >= 3 and t.max() <= 22 and not {*map(tuple, rows["rare"])} & {*map(tuple, rows["common"])}
         counted = cell.words_only and cell.counts == "wordfreq" and cell.rare_percentile == 50
@@ -57,18 +59,18 @@ def test_positions_are_what_the_setting_says_and_cells_share_them(settings):
 
 
 def test_halves_keep_the_defaults_and_are_drawn_anew_for_another_split(settings):
-    kept, again, other = cells.halves(settings), cells.halves(settings), cells.halves(settings, 2)
+    kept, again, other = robustness.halves(settings), robustness.halves(settings), robustness.halves(settings, 2)
     assert (kept.loc[[100, 101, 102]] == "B").all() and kept.equals(again) and set(kept) == {"A", "B"}
     assert len(kept) == 10 and not kept.equals(other) and abs(other.eq("A").sum() - 5) <= 0.5
 
 
 def test_sums_by_document_and_lookup_by_position():
     effects, owners = np.random.default_rng(0).normal(size=(9, 4)), np.array([5, 2, 5, 5, 7, 2, 7, 7, 5])
-    sums, counts = cells.by_document(effects, owners)
+    sums, counts = over_documents.by_document(effects, owners)
     assert counts.tolist() == [2, 4, 3]
     assert sums == pytest.approx(pd.DataFrame(effects).groupby(owners).sum().to_numpy())
-    padded, _ = cells.by_document(effects, owners, np.array([1, 2, 5, 7]))
+    padded, _ = over_documents.by_document(effects, owners, np.array([1, 2, 5, 7]))
     assert padded[0].tolist() == [0] * 4 and padded[1:] == pytest.approx(sums)
     rows = np.array([[0, 3], [0, 9], [4, 5]])
-    pool = cells.Pool(rows, torch.arange(6.0).view(3, 2))
+    pool = robustness.Pool(rows, torch.arange(6.0).view(3, 2))
     assert pool[rows[[2, 0]]].tolist() == [[4, 5], [0, 1]]

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (AutoModelForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM,
                           PreTrainedTokenizerFast)
 
-from rare_token_neurons import checkpoints, subjects
+from rare_token_neurons.models import checkpoints, subject as subjects
 
 VOCABULARY, WIDTH, NEURONS, LAYERS = 40, 16, 48, 3
 KINDS = ["neox", "neox-tied", "llama", "llama-tied"]

@@ -8,8 +8,9 @@ import pytest
 from scipy.special import ndtr
 from statsmodels.stats.multitest import multipletests
 
-from rare_token_neurons import claims, comparisons, controls, evidence, networks, resampling, tails
-from rare_token_neurons.claims import NOT, PARTLY, REPRODUCED, UNTESTED, Claim, Evidence
+from rare_token_neurons.statistics import claims, controls, documents as over_documents, rankings, spectra as spectra_of
+from rare_token_neurons.statistics.claims import Claim, Evidence, NOT, PARTLY, REPRODUCED, UNTESTED
+from rare_token_neurons.tables import claims as claim_tables
 
 MORE = Claim("T1", "a mean", "greater")
 LESS = Claim("T1", "a mean", "less")
@@ -116,7 +117,7 @@ def untrained():
 
 def head(values):
     """Influence of the top 1.7 % over the median neuron's."""
-    top = networks.top(values, max(1, round(0.017 * values.shape[-1])))
+    top = rankings.top(values, max(1, round(0.017 * values.shape[-1])))
     return np.take_along_axis(values, top, -1).mean(-1) / np.median(values, -1)
 
 
@@ -125,17 +126,17 @@ def measured(activations, w_in, w_out, ids, effects):
     half = ids % 2 == 0
     per_document = np.stack([effects[ids == one].sum(axis=0) for one in np.unique(ids)])
     n = np.unique(ids, return_counts=True)[1]
-    group = networks.top(per_document[::2].sum(axis=0), 20)
-    anew = tails.resampled_groups(per_document[::2], n[::2], 20, draws=100)
-    sample = comparisons.sample(activations[~half], ids[~half], w_out)
-    nulls = comparisons.control_groups(sample, group, draws=199)
+    group = rankings.top(per_document[::2].sum(axis=0), 20)
+    anew = over_documents.resampled_groups(per_document[::2], n[::2], 20, draws=100)
+    sample = controls.sample(activations[~half], ids[~half], w_out)
+    nulls = controls.control_groups(sample, group, draws=199)
     rng = np.random.default_rng(1)
 
     per_document = per_document[1::2] / n[1::2, None]
     influence = per_document.mean(axis=0)
     null = head(np.abs(rng.normal(size=(199, len(influence)))))  # order statistics of a half-normal
     resampled = [head(per_document[rng.integers(0, len(per_document), len(per_document))].mean(axis=0)) for _ in range(200)]
-    low, high = resampling.interval(head(influence), np.array(resampled))
+    low, high = over_documents.interval(head(influence), np.array(resampled))
     found = {"C1": Evidence(head(influence), low, high, null.mean(), (controls.empirical_p(head(influence), null, "greater"),), 1000)}
     none = Evidence(0.0, 0.0, 0.0, 0.0, (1.0, 1.0), 1000)  # no plateau at any time
     found |= {"C2": none, "C3 emergence": none, "C3 before training": none, "C7": none, "C8": none}
@@ -144,16 +145,16 @@ def measured(activations, w_in, w_out, ids, effects):
         return pd.DataFrame(found).assign(group="rare", where="rare", tokens=1000, positions=1000, documents=55, **columns)
 
     options = {"resamples": 100, "baselines": 30}
-    statistic = partial(comparisons.dimensions, tokens=len(sample.values))
-    dimensions = comparisons.within(sample, group, nulls, comparisons.DIMENSIONS, statistic, **options)
-    inside = comparisons.within(sample, group, nulls, comparisons.PAIRS, comparisons.pairs, **options)
-    outside = comparisons.between(sample, group, nulls, **options)
-    spectra = tails.compare(*(tails.measure(w_in[groups], fits=0) for groups in (group[None], anew)),
-                            {kind: tails.measure(w_in[groups], fits=0) for kind, groups in nulls.items()})
-    return found | {"C4": evidence.dimension(table(dimensions)),
-                    "C5 within": evidence.within(table(inside, relation="within", measure="correlation")),
-                    "C5 between": evidence.between(table(outside, relation="between", measure="correlation")),
-                    "C6": evidence.hill(table(spectra, matrix="in", rows="raw"))}
+    statistic = partial(controls.dimensions, tokens=len(sample.values))
+    dimensions = controls.within(sample, group, nulls, controls.DIMENSIONS, statistic, **options)
+    inside = controls.within(sample, group, nulls, controls.PAIRS, controls.pairs, **options)
+    outside = controls.between(sample, group, nulls, **options)
+    spectra = controls.compare(*(spectra_of.measure(w_in[groups], fits=0) for groups in (group[None], anew)),
+                            {kind: spectra_of.measure(w_in[groups], fits=0) for kind, groups in nulls.items()})
+    return found | {"C4": claim_tables.dimension(table(dimensions)),
+                    "C5 within": claim_tables.within(table(inside, relation="within", measure="correlation")),
+                    "C5 between": claim_tables.between(table(outside, relation="between", measure="correlation")),
+                    "C6": claim_tables.hill(table(spectra, matrix="in", rows="raw"))}
 
 
 def test_random_weights_reproduce_nothing(untrained):

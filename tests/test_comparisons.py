@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rare_token_neurons import comparisons, controls, geometry
+from rare_token_neurons.statistics import controls, geometry
 
 TOKENS, NEURONS, DOCUMENTS = 600, 150, 30
 GROUP = np.arange(20, 40)  # co-activates in the planted sample
@@ -15,7 +15,7 @@ def made(planted, seed=0):
     values = rng.normal(size=(TOKENS, NEURONS)) - 0.5
     if planted:
         values[:, GROUP] += 0.6 * rng.normal(size=(TOKENS, 1))
-    return comparisons.sample(values.astype(np.float32), np.arange(TOKENS) * DOCUMENTS // TOKENS, rng.normal(size=(8, NEURONS)))
+    return controls.sample(values.astype(np.float32), np.arange(TOKENS) * DOCUMENTS // TOKENS, rng.normal(size=(8, NEURONS)))
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def planted():
 
 @pytest.fixture(scope="module")
 def nulls(planted):
-    return comparisons.control_groups(planted, GROUP, seed=0)
+    return controls.control_groups(planted, GROUP, seed=0)
 
 
 def rows_of(rows):
@@ -39,18 +39,18 @@ def cosine(values):
 
 def test_crossed_of_many_groups_is_that_of_each(planted, nulls):
     matrix, some = planted.matrices["cosine"], nulls["random"][:5]
-    for group, found in zip(some, comparisons.crossed_groups(matrix, planted.living, some), strict=True):
+    for group, found in zip(some, controls.crossed_groups(matrix, planted.living, some), strict=True):
         block = geometry.between(matrix, group)
         assert found == pytest.approx([block.mean(), np.abs(block).mean(), (block < 0).mean()], abs=1e-12)
 
 
-@pytest.mark.parametrize("measure", comparisons.MEASURES)
+@pytest.mark.parametrize("measure", controls.MEASURES)
 def test_values_are_those_of_the_whole_sample(planted, nulls, measure, monkeypatch):
-    monkeypatch.setattr(comparisons, "COLUMNS", 37)  # parts of unequal size
-    values, centred = planted.values.astype(np.float64), comparisons.MEASURES[measure]
+    monkeypatch.setattr(controls, "COLUMNS", 37)  # parts of unequal size
+    values, centred = planted.values.astype(np.float64), controls.MEASURES[measure]
     matrix = np.corrcoef(values.T) if centred else cosine(values)
-    inside = rows_of(comparisons.within(planted, GROUP, nulls, comparisons.PAIRS, comparisons.pairs, centred=centred, resamples=20))
-    outside = rows_of(comparisons.between(planted, GROUP, nulls, centred=centred, resamples=20))
+    inside = rows_of(controls.within(planted, GROUP, nulls, controls.PAIRS, controls.pairs, centred=centred, resamples=20))
+    outside = rows_of(controls.between(planted, GROUP, nulls, centred=centred, resamples=20))
     for rows, block in ((inside, geometry.pairs(matrix[np.ix_(GROUP, GROUP)])), (outside, geometry.between(matrix, GROUP))):
         expected = {"mean": block.mean(), "mean absolute": np.abs(block).mean(), "negative share": (block < 0).mean()}
         for name, value in expected.items():
@@ -59,9 +59,9 @@ def test_values_are_those_of_the_whole_sample(planted, nulls, measure, monkeypat
 
 
 def test_a_planted_group_is_told_from_random_and_matched_ones(planted, nulls):
-    found = rows_of(comparisons.within(planted, GROUP, nulls, comparisons.PAIRS, comparisons.pairs, baselines=20, resamples=200))
-    dimension = rows_of(comparisons.within(planted, GROUP, nulls, comparisons.DIMENSIONS,
-                                           lambda block: comparisons.dimensions(block, TOKENS), baselines=20, resamples=200))
+    found = rows_of(controls.within(planted, GROUP, nulls, controls.PAIRS, controls.pairs, baselines=20, resamples=200))
+    dimension = rows_of(controls.within(planted, GROUP, nulls, controls.DIMENSIONS,
+                                           lambda block: controls.dimensions(block, TOKENS), baselines=20, resamples=200))
     for kind in ("random", "matched"):
         assert found["mean"][f"p_{kind}"] < 0.01 and found["mean"][f"less_{kind}_low"] > 0
         for row in (dimension["effective dimension"], dimension["participation ratio"]):
@@ -73,9 +73,9 @@ def test_a_planted_group_is_told_from_random_and_matched_ones(planted, nulls):
 def test_a_group_of_no_kind_is_not(planted):
     plain = made(False, seed=1)
     group = controls.random_groups(NEURONS, 20, 1, seed=5)[0]
-    nulls = comparisons.control_groups(plain, group, seed=0)
-    rows = [*comparisons.within(plain, group, nulls, comparisons.PAIRS, comparisons.pairs, resamples=50),
-            *comparisons.between(plain, group, nulls, resamples=50)]
+    nulls = controls.control_groups(plain, group, seed=0)
+    rows = [*controls.within(plain, group, nulls, controls.PAIRS, controls.pairs, resamples=50),
+            *controls.between(plain, group, nulls, resamples=50)]
     assert min(row["p_random"] for row in rows) > 0.02
 
 
@@ -84,17 +84,17 @@ def test_a_planted_avoidance_is_seen_between():
     values, shared = rng.normal(size=(TOKENS, NEURONS)), rng.normal(size=(TOKENS, 1))
     values += 0.5 * shared
     values[:, GROUP] -= 1.0 * shared
-    sample = comparisons.sample(values, np.arange(TOKENS) // 20, rng.normal(size=(8, NEURONS)))
-    nulls = comparisons.control_groups(sample, GROUP, draws=200)
-    mean = rows_of(comparisons.between(sample, GROUP, nulls, baselines=20, resamples=100))["mean"]
+    sample = controls.sample(values, np.arange(TOKENS) // 20, rng.normal(size=(8, NEURONS)))
+    nulls = controls.control_groups(sample, GROUP, draws=200)
+    mean = rows_of(controls.between(sample, GROUP, nulls, baselines=20, resamples=100))["mean"]
     assert mean["high"] < 0 and mean["p_random"] < 0.01 and mean["less_random_high"] < 0
-    assert np.isnan(rows_of(comparisons.between(sample, GROUP, nulls, resamples=5))["mean"]["less_random_low"])
+    assert np.isnan(rows_of(controls.between(sample, GROUP, nulls, resamples=5))["mean"]["less_random_low"])
 
 
 def test_the_difference_has_the_spread_of_documents_and_of_controls():
     rng = np.random.default_rng(0)
     samples, base = rng.normal(5, 0.3, size=(4000, 1)), 4 + rng.normal(0, 0.4, size=(50, 1, 1)) + np.zeros((50, 4000, 1))
-    row, = comparisons.summaries({"x": "greater"}, np.array([5.0]), samples, {"random": base[:, 0]}, {"random": base})
+    row, = controls.against({"x": "greater"}, np.array([5.0]), samples, {"random": base[:, 0]}, {"random": base})
     assert row["less_random"] == pytest.approx(5 - base.mean())
     assert (row["less_random_high"] - row["less_random_low"]) / 2 == pytest.approx(1.96 * np.hypot(0.3, base[:, 0].std()), rel=0.1)
     assert (row["high"] - row["low"]) / 2 == pytest.approx(1.96 * 0.3, rel=0.1)
@@ -102,8 +102,8 @@ def test_the_difference_has_the_spread_of_documents_and_of_controls():
 
 def test_a_group_less_itself_is_zero_whatever_documents_are_drawn(planted):
     itself = {"random": GROUP[None]}
-    rows = [*comparisons.within(planted, GROUP, itself, comparisons.PAIRS, comparisons.pairs, baselines=1, resamples=50),
-            comparisons.between(planted, GROUP, itself, baselines=1, resamples=50)[0]]
+    rows = [*controls.within(planted, GROUP, itself, controls.PAIRS, controls.pairs, baselines=1, resamples=50),
+            controls.between(planted, GROUP, itself, baselines=1, resamples=50)[0]]
     for row in [row for row in rows if row["statistic"] != "negative share"]:
         width = row["high"] - row["low"]
         assert width > 0 and row["less_random"] == pytest.approx(0, abs=1e-6)
@@ -113,15 +113,15 @@ def test_a_group_less_itself_is_zero_whatever_documents_are_drawn(planted):
 
 def test_samples_of_a_phase_have_their_mean_and_no_p(planted, nulls):
     several = nulls["random"][:4]
-    row = rows_of(comparisons.within(planted, several, nulls, comparisons.PAIRS, comparisons.pairs, resamples=20))["mean"]
+    row = rows_of(controls.within(planted, several, nulls, controls.PAIRS, controls.pairs, resamples=20))["mean"]
     matrix = planted.matrices["correlation"]
     assert row["value"] == pytest.approx(geometry.mean_pair(geometry.within(matrix, several)).mean(), abs=1e-6)
     assert np.isnan(row["p_random"]) and row["side"] == ""
 
 
 def test_too_few_neurons_to_match_leaves_the_matched_groups_out(planted):
-    assert "matched" not in comparisons.control_groups(planted, np.arange(80), draws=5)
-    assert comparisons.control_groups(planted, np.arange(101), seed=0)["random"].shape == (comparisons.LARGE_DRAWS, 101)
+    assert "matched" not in controls.control_groups(planted, np.arange(80), draws=5)
+    assert controls.control_groups(planted, np.arange(101), seed=0)["random"].shape == (controls.LARGE_DRAWS, 101)
 
 
 def test_constant_neurons_are_no_controls_and_a_silent_one_ends_no_bootstrap():
@@ -130,25 +130,25 @@ def test_constant_neurons_are_no_controls_and_a_silent_one_ends_no_bootstrap():
     values[:, 7] = -0.17
     values[:, 3] = 0.0
     values[:3, 3] = 1.0  # active in the first document only
-    sample = comparisons.sample(values, np.arange(90) // 3, rng.normal(size=(4, 40)))
+    sample = controls.sample(values, np.arange(90) // 3, rng.normal(size=(4, 40)))
     assert 7 not in sample.living and 3 in sample.living
-    nulls = comparisons.control_groups(sample, np.arange(6), draws=50)
+    nulls = controls.control_groups(sample, np.arange(6), draws=50)
     assert not any((made == 7).any() for made in nulls.values())
-    rows = comparisons.within(sample, np.arange(6), nulls, comparisons.DIMENSIONS,
-                              lambda block: comparisons.dimensions(block, 90), resamples=50)
+    rows = controls.within(sample, np.arange(6), nulls, controls.DIMENSIONS,
+                              lambda block: controls.dimensions(block, 90), resamples=50)
     assert all(np.isfinite(row[name]) for row in rows for name in ("value", "low", "high"))
-    assert all(np.isfinite(row["low"]) for row in comparisons.between(sample, np.arange(6), nulls, resamples=50, baselines=2))
+    assert all(np.isfinite(row["low"]) for row in controls.between(sample, np.arange(6), nulls, resamples=50, baselines=2))
 
 
 def test_a_correction_that_the_tokens_cannot_carry_is_missing():
     block = np.eye(20)
-    effective, whole, ratio = comparisons.dimensions(block, 22)
+    effective, whole, ratio = controls.dimensions(block, 22)
     assert effective == pytest.approx(19 / 20) and whole == 19 / 20 and np.isnan(ratio)
-    assert np.isfinite(comparisons.dimensions(block, 23)).all()
+    assert np.isfinite(controls.dimensions(block, 23)).all()
 
 
 def test_one_seed_gives_one_result(planted, nulls):
-    first, second = (comparisons.within(planted, GROUP, comparisons.control_groups(planted, GROUP, seed=4), comparisons.PAIRS,
-                                        comparisons.pairs, resamples=30, baselines=3, seed=4) for _ in range(2))
+    first, second = (controls.within(planted, GROUP, controls.control_groups(planted, GROUP, seed=4), controls.PAIRS,
+                                        controls.pairs, resamples=30, baselines=3, seed=4) for _ in range(2))
     assert first == second
-    assert first != comparisons.within(planted, GROUP, nulls, comparisons.PAIRS, comparisons.pairs, resamples=30, baselines=3, seed=5)
+    assert first != controls.within(planted, GROUP, nulls, controls.PAIRS, controls.pairs, resamples=30, baselines=3, seed=5)

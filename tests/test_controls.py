@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rare_token_neurons import controls
+from rare_token_neurons.statistics import controls
 
 
 def test_random_groups_hold_each_neuron_once_and_all_equally_often():

@@ -5,7 +5,9 @@ import pandas as pd
 import pytest
 from story import NEURONS, STEPS, tell
 
-from rare_token_neurons import calibration, claims, emergence, evidence, lines, powerlaws, trajectories
+from rare_token_neurons.curve import calibration, changepoints, piecewise
+from rare_token_neurons.statistics import claims, powerlaws
+from rare_token_neurons.tables import claims as claim_tables, emergence
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +19,7 @@ def settings():
 
 @pytest.fixture(scope="module")
 def phases(settings):
-    return emergence.phases(settings)
+    return emergence.emergence_phases(settings)
 
 
 def test_planted_phases_are_told_from_the_step_at_which_they_come(phases):
@@ -39,12 +41,12 @@ def test_when_a_phase_is_told_first_and_for_good(phases):
 
 
 def test_every_bootstrap_sample_of_the_law_finds_its_own_range(settings, monkeypatch):
-    fit = trajectories.Fit({}, {}, (0, 0), *3 * [np.zeros(1)], breaks=2)
+    fit = changepoints.Fit({}, {}, (0, 0), *3 * [np.zeros(1)], breaks=2)
     values, seen = calibration.planted(NEURONS), []
-    monkeypatch.setattr(lines, "law_range", lambda sample, breaks, real=lines.law_range: seen.append(breaks) or real(sample, breaks))
+    monkeypatch.setattr(piecewise, "law_range", lambda sample, breaks, real=piecewise.law_range: seen.append(breaks) or real(sample, breaks))
     assert emergence._law(values, fit, 0) in ("not rejected", "rejected", "cannot tell it from a lognormal")
     assert seen == [2] * 101  # the data and 100 samples
-    ruled = trajectories.Fit({}, {}, (0, 0), *3 * [np.zeros(1)])
+    ruled = changepoints.Fit({}, {}, (0, 0), *3 * [np.zeros(1)])
     low, high = ruled.law_range(values)
     assert np.log([low, high]) == pytest.approx(np.log(values[[calibration.TAIL - 1, calibration.HEAD]]), abs=0.4)
     monkeypatch.setattr(powerlaws, "middle", None)
@@ -52,7 +54,7 @@ def test_every_bootstrap_sample_of_the_law_finds_its_own_range(settings, monkeyp
 
 
 def test_curves_are_ranked_influence_with_a_null_beside_it(settings):
-    table = emergence.curves(settings)
+    table = emergence.emergence_curves(settings)
     assert set(table["null"]) <= {"lognormal", "half-normal", "exponential"}
     last = table[(table["group"] == "rare") & (table["step"] == STEPS[-1])].set_index("rank")
     truth = calibration.planted(NEURONS)
@@ -62,12 +64,12 @@ def test_curves_are_ranked_influence_with_a_null_beside_it(settings):
 
 
 def test_the_gain_is_last_less_first_and_the_claims_can_read_it(settings):
-    table = emergence.statistics(settings)
+    table = emergence.emergence_statistics(settings)
     rows = table.set_index(["group", "rule", "statistic", "part"])["value"]
     place = ("rare", "change points", "plateau")
     assert rows[*place, "gain"] == pytest.approx(rows[*place, "last"] - rows[*place, "first"])
     assert rows["rare", "", "ratio", "gain"] == pytest.approx(rows["rare", "", "ratio", "last"] / rows["rare", "", "ratio", "first"])
-    found = evidence.collect({"emergence_statistics": table})
+    found = claim_tables.collect({"emergence_statistics": table})
     emerged, before = found["C3 emergence"], found["C3 before training"]
     assert emerged.value == rows[*place, "gain"] and 0 < emerged.low <= emerged.high and max(emerged.p) <= 0.05
     assert before.value == 0 and before.positions > claims.LEAST_POSITIONS

@@ -17,8 +17,13 @@ import torch
 from safetensors.torch import save_file
 from test_run import tree, write  # noqa: F401 (a fixture)
 
-from rare_token_neurons import (files, influences, jobs, parameters, passes, paths, plots, run, smollm2, store, tables, text,
-                                training)
+from rare_token_neurons import files, paths, settings as parameters
+from rare_token_neurons.embedded.mini_pythia import train as training
+from rare_token_neurons.figures import axes as plots
+from rare_token_neurons.models import gguf
+from rare_token_neurons.runner import jobs as runner_jobs, run
+from rare_token_neurons.tables import checkpoints as passes, influence as influences, rare_tokens, stage
+from rare_token_neurons.text import documents as texts
 
 HERE = Path(__file__).parent
 TABLE = pd.DataFrame({"neuron": np.arange(50_000), "influence": np.random.default_rng(0).random(50_000)})
@@ -44,8 +49,8 @@ DAMAGE = [truncate, flip, empty]
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """A cache of its own."""
-    monkeypatch.setattr(store, "CACHE", tmp_path / "cache")
-    monkeypatch.setattr(store, "_written", {"tables": [], "figures": []})
+    monkeypatch.setattr(stage, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(stage, "_written", {"tables": [], "figures": []})
     return tmp_path / "cache"
 
 
@@ -210,7 +215,7 @@ def small_disk(tmp_path):
 
 
 def weights(path):
-    with store.new_folder(path) as folder:
+    with files.new_folder(path) as folder:
         save_file({"w": torch.zeros(500_000)}, folder / "model.safetensors")
 
 
@@ -222,25 +227,25 @@ def figure(path):
 
 
 def state(path):
-    with store.new_file(path.with_suffix(".pt")) as temporary:
+    with files.new_file(path.with_suffix(".pt")) as temporary:
         torch.save({"w": torch.zeros(500_000)}, temporary)
 
 
 WRITERS = {
-    "table": lambda path: store.write_table(path, TABLE.assign(b=TABLE["influence"][::-1].to_numpy())),
-    "cached table": lambda path: store.stage(path, "key", lambda: TABLE.assign(b=TABLE["influence"][::-1].to_numpy())),
-    "tensors": lambda path: store.tensors("model", "key", lambda: {"a": torch.zeros(500_000)}),
-    "json": lambda path: store.write_json(path, ["x" * 2_000_000]), "folder": weights, "figure": figure, "state": state,
+    "table": lambda path: files.write_table(path, TABLE.assign(b=TABLE["influence"][::-1].to_numpy())),
+    "cached table": lambda path: stage.table_at(path, "key", lambda: TABLE.assign(b=TABLE["influence"][::-1].to_numpy())),
+    "tensors": lambda path: stage.tensors("model", "key", lambda: {"a": torch.zeros(500_000)}),
+    "json": lambda path: files.write_json(path, ["x" * 2_000_000]), "folder": weights, "figure": figure, "state": state,
 }
 
 
 @pytest.mark.parametrize("kind", WRITERS)
 def test_a_full_disk_is_one_sentence_and_costs_nothing(small_disk, monkeypatch, kind):
-    monkeypatch.setattr(store, "CACHE", small_disk / "cache")
+    monkeypatch.setattr(stage, "CACHE", small_disk / "cache")
     small, calls = TABLE.head(10), []
 
     def kept():
-        return store.stage(small_disk / "small.parquet", "key", lambda: calls.append(1) or small)
+        return stage.table_at(small_disk / "small.parquet", "key", lambda: calls.append(1) or small)
 
     kept()
     filler = small_disk / "filler"
@@ -259,14 +264,14 @@ def test_a_full_disk_is_one_sentence_and_costs_nothing(small_disk, monkeypatch, 
 def test_a_run_on_a_full_disk_ends_with_a_sentence_and_the_same_command_goes_on(small_disk, tree, capsys):  # noqa: F811
     """Neither the executed copy nor a record can be written."""
     write(tree, "01_one")
-    job = run.plan()[0]
+    job = runner_jobs.plan()[0]
     (tree / "data").symlink_to(small_disk)
     job.executed.parent.mkdir(parents=True)
     subprocess.run(["dd", "if=/dev/zero", f"of={small_disk / 'rest'}", "bs=1k"], capture_output=True)
     assert run.main([]) == 1
     assert capsys.readouterr().err.strip().startswith("01_one could not be run to its end: [Errno 28] No space left on")
     (small_disk / "rest").unlink()
-    assert run.main([]) == 0 and run.finished(job)
+    assert run.main([]) == 0 and runner_jobs.finished(job)
 
 
 # ---- files are damaged
@@ -275,22 +280,22 @@ def test_a_run_on_a_full_disk_ends_with_a_sentence_and_the_same_command_goes_on(
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_table_of_the_repository_is_named_where_it_is_drawn_from(tmp_path, damage):
     path = tmp_path / "influence.parquet"
-    store.write_table(path, TABLE)
+    files.write_table(path, TABLE)
     damage(path)
     with pytest.raises(ValueError, match=r"^The table influence.parquet is damaged \(.*\); take it from git again"):
-        store.stage(path, "key", None, recompute="never")
+        stage.table_at(path, "key", None, recompute="never")
 
 
 def test_no_flipped_byte_of_a_table_goes_unseen(tmp_path):
     """Whatever byte is flipped: the table is read as it was, or it is named. (Without checksums of its pages, it is not.)"""
     path = tmp_path / "small.parquet"
     table = TABLE.head(40).assign(name=[f"neuron {row}" for row in range(40)])
-    store.write_table(path, table)
+    files.write_table(path, table)
     whole, named = path.read_bytes(), 0
     for place in range(0, len(whole), 13):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
         try:
-            found = store.read_table(path)
+            found = files.read_table(path)
         except ValueError:
             named += 1
             continue
@@ -302,13 +307,13 @@ def test_no_flipped_byte_of_a_table_goes_unseen(tmp_path):
 def test_damaged_token_ids_are_named_and_made_again(cache, capsys, tmp_path, damage):
     own = tmp_path / "own.txt"
     own.write_text("A whale is a large animal of the sea. " * 200)
-    tables._corpus.cache_clear()
-    ids = tables._corpus("mini-pythia", str(own))[2]
+    rare_tokens._corpus.cache_clear()
+    ids = rare_tokens._corpus("mini-pythia", str(own))[2]
     kept = next((cache / "token-ids").glob("*.safetensors"))
     damage(kept)
-    tables._corpus.cache_clear()
-    again = tables._corpus("mini-pythia", str(own))[2]
-    tables._corpus.cache_clear()
+    rare_tokens._corpus.cache_clear()
+    again = rare_tokens._corpus("mini-pythia", str(own))[2]
+    rare_tokens._corpus.cache_clear()
     assert len(ids) == len(again) and all(map(np.array_equal, ids, again))
     assert f"{kept.name} is damaged and is made again." in capsys.readouterr().out
 
@@ -321,14 +326,14 @@ SPOIL = [*DAMAGE, lambda path: path.write_text("[]"), lambda path: path.write_te
 @pytest.mark.parametrize("damage", SPOIL)
 def test_a_damaged_record_or_executed_copy_runs_the_notebook_again(tree, name, damage):  # noqa: F811
     write(tree, "01_one")
-    job = run.plan()[0]
+    job = runner_jobs.plan()[0]
     job.executed.parent.mkdir(parents=True)
     shutil.copyfile(job.notebook, job.executed)
-    outputs = {paths.shown(job.executed): store.sha256(job.executed)}
-    store.write_json(job.record, dict.fromkeys(jobs.RECORDED) | {"key": job.key, "outputs": outputs, "read": ""})
-    assert run.finished(job)
+    outputs = {paths.shown(job.executed): files.sha256(job.executed)}
+    files.write_json(job.record, dict.fromkeys(runner_jobs.RECORDED) | {"key": job.key, "outputs": outputs, "read": ""})
+    assert runner_jobs.finished(job)
     damage(getattr(job, name))
-    assert run.finished(job) is None
+    assert runner_jobs.finished(job) is None
 
 
 def test_a_damaged_account_is_one_sentence(tree, capsys):  # noqa: F811
@@ -336,11 +341,11 @@ def test_a_damaged_account_is_one_sentence(tree, capsys):  # noqa: F811
     write(tree, "01_one", f'with open("{account}", "w") as file:\n    file.write("{{")')
     assert run.main([]) == 1
     assert capsys.readouterr().err.strip() == f"{account} is damaged; the same command runs 01_one again."
-    assert not run.plan()[0].record.exists()
+    assert not runner_jobs.plan()[0].record.exists()
 
 
 @pytest.mark.parametrize("damage", [*DAMAGE, os.remove])
-@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", smollm2.SEAL])
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", gguf.SEAL])
 def test_smollm2s_folder_is_made_again_where_it_is_damaged(tmp_path, monkeypatch, capsys, name, damage):
     made = []
 
@@ -350,18 +355,18 @@ def test_smollm2s_folder_is_made_again_where_it_is_damaged(tmp_path, monkeypatch
         (target / "tokenizer.json").write_text("{}")
 
     def times_made():
-        smollm2.folder.cache_clear()
-        smollm2.folder()
+        gguf.smollm2.cache_clear()
+        gguf.smollm2()
         return len(made)
 
-    monkeypatch.setattr(smollm2, "FOLDER", tmp_path / "smollm2")
-    monkeypatch.setattr(smollm2, "_make", make)
+    monkeypatch.setattr(gguf, "FOLDER", tmp_path / "smollm2")
+    monkeypatch.setattr(gguf, "_make", make)
     assert times_made() == times_made() == 1 and not capsys.readouterr().out
-    before = store.read_json(smollm2.FOLDER / smollm2.SEAL)
-    damage(smollm2.FOLDER / name)
+    before = files.read_json(gguf.FOLDER / gguf.SEAL)
+    damage(gguf.FOLDER / name)
     assert times_made() == 2 and capsys.readouterr().out == "smollm2 is damaged and is made again.\n"
-    assert times_made() == 2 and store.read_json(smollm2.FOLDER / smollm2.SEAL) == before
-    smollm2.folder.cache_clear()
+    assert times_made() == 2 and files.read_json(gguf.FOLDER / gguf.SEAL) == before
+    gguf.smollm2.cache_clear()
 
 
 # ---- a checkpoint disappears
@@ -375,7 +380,7 @@ def suite(tmp_path_factory):
         shutil.copy(paths.MINI_PYTHIA / name, root / name)
     for step in (0, 16, 64):
         training.save_checkpoint(training.pythia(step, width=32, layers=2, heads=2, mlp=64), root / f"step{step}")
-    pile = text.documents()
+    pile = texts.documents()
     (root / "own.txt").write_text("\n\n".join(pile.loc[pile["source"] == "devil", "text"].head(60)))
     return root
 
@@ -406,5 +411,5 @@ def test_a_checkpoint_that_disappears_is_named_and_what_was_finished_is_kept(sui
     assert [len(sums.mean_abs) for sums in measure()] == [64] * 3
     assert kept().items() > before.items()
     passes.captured.cache_clear()
-    tables._corpus.cache_clear()
-    tables._chosen.cache_clear()
+    rare_tokens._corpus.cache_clear()
+    rare_tokens._chosen.cache_clear()

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 import torch
 
-from rare_token_neurons import ablation, frequency
+from rare_token_neurons.ablation import capture as captures, neurons as ablation
+from rare_token_neurons.tables import nulls as null_tables
 
 KINDS = ("neox-parallel", "llama-tied")
 
@@ -27,11 +28,11 @@ def brute(subject, kept, positions, neuron):
 @pytest.mark.parametrize("kind", KINDS)
 def test_kl_is_that_of_whole_logits_and_its_expansion_is_near(tiny, tokens, kind):
     subject = tiny(kind, torch.float64, strength=4.0)
-    kept = ablation.capture(subject, tokens)
+    kept = captures.capture(subject, tokens)
     positions = kept.positions[::5]
     entropy = ablation.influence(subject, kept, positions).entropy_sum.sum(0) / len(positions)
-    exact = frequency.divergences(subject, kept, positions, entropy, exact=range(subject.n_neurons))
-    expanded = frequency.divergences(subject, kept, positions, entropy)
+    exact = ablation.divergences(subject, kept, positions, entropy, exact=range(subject.n_neurons))
+    expanded = ablation.divergences(subject, kept, positions, entropy)
     for neuron in (0, 7, 31):
         assert float(exact[neuron]) == pytest.approx(brute(subject, kept, positions, neuron), abs=1e-6)
     assert exact.abs().max() > 1e-4
@@ -40,7 +41,7 @@ def test_kl_is_that_of_whole_logits_and_its_expansion_is_near(tiny, tokens, kind
 
 
 def test_shares_say_what_vanishes():
-    assert frequency.share([2.0, 2.0, 1.0, 0.0], [0.5, 2.0, 1.5, 0.0]) == pytest.approx([0.75, 0.0, -0.5, np.nan], nan_ok=True)
+    assert null_tables.share([2.0, 2.0, 1.0, 0.0], [0.5, 2.0, 1.5, 0.0]) == pytest.approx([0.75, 0.0, -0.5, np.nan], nan_ok=True)
 
 
 def table(n=200, seed=0, **scores):
@@ -59,7 +60,7 @@ def in_proportion(influence, rng):
 
 
 def test_overlap_is_whole_where_share_is_influence_and_chance_where_not():
-    found = frequency.overlaps(table()).set_index(["score", "side"])
+    found = null_tables.overlaps(table()).set_index(["score", "side"])
     assert (found.loc["unigram_share", "shared"] == found.loc["unigram_share", "k"]).all()
     assert found.loc[("unigram_share", "all"), "correlation"] == pytest.approx(1)
     assert found.loc[("unigram_share", "all"), "p"] < 1e-6 and found.loc[("scale_share", "all"), "p"] > 0.01
@@ -70,7 +71,7 @@ def test_overlap_is_whole_where_share_is_influence_and_chance_where_not():
 
 
 def test_scores_that_only_grow_with_influence_share_all_and_test_nothing():
-    runs = [frequency.overlaps(table(seed=seed, kl=in_proportion)).set_index(["score", "side"]).loc[("kl", "all")]
+    runs = [null_tables.overlaps(table(seed=seed, kl=in_proportion)).set_index(["score", "side"]).loc[("kl", "all")]
             for seed in range(40)]
     shared, relative, p = (np.array([run[name] for run in runs]) for name in ("shared", "relative", "p"))
     assert (shared >= runs[0]["k"] - 3).all()
@@ -81,7 +82,7 @@ def test_scores_beyond_their_influence_are_found_with_their_sign():
     def more(influence, rng):
         return in_proportion(influence, rng) * np.where(influence >= np.sort(influence)[-10], 2, 1)
 
-    row = frequency.overlaps(table(kl=more)).set_index(["score", "side"]).loc[("kl", "all")]
+    row = null_tables.overlaps(table(kl=more)).set_index(["score", "side"]).loc[("kl", "all")]
     assert row["relative"] == row["k"] == 10 and row["p"] < 1e-6
     assert row["group"] == pytest.approx(-2, abs=0.1) and row["others"] == pytest.approx(-1, abs=0.1)
 
@@ -89,6 +90,6 @@ def test_scores_beyond_their_influence_are_found_with_their_sign():
 def test_neurons_without_influence_have_no_score_per_nat():
     silent = table(kl=in_proportion)
     silent.loc[silent["influence"].nsmallest(50).index, ["influence", "kl", "entropy"]] = 0.0
-    found = frequency.overlaps(silent)
-    assert frequency.per_nat(silent, "kl").isna().sum() == 50
+    found = null_tables.overlaps(silent)
+    assert null_tables.per_nat(silent, "kl").isna().sum() == 50
     assert found.loc[found["side"] == "all", ["group", "others"]].notna().all(axis=None)

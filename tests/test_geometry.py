@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rare_token_neurons import controls, geometry
+from rare_token_neurons.statistics import controls, geometry
 
 
 @pytest.fixture

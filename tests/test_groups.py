@@ -5,7 +5,7 @@ import pytest
 import torch
 from oracle import exact_norms
 
-from rare_token_neurons import ablation, groups
+from rare_token_neurons.ablation import capture as captures, groups, neurons as ablation
 
 KINDS = ("neox-parallel", "neox-sequential", "llama-tied")
 GROUP = [3, 17, 40, 41, 8]
@@ -14,7 +14,7 @@ GROUP = [3, 17, 40, 41, 8]
 def hooked(subject, tokens, capture, positions, group, kind="mean"):
     """Joint loss changes (n,) by one whole forward pass: the group's activations replaced at the positions."""
     block, t = positions.unbind(1)
-    new = ablation.references(capture, positions, torch.tensor(group), kind, 0).to(subject.dtype)
+    new = captures.references(capture, positions, torch.tensor(group), kind, 0).to(subject.dtype)
 
     def ablate(module, inputs):
         activations = inputs[0].clone()
@@ -35,11 +35,11 @@ def hooked(subject, tokens, capture, positions, group, kind="mean"):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("how", ablation.ABLATIONS)
+@pytest.mark.parametrize("how", captures.ABLATIONS)
 def test_joint_changes_are_those_of_the_whole_model(tiny, tokens, kind, how):
     subject = tiny(kind, torch.float64)
     with exact_norms(subject.model):
-        capture = ablation.capture(subject, tokens)
+        capture = captures.capture(subject, tokens)
     positions = capture.positions[::3]
     found = groups.joint_changes(subject, capture, positions, [GROUP, [5]], ablation=how)
     assert found[0] == pytest.approx(hooked(subject, tokens, capture, positions, GROUP, how), abs=1e-11)
@@ -52,8 +52,8 @@ def test_joint_changes_are_those_of_the_whole_model(tiny, tokens, kind, how):
 @pytest.mark.parametrize("strength", [1.0, 8.0, 40.0])
 def test_float32_is_close_to_float64_for_small_and_for_harsh_changes(tiny, tokens, kind, strength):
     wide, narrow = tiny(kind, torch.float64, strength=strength), tiny(kind, strength=strength)
-    captured = ablation.capture(narrow, tokens)
-    exact = ablation.Capture(captured.tokens, captured.first, captured.documents, captured.activations.double(),
+    captured = captures.capture(narrow, tokens)
+    exact = captures.Capture(captured.tokens, captured.first, captured.documents, captured.activations.double(),
                              captured.residual.double())
     found = groups.joint_changes(narrow, captured, captured.positions, [GROUP]).double()
     expected = groups.joint_changes(wide, exact, captured.positions, [GROUP])
@@ -62,7 +62,7 @@ def test_float32_is_close_to_float64_for_small_and_for_harsh_changes(tiny, token
 
 def test_memory_and_company_do_not_change_the_answer(tiny, tokens):
     subject = tiny("neox-parallel", torch.float64)
-    capture = ablation.capture(subject, tokens)
+    capture = captures.capture(subject, tokens)
     together = groups.joint_changes(subject, capture, capture.positions, [GROUP, [1, 2]], ablation="resample")
     alone = groups.joint_changes(subject, capture, capture.positions, [[1, 2]], ablation="resample", memory_gb=3e-5)
     assert alone[0] == pytest.approx(together[1], abs=1e-12)
@@ -70,7 +70,7 @@ def test_memory_and_company_do_not_change_the_answer(tiny, tokens):
 
 def test_synergy_by_hand(tiny, tokens):
     subject = tiny("llama-tied", torch.float64)
-    capture = ablation.capture(subject, tokens)
+    capture = captures.capture(subject, tokens)
     changes = ablation.loss_changes(subject, capture)
     joint = groups.joint_changes(subject, capture, None, [GROUP, [7, 9, 11]])
     added, absolute = groups.sum_of_singles(changes, [GROUP, [7, 9, 11]])
@@ -84,7 +84,7 @@ def test_synergy_by_hand(tiny, tokens):
 
 def test_effects_add_up_where_the_prediction_hardly_moves(tiny, tokens):
     subject = tiny("neox-parallel", torch.float64, strength=0.3)
-    capture = ablation.capture(subject, tokens)
+    capture = captures.capture(subject, tokens)
     joint = groups.joint_changes(subject, capture, None, [GROUP])
     added, absolute = groups.sum_of_singles(ablation.loss_changes(subject, capture), [GROUP])
     assert groups.synergy(joint, added, absolute).ratio[0] == pytest.approx(1, abs=0.02)
@@ -93,7 +93,7 @@ def test_effects_add_up_where_the_prediction_hardly_moves(tiny, tokens):
 @pytest.mark.parametrize("aggregate", ["mean_abs", "abs_mean"])
 def test_greedy_search_takes_the_best_next_neuron_at_every_step(tiny, tokens, aggregate):
     subject = tiny("neox-sequential", torch.float64)
-    capture = ablation.capture(subject, tokens)
+    capture = captures.capture(subject, tokens)
     positions, candidates = capture.positions[::2], [0, 5, 9, 14, 22, 31, 40]
     found = groups.greedy(subject, capture, positions, 3, aggregate=aggregate, candidates=candidates)
     chosen = []
@@ -114,7 +114,7 @@ def test_greedy_search_takes_the_best_next_neuron_at_every_step(tiny, tokens, ag
 
 def test_greedy_search_leaves_the_capture_alone_and_works_with_resampling(tiny, tokens):
     subject = tiny("llama-tied", torch.float64)
-    capture = ablation.capture(subject, tokens)
+    capture = captures.capture(subject, tokens)
     before = capture.residual.clone()
     found = groups.greedy(subject, capture, capture.positions, 4, ablation="resample", seed=3)
     assert torch.equal(capture.residual, before) and len(set(found.neurons)) == 4
@@ -125,7 +125,7 @@ def test_greedy_search_leaves_the_capture_alone_and_works_with_resampling(tiny, 
 
 def test_bad_input_by_name(tiny, tokens):
     subject = tiny("neox-parallel")
-    capture = ablation.capture(subject, tokens)
+    capture = captures.capture(subject, tokens)
     with pytest.raises(ValueError, match="each of them once"):
         groups.joint_changes(subject, capture, None, [[1, 1]])
     with pytest.raises(ValueError, match="one neuron or more"):

@@ -14,8 +14,13 @@ from safetensors.torch import load_file, save_file
 from test_checkpoints import edit_config, folder, sentence  # noqa: F401 (folder: a fixture)
 from test_run import marks, tree, write  # noqa: F401 (tree: a fixture)
 
-from rare_token_neurons import (ablation, checkpoints, counts, parameters, passes, paths, run, spectra, sweep, text, textfiles,
-                                watcher)
+from rare_token_neurons import paths, settings as parameters
+from rare_token_neurons.ablation import capture as captures
+from rare_token_neurons.models import checkpoints
+from rare_token_neurons.runner import run, sweep
+from rare_token_neurons.statistics import spectra as spectra_of
+from rare_token_neurons.tables import checkpoints as passes
+from rare_token_neurons.text import documents as texts, rarity
 
 TOUCH = "__import__('pathlib').Path('owned').touch()"
 CODE = [TOUCH, f'"; {TOUCH} #', f"'; {TOUCH} #", f"\n{TOUCH}", f"{{{TOUCH}}}", "{model}", "$(touch owned)", "`touch owned`",
@@ -38,7 +43,7 @@ def test_strings_reach_the_notebook_as_they_are_and_are_never_run(tree, monkeypa
     assert run.main(["01", "-p", "model", model, "-p", "text", name]) == 0
     assert json.loads((tree / "seen.json").read_text()) == [model, name]
     assert not list(tree.rglob("owned")) and not Path("owned").exists() and len(marks(tree)) == 1
-    assert text.documents(str(tree / name))["text"].tolist() == ["a whale in the sea"]
+    assert texts.documents(str(tree / name))["text"].tolist() == ["a whale in the sea"]
     assert len(list((tree / "data/cache/runs").rglob("*.ipynb"))) == 1
 
 
@@ -167,7 +172,7 @@ def test_activations_that_overflow_are_named(folder):  # noqa: F811
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     subject = checkpoints.load(str(folder))
     with pytest.raises(ValueError, match=r"^The (activations|residual stream) of .* holds? values that are not finite\.$"):
-        ablation.capture(subject, torch.randint(0, 40, (2, 16)))
+        captures.capture(subject, torch.randint(0, 40, (2, 16)))
 
 
 @pytest.mark.parametrize(("tokens", "message"), [
@@ -181,7 +186,7 @@ def test_activations_that_overflow_are_named(folder):  # noqa: F811
 ])
 def test_token_ids_outside_the_vocabulary_are_refused(tiny, tokens, message):
     with pytest.raises(ValueError, match=message):
-        ablation.capture(tiny("llama-tied"), tokens)
+        captures.capture(tiny("llama-tied"), tokens)
 
 
 # ---- texts
@@ -199,34 +204,34 @@ def own(tmp_path, content):
     ("$(touch owned) {x} %s", ["$(touch owned) {x} %s"]),
     ("\u202e\u200b\ufeffa", ["\u202e\u200b\ufeffa"])])
 def test_odd_texts_are_texts(tmp_path, content, expected):
-    found = text.documents(own(tmp_path, content))["text"]
+    found = texts.documents(own(tmp_path, content))["text"]
     assert found.tolist() == expected
     tokenizer = checkpoints.load_tokenizer("mini-pythia")
-    ids = text.encode(tokenizer, found)
+    ids = texts.encode(tokenizer, found)
     assert tokenizer.decode(ids[0]) == expected[0] and max(ids[0]) < 8_192
     with pytest.raises(ValueError, match="^No document of the text fills one block of 256 tokens"):
-        text.blocks(ids, [0])
+        rarity.blocks(ids, [0])
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-8-sig", "utf-8"])
 def test_a_file_that_says_its_encoding_is_read_by_it(tmp_path, encoding):
     content = "caf\u00e9 \U0001f600 whale\nin the sea"
-    assert text.documents(own(tmp_path, content.encode(encoding)))["text"].tolist() == [content]
+    assert texts.documents(own(tmp_path, content.encode(encoding)))["text"].tolist() == [content]
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-16-le", "utf-16-be", "utf-32-le", "shift-jis"])
 def test_a_file_in_another_encoding_is_named_not_garbled(tmp_path, encoding):
     content = "\u6d77\u306e\u4e2d\u306e\u9be8 " if encoding == "shift-jis" else "le caf\u00e9 o\u00f9 \u00e9tait la baleine "
     with pytest.raises(ValueError, match=r"^The text file own.txt is not UTF-8 .*; save it as UTF-8, .* iconv\.$"):
-        text.documents(own(tmp_path, (content * 40).encode(encoding)))
+        texts.documents(own(tmp_path, (content * 40).encode(encoding)))
 
 
 @pytest.mark.parametrize(("unit", "cut"), [("the whale ", " "), ("whale\n", "\n"), ("x", None), ("\u00e9\u3000", "\u3000")])
 def test_a_line_of_megabytes_is_cut_and_nothing_of_it_is_lost(tmp_path, unit, cut):
     content = unit * (3_000_000 // len(unit))
-    found = text.documents(own(tmp_path, content))["text"]
-    assert "".join(found) == content and found.str.len().max() <= textfiles.LONGEST
-    assert (found.str.len()[:-1] >= textfiles.DOCUMENT).all() and len(found) >= 150
+    found = texts.documents(own(tmp_path, content))["text"]
+    assert "".join(found) == content and found.str.len().max() <= texts.LONGEST
+    assert (found.str.len()[:-1] >= texts.DOCUMENT).all() and len(found) >= 150
     assert cut is None or (found[1:].str[0] == cut).all()
 
 
@@ -235,12 +240,12 @@ def test_a_long_line_costs_little_memory_and_gives_its_tokens(tmp_path):
     content = "the whale in the sea " * 50_000
     tokenizer = checkpoints.load_tokenizer("mini-pythia")
     tracemalloc.start()
-    ids = text.encode(tokenizer, text.documents(own(tmp_path, content))["text"])
+    ids = texts.encode(tokenizer, texts.documents(own(tmp_path, content))["text"])
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 10 * len(content) + 2e7
-    assert np.concatenate(ids).tolist() == text.encode(tokenizer, [content])[0].tolist()  # it is cut between tokens
-    assert len(text.blocks(ids, range(len(ids))).tokens) > 0.8 * sum(map(len, ids)) / text.BLOCK
+    assert np.concatenate(ids).tolist() == texts.encode(tokenizer, [content])[0].tolist()  # it is cut between tokens
+    assert len(rarity.blocks(ids, range(len(ids))).tokens) > 0.8 * sum(map(len, ids)) / rarity.BLOCK
 
 
 # ---- counts
@@ -264,7 +269,7 @@ def test_counts_that_are_none_are_named(tmp_path, monkeypatch, made, message):
     path = tmp_path / "own.npy"
     path.write_bytes(made) if isinstance(made, bytes) else np.save(path, made)
     with pytest.raises(ValueError, match=message) as error:
-        counts.read(path, 3)
+        rarity.read_counts(path, 3)
     sentence(error)
     assert "own.npy" in str(error.value) and not (tmp_path / "owned").exists()
 
@@ -272,7 +277,7 @@ def test_counts_that_are_none_are_named(tmp_path, monkeypatch, made, message):
 def test_counts_are_whole_numbers_whatever_their_type(tmp_path):
     for dtype in (np.uint8, np.int32, np.float64, np.float32):
         np.save(tmp_path / "own.npy", np.array([0, 7, 9, 200], dtype=dtype))
-        found = counts.read(tmp_path / "own.npy", 3)
+        found = rarity.read_counts(tmp_path / "own.npy", 3)
         assert found.tolist() == [0, 7, 9] and found.dtype == np.int64
 
 
@@ -290,7 +295,7 @@ def test_counts_are_whole_numbers_whatever_their_type(tmp_path):
 ])
 def test_a_group_without_a_spectrum_is_one_sentence(weights, group, message):
     with pytest.raises(ValueError, match=message) as error:
-        spectra.group_spectra(weights, group[None])
+        spectra_of.group_spectra(weights, group[None])
     sentence(error)
 
 
@@ -298,9 +303,9 @@ def test_a_group_without_a_spectrum_is_one_sentence(weights, group, message):
                                     np.zeros(8)])
 def test_weightwatcher_is_given_no_matrix_without_a_spectrum(matrix):
     with pytest.raises(ValueError, match="^The matrix W_in must have rows and columns of finite numbers"):
-        watcher.metrics({"W_in": matrix})
+        spectra_of.metrics({"W_in": matrix})
 
 
 def test_weightwatcher_says_what_it_skips():
-    row = watcher.metrics({"few": np.random.default_rng(0).standard_normal((5, 32))}).iloc[0]
+    row = spectra_of.metrics({"few": np.random.default_rng(0).standard_normal((5, 32))}).iloc[0]
     assert row["status"] == "skipped" and np.isnan(row["alpha"])

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from story import NEURONS, SIZE, STEPS, tell
 
-from rare_token_neurons import lineage
-from rare_token_neurons.calibration import planted
+from rare_token_neurons.curve.calibration import planted
+from rare_token_neurons.tables import emergence
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +15,7 @@ def settings():
 
 
 def test_the_top_group_leads_where_it_was_planted(settings):
-    table = lineage.top_groups(settings)
+    table = emergence.emergence_top_groups(settings)
     assert (table["size"] == SIZE).all() and sorted(table["step"].unique()) == list(STEPS)
     rare = table[(table["group"] == "rare") & (table["chosen"] == "then")].set_index("step")
     assert rare.loc[0, "ratio"] < 1.1  # chosen on other documents than those it is measured on: no winner's curse
@@ -26,13 +26,13 @@ def test_the_top_group_leads_where_it_was_planted(settings):
 
 
 def test_followed_back_the_group_of_the_last_step_meets_itself_there(settings):
-    table = lineage.top_groups(settings).pivot(index=["group", "step"], columns="chosen", values="ratio")
+    table = emergence.emergence_top_groups(settings).pivot(index=["group", "step"], columns="chosen", values="ratio")
     assert table.loc[("rare", 64), "then"] == table.loc[("rare", 64), "today"]
     assert table.loc[("rare", 0), "today"] == pytest.approx(1, abs=0.1)
 
 
 def test_ancestry_holds_the_planted_ranks(settings):
-    table = lineage.ancestry(settings)
+    table = emergence.emergence_ancestry(settings)
     assert (table["neurons"] == NEURONS).all() and (table.groupby(["group", "step"]).size() == SIZE).all()
     rare = table[table["group"] == "rare"].pivot(index="neuron", columns="step", values="rank")
     assert np.median(rare[64]) < 3 * SIZE and rare[0].median() > 200  # alike at step 0: ranks are noise
@@ -42,7 +42,7 @@ def test_ancestry_holds_the_planted_ranks(settings):
 
 
 def test_rankings_agree_as_planted(settings):
-    table = lineage.rankings(settings).set_index(["first_group", "first_step", "second_group", "second_step"])["correlation"]
+    table = emergence.emergence_rankings(settings).set_index(["first_group", "first_step", "second_group", "second_step"])["correlation"]
     ceiling = table["rare", 64, "rare", 64]
     assert ceiling > 0.95 and table["rare", 0, "rare", 0] < 0.2  # nothing to agree on before training
     assert table["rare", 0, "rare", 64] < 0.2 and 0.9 < table["rare", 16, "rare", 64] < ceiling
@@ -52,7 +52,7 @@ def test_rankings_agree_as_planted(settings):
 
 
 def test_chance_is_the_jaccard_index_of_random_groups(settings):
-    row = lineage.rankings(settings).iloc[0]
+    row = emergence.emergence_rankings(settings).iloc[0]
     rng = np.random.default_rng(0)
     drawn = [len(set(rng.permutation(NEURONS)[:SIZE]) & set(range(SIZE))) for _ in range(4000)]
     jaccard = [shared / (2 * SIZE - shared) for shared in drawn]

@@ -9,8 +9,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rare_token_neurons import checkpoints, text, training
+from rare_token_neurons.embedded.mini_pythia import train as training
+from rare_token_neurons.models import checkpoints
 from rare_token_neurons.paths import MINI_PYTHIA, RESULTS, ROOT
+from rare_token_neurons.text import documents as texts, rarity
 
 STEPS = [0, 16, 64, 128, 256, 512, 1_024, 2_048, 4_096, 6_144]  # at least; more early ones are welcome
 
@@ -114,21 +116,21 @@ def test_the_tokenizer_was_trained_on_the_train_split_and_gives_every_text_back(
     assert len(tokenizer) == training.VOCABULARY and tokenizer.convert_tokens_to_ids(training.END_OF_TEXT) == 0
     odd = "The caf\u00e9's \U0001f600 \u2014\tdeafening\0 end"
     assert tokenizer.decode(tokenizer(odd)["input_ids"]) == odd
-    words = text.vocabulary(tokenizer)["word"]
+    words = rarity.vocabulary(tokenizer)["word"]
     assert 2_000 < words.sum() < 6_000
 
 
 @pytest.fixture(scope="module")
 def pile():
-    return text.documents()
+    return texts.documents()
 
 
 def test_the_counts_are_those_of_the_train_split(pile, log):
     counts = np.load(MINI_PYTHIA / "unigram_counts.npy")
-    blocks = log["tokens"].iloc[-1] / log["epochs"].iloc[-1] / text.BLOCK  # whole batches of whole blocks in an epoch
-    assert counts.shape == (training.VOCABULARY,) and 0 <= counts.sum() / text.BLOCK - blocks < len(pile)
+    blocks = log["tokens"].iloc[-1] / log["epochs"].iloc[-1] / rarity.BLOCK  # whole batches of whole blocks in an epoch
+    assert counts.shape == (training.VOCABULARY,) and 0 <= counts.sum() / rarity.BLOCK - blocks < len(pile)
     part = pile[(pile["source"] == "jargon") & (pile["split"] == "train")]["text"]
-    assert (counts >= text.unigram_counts(text.encode(checkpoints.load_tokenizer("mini-pythia"), part), len(counts))).all()
+    assert (counts >= rarity.unigram_counts(texts.encode(checkpoints.load_tokenizer("mini-pythia"), part), len(counts))).all()
     assert counts[0] == 0  # the end of text
 
 

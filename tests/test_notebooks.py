@@ -13,8 +13,11 @@ import pandas as pd
 import papermill
 import pytest
 
-from rare_token_neurons import claims, evidence, paths, run, spectra
-from rare_token_neurons.notebooks import defaults, find
+from rare_token_neurons import paths
+from rare_token_neurons.runner import jobs as runner_jobs
+from rare_token_neurons.runner.jobs import defaults, find
+from rare_token_neurons.statistics import claims, spectra as spectra_of
+from rare_token_neurons.tables import claims as claim_tables
 
 NOTEBOOKS = find()
 POSITIONS = 200  # the smoke setting: enough for every table, few enough for a test
@@ -122,7 +125,7 @@ def check_04(tree):
     assert part["rare", "", "ratio", "gain"] == pytest.approx(lead["rare"].iloc[-1] / lead["rare"].iloc[0])
     gained = part["rare", "change points", "plateau"]
     assert gained["gain"] == pytest.approx(gained["last"] - gained["first"])
-    found = evidence.collect({"emergence_statistics": statistics})  # C3 can be judged by it
+    found = claim_tables.collect({"emergence_statistics": statistics})  # C3 can be judged by it
     assert all(np.isfinite([found[name].low, found[name].high]).all() for name in ("C3 emergence", "C3 before training"))
     assert len(found["C3 emergence"].p) == 2 and found["C3 emergence"].positions == POSITIONS
 
@@ -253,7 +256,7 @@ def check_07(tree):
     assert (entropy.loc[entropy["step"] == 0, "p_random"] > 0.02).all()  # untrained weights: any group is like any other
     assert (entropy.loc[entropy["step"] == entropy["step"].max(), "p_random"] < 0.02).all()
     start = values[(values["step"] == 0) & (values["kind"] == "random")]
-    law = spectra.mp_edges(27 / start["columns"].iloc[0])
+    law = spectra_of.mp_edges(27 / start["columns"].iloc[0])
     for _, rows in start.groupby("matrix"):
         assert law[0] * 0.85 < rows["relative"].min() < law[0] * 1.15 and law[1] * 0.85 < rows["relative"].max() < law[1] * 1.3
     bulk, layers, laws = (read(tree, name) for name in ("weight_bulk_fits", "weight_layers", "weight_power_laws"))
@@ -320,7 +323,7 @@ def test_a_second_run_repeats_nothing_and_the_defaults_are_untouched(smoke):
 @by_name
 def test_a_misspelled_parameter_ends_before_anything_starts(notebook):
     with pytest.raises(ValueError, match="There is no parameter 'modell': did you mean model"):
-        run.plan([notebook.name[:2]], values={"modell": "mini-pythia"})
+        runner_jobs.plan([notebook.name[:2]], values={"modell": "mini-pythia"})
 
 
 def test_plain_papermill_fails_on_a_misspelled_parameter_too(tree, tmp_path, monkeypatch):

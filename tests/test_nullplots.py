@@ -5,7 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rare_token_neurons import claims, nullplots
+from rare_token_neurons.figures import nulls
+from rare_token_neurons.statistics import claims
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def test_the_grid_frames_what_is_reproduced_and_counts_where_it_cannot_say(ax):
     table = pd.DataFrame([row(), row(factor="rare_of", setting="input", verdict=claims.NOT, value=-0.05, q=0.8),
                           row(factor="layer", setting="0", verdict=claims.UNTESTED, value=np.nan, q=np.nan,
                               positions=34)])
-    nullplots.grid(ax, table, rows=7)
+    nulls.grid(ax, table, rows=7)
     assert ax.get_ylim() == (6.5, -0.5)
     assert [text.get_text() for text in ax.texts] == ["+0.200**", "-0.050", "34 positions"]
     labels = [label.get_text() for label in ax.get_yticklabels()]
@@ -34,17 +35,17 @@ def test_the_grid_frames_what_is_reproduced_and_counts_where_it_cannot_say(ax):
     assert len(frames) == 1 and len(ax.patches) == 4
     warm, cold = [patch.get_facecolor() for patch in ax.patches if patch.get_fill() and patch.get_x() == -0.5][:2]
     assert warm[0] > warm[2] and cold[0] < cold[2]  # red on the paper's side
-    assert [label.get_text() for label in ax.get_xticklabels()] == [nullplots.SHORT["co-activation"]]  # no empty columns
+    assert [label.get_text() for label in ax.get_xticklabels()] == [nulls.SHORT["co-activation"]]  # no empty columns
 
 
 def test_stars_follow_the_adjusted_p_value():
-    assert [nullplots.stars(q) for q in (0.005, 0.03, 0.2, np.nan)] == ["**", "*", "", ""]
+    assert [nulls.stars(q) for q in (0.005, 0.03, 0.2, np.nan)] == ["**", "*", "", ""]
 
 
 def test_departures_lie_beside_their_nulls(ax):
     heads = pd.DataFrame({"null": ["lognormal", "shuffled labels"], "departure": [1.5, -2.0], "null_low": [-1, -0.5],
                           "null_high": [1, 0.5], "null_mean": [0.0, 0.0], "p_plateau": [0.9, 0.01], "p_outliers": [0.02, 0.99]})
-    nullplots.departures(ax, heads)
+    nulls.departures(ax, heads)
     dots = [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "o"]
     assert dots == [1.5, -2.0]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["lognormal\np = 0.040", "shuffled labels\np = 0.020"]
@@ -53,17 +54,17 @@ def test_departures_lie_beside_their_nulls(ax):
 def test_a_head_is_called_by_twice_the_smaller_p_value():
     heads = pd.DataFrame({"p_plateau": [0.01, 0.03, 0.99, 0.97, 0.6], "p_outliers": [0.995, 0.98, 0.02, 0.04, 0.55],
                           "departure": [-1.0, -1.0, 1.0, 1.0, -1.0]})
-    assert nullplots.two_sided(heads).tolist() == pytest.approx([0.02, 0.06, 0.04, 0.08, 1.0])
-    assert nullplots.kinds(heads).tolist() == ["plateau", "neither", "outliers", "neither", "neither"]
-    assert nullplots.kinds(heads.assign(departure=0.1)).tolist() == ["neither", "neither", "outliers", "neither", "neither"]
+    assert nulls.two_sided(heads).tolist() == pytest.approx([0.02, 0.06, 0.04, 0.08, 1.0])
+    assert nulls.kinds(heads).tolist() == ["plateau", "neither", "outliers", "neither", "neither"]
+    assert nulls.kinds(heads.assign(departure=0.1)).tolist() == ["neither", "neither", "outliers", "neither", "neither"]
 
 
-@pytest.mark.parametrize("names", [nullplots.FULL[:3], nullplots.FULL, ("shuffled labels", "common, same number", "common, same loss")])
+@pytest.mark.parametrize("names", [nulls.FULL[:3], nulls.FULL, ("shuffled labels", "common, same number", "common, same loss")])
 def test_every_null_of_a_panel_has_its_own_line(ax, names):
     ranks = np.arange(1, 101)
     parts = [pd.DataFrame({"null": name, "rank": ranks, "influence": 1 / ranks, "low": 0.5 / ranks, "high": 2 / ranks})
              for name in names]
-    nullplots.beside_nulls(ax, pd.concat(parts), names, "rare")
+    nulls.beside_nulls(ax, pd.concat(parts), names, "rare")
     assert set(ax.get_legend_handles_labels()[1]) == {f"{name}, 95 %" for name in names} | {"rare"}
     drawn = [line.get_linestyle() for line in ax.lines if line.get_label().endswith("95 %")]
     assert len(set(drawn)) == len(drawn) == len(names) - 1
@@ -75,7 +76,7 @@ def test_changes_are_drawn_per_nat_of_influence_and_shares_as_they_are(ax):
                           "rare": influence > 0.1})
     for score, value in (("kl", -0.2), ("unigram_share", 0.5)):
         ax.clear()
-        nullplots.scores(ax, table, score)
+        nulls.scores(ax, table, score)
         drawn = np.concatenate([np.asarray(dots.get_offsets())[:, 1] for dots in ax.collections])
         np.testing.assert_allclose(drawn, np.full(40, value))
     assert table["kl"].min() == pytest.approx(-0.2)  # the table itself is left as it is
@@ -85,7 +86,7 @@ def test_a_true_law_runs_through_its_neurons(ax):
     values = np.random.default_rng(0).random(2000) ** -0.5  # P(X > x) = x^-2
     found = {"part": "upper tail", "alpha": 3.0, "low": 1.0, "high": np.nan, "n": 2000, "verdict": "not rejected"}
     tests = pd.DataFrame([found])
-    nullplots.law(ax, values, tests, "black")
+    nulls.law(ax, values, tests, "black")
     line = ax.lines[1]
     x, y = line.get_xdata(), line.get_ydata()
     assert y == pytest.approx(x**-2.0, rel=1e-6) and "not rejected" in line.get_label()

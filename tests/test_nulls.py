@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rare_token_neurons import lines, nulls
+from rare_token_neurons.curve import nulls, piecewise
 
 N, DOCUMENTS = 512, 80
 
@@ -65,8 +65,8 @@ def test_p_values_of_null_curves_are_uniform():
     rng = np.random.default_rng(0)
     values = np.exp(rng.standard_normal(N))
     curves = nulls.sample(values, "lognormal", 100, rng)
-    starts, x = lines.bins(N)
-    trials = lines.in_bins(nulls.sample(values, "lognormal", 60, rng), starts)
+    starts, x = piecewise.bins(N)
+    trials = piecewise.in_bins(nulls.sample(values, "lognormal", 60, rng), starts)
     p = [nulls.compare(x, y, curves).p_plateau for y in trials]
     assert stats.kstest(p, "uniform").pvalue > 0.001
     assert np.mean(np.array(p) <= 0.05) < 0.2
@@ -130,8 +130,8 @@ def test_matched_positions_have_the_same_losses():
 
 
 def test_bad_nulls_are_one_sentence():
-    starts, x = lines.bins(N)
-    curve = lines.in_bins(np.arange(1, N + 1) ** -0.5, starts)
+    starts, x = piecewise.bins(N)
+    curve = piecewise.in_bins(np.arange(1, N + 1) ** -0.5, starts)
     with pytest.raises(ValueError, match="at least 10"):
         nulls.compare(x, curve, np.ones((5, N)))
     with pytest.raises(ValueError, match="do not fit"):

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from rare_token_neurons import phases
+from rare_token_neurons.curve import phases
+from rare_token_neurons.statistics import rankings
 
 N, HEAD, TAIL = 2048, 35, 240         # the shares the paper reports: 1.7 %, 10 %, the rest
 
@@ -114,7 +115,7 @@ def test_equal_influences_are_one_flat_line():
 
 
 def test_rank_curve_and_resampling():
-    order, values = phases.rank_curve([0.1, 0.4, 0.4, 0.2])
+    order, values = rankings.rank_curve([0.1, 0.4, 0.4, 0.2])
     assert order.tolist() == [1, 2, 3, 0] and values.tolist() == [0.4, 0.4, 0.2, 0.1]
     x, y = phases.resample(np.arange(1, 513) ** -0.5, points=60)
     assert x[0] == 0 and x[-1] == pytest.approx(np.log(512)) and len(x) == 60

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from rare_token_neurons import phases, plots
+from rare_token_neurons.curve import phases
+from rare_token_neurons.figures import axes as plots
 
 
 @pytest.fixture(autouse=True)

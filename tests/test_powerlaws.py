@@ -5,7 +5,7 @@ import powerlaw
 import pytest
 from scipy import integrate, stats
 
-from rare_token_neurons import powerlaws
+from rare_token_neurons.statistics import powerlaws
 
 N = 1000
 

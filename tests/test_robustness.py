@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from rare_token_neurons import claims, contrasts, robustness
+from rare_token_neurons.statistics import claims
+from rare_token_neurons.tables import robustness
 
 
 def test_the_claims_rule_with_p_values_adjusted_over_the_whole_grid():
-    claim = contrasts.STATISTICS["co-activation"]
+    claim = robustness.STATISTICS["co-activation"]
     items = [(claim, claims.Evidence(0.2, 0.1, 0.3, 0.0, (0.01, 0.02), 200)),
              (claim, claims.Evidence(0.2, 0.1, 0.3, 0.0, (0.04, 0.9), 200)),
              (claim, claims.Evidence(-0.2, -0.3, -0.1, 0.0, (1.0, 1.0), 200)), (claim, claims.Evidence(positions=34)),

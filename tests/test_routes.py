@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rare_token_neurons import ensembles, routes, tables
+from rare_token_neurons.tables import modules, rare_tokens, routes
 
 
 @pytest.fixture
@@ -65,11 +65,11 @@ def test_means_and_their_resamples_over_documents(rng):
 def test_positions_reach_every_document_before_one_has_a_second(monkeypatch):
     table = pd.DataFrame({"block": np.arange(60) // 6, "t": np.arange(60) % 6, "group": np.tile(["rare", "common"], 30),
                           "document": np.arange(60) // 12, "half": np.where(np.arange(60) // 12 == 2, "A", "B")})
-    monkeypatch.setattr(tables, "positions", lambda settings: table)
+    monkeypatch.setattr(rare_tokens, "positions", lambda settings: table)
     settings = type("Settings", (), {"seed": 0})
-    chosen, documents = ensembles.scattered(settings, "B", 10)
+    chosen, documents = modules.scattered(settings, "B", 10)
     assert sorted(np.unique(documents, return_counts=True)[1]) == [2, 2, 3, 3]
     assert set(documents) == {0, 1, 3, 4} and len({tuple(row) for row in chosen.tolist()}) == 10
     assert all(table.set_index(["block", "t"]).loc[tuple(row), "group"] == "rare" for row in chosen.tolist())
-    everything, _ = ensembles.scattered(settings, "A", 100)
+    everything, _ = modules.scattered(settings, "A", 100)
     assert len(everything) == 6

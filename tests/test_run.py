@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rare_token_neurons import notebooks, paths, reports, run, sources, store
+from rare_token_neurons import files, keys, paths
 from rare_token_neurons.__main__ import COMMANDS
+from rare_token_neurons.runner import jobs as runner_jobs, run
 
 PARAMETERS = 'model: str = "mini-pythia"  # the model\nsteps: list = []  # training steps\nseed: int = 0  # of every draw'
 MARK = 'with open("marks.txt", "a") as file:\n    file.write("{name} {{}} {{}}\\n".format(seed, steps))'
@@ -86,37 +87,37 @@ def test_a_wrong_argument_gives_one_sentence_and_starts_nothing(tree, capsys, ar
 def test_a_notebook_without_parameters_or_with_a_computed_default_is_named(tree):
     write(tree, "01_bare", declared="")
     with pytest.raises(ValueError, match="01_bare.ipynb has no cell tagged parameters"):
-        run.plan(["1"])
+        runner_jobs.plan(["1"])
     write(tree, "01_bare", declared="seed: int = 1 + 1")
     with pytest.raises(ValueError, match="not a plain literal"):
-        run.plan(["1"])
+        runner_jobs.plan(["1"])
 
 
 def test_lists_come_as_text_or_as_lists_and_defaults_are_not_injected(tree):
     write(tree, "01_one")
-    as_text, as_list = (run.plan(values=run._values(*given)) for given in (([("steps", "[16, 0]")], []), ([], ["steps: [0, 16]"])))
+    as_text, as_list = (runner_jobs.plan(values=run._values(*given)) for given in (([("steps", "[16, 0]")], []), ([], ["steps: [0, 16]"])))
     assert as_text[0].values == as_list[0].values == {"steps": [0, 16]}
     assert as_text[0].key == as_list[0].key
     assert as_text[0].folder.startswith("mini-pythia/") and "steps" in as_text[0].folder
-    assert run.plan(models=["mini-pythia"], values={"seed": "0"})[0].values == {}
+    assert runner_jobs.plan(models=["mini-pythia"], values={"seed": "0"})[0].values == {}
 
 
 def test_a_parameter_of_one_notebook_is_left_to_it(tree):
     write(tree, "01_one")
     write(tree, "02_two", declared=PARAMETERS + "\npositions: int = 50")
-    jobs = run.plan(values={"positions": "60"})
+    jobs = runner_jobs.plan(values={"positions": "60"})
     assert [job.values for job in jobs] == [{}, {"positions": 60}]
     assert [job.missing for job in jobs] == [("positions",), ()]
     with pytest.raises(ValueError, match="There is no parameter 'positions'"):
-        run.plan(["01"], values={"positions": "60"})
+        runner_jobs.plan(["01"], values={"positions": "60"})
 
 
 def test_models_are_the_outer_loop_and_a_notebook_about_all_runs_once(tree):
     write(tree, "01_one")
     write(tree, "02_all", declared="seed: int = 0")
-    jobs = run.plan(models=["mini-pythia", "smollm2", "mini-pythia"])
+    jobs = runner_jobs.plan(models=["mini-pythia", "smollm2", "mini-pythia"])
     assert [(job.name, job.folder) for job in jobs] == [("01_one", "mini-pythia"), ("01_one", "smollm2"), ("02_all", "all-models")]
-    assert run.plan(values={"seed": 3})[-1].folder == "all-models/seed=3"
+    assert runner_jobs.plan(values={"seed": 3})[-1].folder == "all-models/seed=3"
 
 
 def test_a_notebook_about_all_models_runs_again_when_a_table_of_one_changes_or_comes(tree):
@@ -198,7 +199,7 @@ def test_a_kernel_that_does_not_start_is_tried_again(tree, monkeypatch):
 
     monkeypatch.setattr(run.papermill, "execute_notebook", fragile)
     with pytest.raises(run.NotebookError, match="no kernel started in 3 tries"):
-        run.execute(run.plan()[0])
+        run.execute(runner_jobs.plan()[0])
     assert len(tries) == run.KERNEL_STARTS
 
 
@@ -273,20 +274,20 @@ def test_in_place_leaves_what_a_reader_wants_and_nothing_of_the_machine(tree):
 
 def test_the_key_sees_parameters_modules_and_files(tree, monkeypatch):
     path = write(tree, "01_one", "from rare_token_neurons import paths")
-    key = notebooks.content_key(path, {"model": "mini-pythia"})
-    assert key == notebooks.content_key(path, {"model": "mini-pythia"}) != notebooks.content_key(path, {"model": "smollm2"})
+    key = runner_jobs.content_key(path, {"model": "mini-pythia"})
+    assert key == runner_jobs.content_key(path, {"model": "mini-pythia"}) != runner_jobs.content_key(path, {"model": "smollm2"})
     weights = tree / "data/mini-pythia/step0/model.safetensors"
     weights.parent.mkdir(parents=True)
     weights.write_bytes(b"weights")
-    with_weights = notebooks.content_key(path, {"model": "mini-pythia"})
+    with_weights = runner_jobs.content_key(path, {"model": "mini-pythia"})
     assert with_weights != key
-    monkeypatch.setitem(sources.TEXTS, "store", "NOT = 'imported by paths'")
-    assert notebooks.content_key(path, {"model": "mini-pythia"}) == with_weights
+    monkeypatch.setitem(keys.TEXTS, "store", "NOT = 'imported by paths'")
+    assert runner_jobs.content_key(path, {"model": "mini-pythia"}) == with_weights
     with monkeypatch.context() as patch:
-        patch.setitem(sources.TEXTS, "paths", "IMPORTED = True")
-        assert notebooks.content_key(path, {"model": "mini-pythia"}) != with_weights
-    monkeypatch.setattr(sources, "libraries", lambda: {"numpy": "another"})
-    assert notebooks.content_key(path, {"model": "mini-pythia"}) != with_weights
+        patch.setitem(keys.TEXTS, "paths", "IMPORTED = True")
+        assert runner_jobs.content_key(path, {"model": "mini-pythia"}) != with_weights
+    monkeypatch.setattr(keys, "libraries", lambda: {"numpy": "another"})
+    assert runner_jobs.content_key(path, {"model": "mini-pythia"}) != with_weights
 
 
 def table(**columns):
@@ -305,46 +306,46 @@ def table(**columns):
     ({"y": [0, 0]}, np.inf),
 ])
 def test_deviation_known_answers(changed, expected):
-    assert reports.deviation(table(**changed), table()) == pytest.approx(expected)
+    assert run.deviation(table(**changed), table()) == pytest.approx(expected)
 
 
 def test_deviation_matches_rows_by_key_and_treats_nan_zero_and_lists():
-    assert reports.deviation(table().iloc[::-1], table()) == 0.0
-    assert reports.deviation(table(x=[np.nan, 3.0]), table(x=[np.nan, 3.0])) == 0.0
-    assert reports.deviation(table(x=[0.0, 0.0]), table(x=[0.0, 0.0])) == 0.0
-    assert reports.deviation(table(x=[0.0, 1e-9]), table(x=[0.0, 0.0])) == np.inf
-    assert reports.deviation(table(ok=[True, False]), table(ok=[True, True])) == np.inf
-    assert reports.deviation(table(ids=[[1], [2]]), table(ids=[[1], [2]])) == 0.0
-    assert reports.deviation(table().head(1), table()) == np.inf
+    assert run.deviation(table().iloc[::-1], table()) == 0.0
+    assert run.deviation(table(x=[np.nan, 3.0]), table(x=[np.nan, 3.0])) == 0.0
+    assert run.deviation(table(x=[0.0, 0.0]), table(x=[0.0, 0.0])) == 0.0
+    assert run.deviation(table(x=[0.0, 1e-9]), table(x=[0.0, 0.0])) == np.inf
+    assert run.deviation(table(ok=[True, False]), table(ok=[True, True])) == np.inf
+    assert run.deviation(table(ids=[[1], [2]]), table(ids=[[1], [2]])) == 0.0
+    assert run.deviation(table().head(1), table()) == np.inf
     unknown = table(step=pd.array([0, None], dtype="Int64"))
-    assert reports.deviation(unknown, unknown) == 0.0 and reports.deviation(unknown, table()) == np.inf
+    assert run.deviation(unknown, unknown) == 0.0 and run.deviation(unknown, table()) == np.inf
     floats = pd.DataFrame({"x": [1.0, 2.0]})
-    assert reports.deviation(floats.iloc[::-1], floats) == pytest.approx(1 / 2.5)
+    assert run.deviation(floats.iloc[::-1], floats) == pytest.approx(1 / 2.5)
 
 
 def test_deviation_from_the_commit(tree):
     committed, fresh = "data/results/m/a.parquet", "data/results/m/new.parquet"
     for name in (committed, fresh):
-        store.write_table(tree / name, table())
-    assert reports.from_commit([committed]) == "-"  # not a repository
+        files.write_table(tree / name, table())
+    assert run.from_commit([committed]) == "-"  # not a repository
     git = ["git", "-C", str(tree), "-c", "user.name=a", "-c", "user.email=a@b"]
     for command in (["init", "-q"], ["add", committed], ["commit", "-qm", "Add a table"]):
         subprocess.run([*git, *command], check=True)
-    assert reports.from_commit([committed, fresh]) == 0.0
-    assert reports.from_commit([fresh]) == "new" and reports.from_commit([]) == "-"
-    store.write_table(tree / committed, table(n=[4, 5]))
-    assert reports.from_commit([committed]) == pytest.approx(1 / 8)
-    store.write_table(tree / committed, table(name=["a", "z"]))
-    assert reports.from_commit([committed]) == "other rows"
+    assert run.from_commit([committed, fresh]) == 0.0
+    assert run.from_commit([fresh]) == "new" and run.from_commit([]) == "-"
+    files.write_table(tree / committed, table(n=[4, 5]))
+    assert run.from_commit([committed]) == pytest.approx(1 / 8)
+    files.write_table(tree / committed, table(name=["a", "z"]))
+    assert run.from_commit([committed]) == "other rows"
 
 
 def test_a_damaged_record_is_no_record(tree):
     write(tree, "01_one")
     assert run.main([]) == 0
     (tree / "data/cache/runs/mini-pythia/01.json").write_text('{"key": ')
-    assert run.finished(run.plan()[0]) is None
+    assert runner_jobs.finished(runner_jobs.plan()[0]) is None
     assert run.main([]) == 0 and len(marks(tree)) == 2
-    assert json.loads((tree / "data/cache/runs/mini-pythia/01.json").read_text())["key"] == run.plan()[0].key
+    assert json.loads((tree / "data/cache/runs/mini-pythia/01.json").read_text())["key"] == runner_jobs.plan()[0].key
 
 
 def test_the_command_line_and_make_list_what_there_is():

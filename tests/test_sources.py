@@ -3,7 +3,7 @@
 import numpy
 import pytest
 
-from rare_token_neurons import sources, store
+from rare_token_neurons import keys
 
 
 @pytest.fixture
@@ -14,46 +14,46 @@ def package(tmp_path, monkeypatch):
                "bottom": "from tiny import top, absent\nimport tiny.last as last\n", "last": "", "beside": "VALUE = 1\n"}
     for name, source in written.items():
         (tmp_path / f"{name}.py").write_text(source)
-    monkeypatch.setattr(sources, "PACKAGE", "tiny")
-    monkeypatch.setattr(sources, "TEXTS", sources.read(tmp_path))
-    sources._names.cache_clear()
-    store.source_hash.cache_clear()
+    monkeypatch.setattr(keys, "PACKAGE", "tiny")
+    monkeypatch.setattr(keys, "TEXTS", keys.read(tmp_path))
+    keys._names.cache_clear()
+    keys.source_hash.cache_clear()
     yield tmp_path
-    sources._names.cache_clear()
-    store.source_hash.cache_clear()
+    keys._names.cache_clear()
+    keys.source_hash.cache_clear()
 
 
 def test_imports_are_followed(package):
-    assert set(sources.imported("from tiny.middle import late\nimport numpy")) == {"middle", "bottom", "top", "other", "last"}
-    assert set(sources.module("last")) == {"last"} and sources.imported("import numpy, tiny") == {}
-    assert sources.module("top")["other"] == "X = 1"
+    assert set(keys.imported("from tiny.middle import late\nimport numpy")) == {"middle", "bottom", "top", "other", "last"}
+    assert set(keys.code_behind("last")) == {"last"} and keys.imported("import numpy, tiny") == {}
+    assert keys.code_behind("top")["other"] == "X = 1"
 
 
 def test_words_about_code_are_no_part_of_it():
     code = '"""What it is for."""\n\nclass One:  # a thing\n    """A thing."""\n\n\ndef two(x):\n    """Twice."""\n    return (x\n            * 2)\n'
-    assert sources.statements(code) == sources.statements("class One:\n    pass\ndef two(x):\n    return x * 2")
-    assert sources.statements("X = '# no comment'") != sources.statements("X = '# another'")
-    assert sources.statements("def two():\n    return 'twice'") != sources.statements("def two():\n    return 'Twice'")
+    assert keys.statements(code) == keys.statements("class One:\n    pass\ndef two(x):\n    return x * 2")
+    assert keys.statements("X = '# no comment'") != keys.statements("X = '# another'")
+    assert keys.statements("def two():\n    return 'twice'") != keys.statements("def two():\n    return 'Twice'")
 
 
 @pytest.mark.parametrize("edited, changes", [("top", True), ("other", True), ("middle", True), ("bottom", True), ("beside", False)])
 def test_a_new_process_sees_an_edit_and_this_one_does_not(package, monkeypatch, edited, changes):
-    before = store.source_hash("top")
+    before = keys.source_hash("top")
     with (package / f"{edited}.py").open("a") as file:
         file.write("LATER = 1\n")
-    store.source_hash.cache_clear()
-    assert store.source_hash("top") == before
-    monkeypatch.setattr(sources, "TEXTS", sources.read(package))
-    store.source_hash.cache_clear()
-    assert (store.source_hash("top") != before) is changes
+    keys.source_hash.cache_clear()
+    assert keys.source_hash("top") == before
+    monkeypatch.setattr(keys, "TEXTS", keys.read(package))
+    keys.source_hash.cache_clear()
+    assert (keys.source_hash("top") != before) is changes
 
 
 def test_a_real_module_takes_in_what_it_imports():
-    assert set(sources.module("text")) < set(sources.module("training"))
-    assert set(sources.imported("from rare_token_neurons.paths import ROOT")) == {"paths"}
+    assert set(keys.code_behind("text")) < set(keys.code_behind("training"))
+    assert set(keys.imported("from rare_token_neurons.paths import ROOT")) == {"paths"}
 
 
 def test_the_libraries_are_those_installed():
-    found = sources.libraries()
+    found = keys.libraries()
     assert found["numpy"] == numpy.__version__ and {"torch", "transformers", "weightwatcher"} <= set(found)
     assert "pytest" not in found

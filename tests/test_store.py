@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 import torch
 
-from rare_token_neurons import paths, sources, store
+from rare_token_neurons import files, keys, paths
+from rare_token_neurons.tables import stage
 
 TABLE = pd.DataFrame({"neuron": [0, 1, 2], "influence": [0.5, 0.25, 0.125], "name": ["a", "b", "c"]})
 
@@ -21,10 +22,10 @@ TABLE = pd.DataFrame({"neuron": [0, 1, 2], "influence": [0.5, 0.25, 0.125], "nam
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     """A repository of its own: nothing is written to the real cache."""
-    monkeypatch.setattr(store, "CACHE", tmp_path / "cache")
-    monkeypatch.setattr(store, "RUNS", tmp_path / "cache" / "runs")
-    monkeypatch.setattr(store, "_written", {"tables": [], "figures": []})
-    monkeypatch.setattr(store, "_seconds", {})
+    monkeypatch.setattr(stage, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(stage, "RUNS", tmp_path / "cache" / "runs")
+    monkeypatch.setattr(stage, "_written", {"tables": [], "figures": []})
+    monkeypatch.setattr(stage, "_seconds", {})
     return tmp_path
 
 
@@ -55,7 +56,7 @@ def test_a_stage_that_two_want_at_once_is_computed_once(root):
         return TABLE
 
     with ThreadPoolExecutor(2) as pool:  # each opens the lock for itself, as a process does
-        tables = list(pool.map(lambda _: store.stage(root / "results/model/influence.parquet", "key", slow), range(2)))
+        tables = list(pool.map(lambda _: stage.table_at(root / "results/model/influence.parquet", "key", slow), range(2)))
     assert len(calls) == 1 and all(table.equals(TABLE) for table in tables)
     assert not list(root.rglob(".lock-*"))
 
@@ -64,7 +65,7 @@ def test_a_lock_ends_with_its_process(root):
     code = "import os\nfrom rare_token_neurons import store\nwith store.lock('file'):\n    os.kill(os.getpid(), 9)"
     assert subprocess.run([sys.executable, "-c", code], cwd=root).returncode == -signal.SIGKILL
     assert (root / ".lock-file").exists()
-    with store.lock(root / "file"):
+    with files.lock(root / "file"):
         assert (root / ".lock-file").exists()
     assert not (root / ".lock-file").exists()
 
@@ -74,7 +75,7 @@ def test_a_lock_ends_with_its_process(root):
 
 def test_a_new_file_takes_its_name_when_it_is_finished(tmp_path):
     path = tmp_path / "deep" / "er" / "file.txt"
-    with store.new_file(path) as temporary:
+    with files.new_file(path) as temporary:
         temporary.write_text("new")
         assert not path.exists() and temporary.suffix == ".txt"
     assert path.read_text() == "new" and listing(path.parent) == ["file.txt"]
@@ -85,7 +86,7 @@ def test_a_new_file_takes_its_name_when_it_is_finished(tmp_path):
 def test_a_failure_leaves_the_old_file(tmp_path, error):
     path = tmp_path / "file.txt"
     path.write_text("old")
-    with pytest.raises(error), store.new_file(path) as temporary:
+    with pytest.raises(error), files.new_file(path) as temporary:
         temporary.write_text("half of the n")
         raise error
     assert path.read_text() == "old" and listing(tmp_path) == ["file.txt"]
@@ -93,9 +94,9 @@ def test_a_failure_leaves_the_old_file(tmp_path, error):
 
 def test_a_table_that_cannot_be_written_leaves_the_old_one(tmp_path):
     path = tmp_path / "table.parquet"
-    store.write_table(path, TABLE)
+    files.write_table(path, TABLE)
     with pytest.raises(Exception, match="(?i)mixed|convert|expected"):
-        store.write_table(path, pd.DataFrame({"mixed": [1, "one", object()]}))
+        files.write_table(path, pd.DataFrame({"mixed": [1, "one", object()]}))
     pd.testing.assert_frame_equal(pd.read_parquet(path), TABLE)
     assert listing(tmp_path) == ["table.parquet"]
 
@@ -115,11 +116,11 @@ def test_a_killed_process_leaves_the_old_file(tmp_path):
 
 def test_a_new_folder_is_there_as_a_whole_or_not_at_all(tmp_path):
     path = tmp_path / "step0"
-    with pytest.raises(ValueError), store.new_folder(path) as temporary:
+    with pytest.raises(ValueError), files.new_folder(path) as temporary:
         (temporary / "half").write_text("x")
         raise ValueError
     assert listing(tmp_path) == []
-    with store.new_folder(path) as temporary:
+    with files.new_folder(path) as temporary:
         (temporary / "weights").write_text("w")
         (temporary / "weights").chmod(0o600)
         assert not path.exists()
@@ -129,7 +130,7 @@ def test_a_new_folder_is_there_as_a_whole_or_not_at_all(tmp_path):
 
 def test_a_folder_that_another_process_finished_is_kept(tmp_path):
     path = tmp_path / "step0"
-    with store.new_folder(path) as temporary:
+    with files.new_folder(path) as temporary:
         (temporary / "late").write_text("late")
         path.mkdir()
         (path / "early").write_text("early")
@@ -139,23 +140,23 @@ def test_a_folder_that_another_process_finished_is_kept(tmp_path):
 def test_or_replaced_where_that_is_asked_for(tmp_path):
     path = tmp_path / "step0"
     for content in ("old", "new"):
-        with store.new_folder(path, replace=True) as temporary:
+        with files.new_folder(path, replace=True) as temporary:
             (temporary / content).write_text(content)
-    with pytest.raises(ValueError), store.new_folder(path, replace=True) as temporary:
+    with pytest.raises(ValueError), files.new_folder(path, replace=True) as temporary:
         raise ValueError
     assert listing(tmp_path) == ["step0"] and listing(path) == ["new"]
 
 
 def test_equal_tables_give_equal_bytes(tmp_path):
     for name in "ab":
-        store.write_table(tmp_path / name, TABLE.copy())
-    store.write_table(tmp_path / "c", TABLE.assign(influence=0.0))
+        files.write_table(tmp_path / name, TABLE.copy())
+    files.write_table(tmp_path / "c", TABLE.assign(influence=0.0))
     first, second, other = ((tmp_path / name).read_bytes() for name in "abc")
     assert first == second != other
 
 
 def test_json_is_sorted_and_ends_with_a_line(tmp_path):
-    store.write_json(tmp_path / "x.json", {"b": 1, "a": [1.5, None]})
+    files.write_json(tmp_path / "x.json", {"b": 1, "a": [1.5, None]})
     assert (tmp_path / "x.json").read_text() == '{\n "a": [\n  1.5,\n  null\n ],\n "b": 1\n}\n'
 
 
@@ -163,20 +164,20 @@ def test_json_is_sorted_and_ends_with_a_line(tmp_path):
 
 
 def test_a_digest_is_of_the_content_not_of_the_order():
-    assert store.digest({"a": 1, "b": [2, "x"]}) == store.digest({"b": [2, "x"], "a": 1})
-    assert len(store.digest({})) == 16 and int(store.digest({}), 16) >= 0
+    assert keys.digest({"a": 1, "b": [2, "x"]}) == keys.digest({"b": [2, "x"], "a": 1})
+    assert len(keys.digest({})) == 16 and int(keys.digest({}), 16) >= 0
 
 
 @pytest.mark.parametrize("odd", [object(), {1: "a"}, {None: 1}, [{"a": {2, 3}}], paths.ROOT, b"bytes", torch.zeros(2), 1j])
 def test_only_plain_data_has_a_digest(odd):
     """Two objects that print alike would share a key; so would the names 1 and "1"."""
     with pytest.raises(TypeError, match="^A content key is made of plain data, not of "):
-        store.digest({"a": [odd]})
+        keys.digest({"a": [odd]})
 
 
 def test_the_digest_of_plain_data_is_what_it_was():
     """Keys of earlier caches and the names of folders hold."""
-    assert store.digest({"b": [2, "x", (1.5, None, True)], "a": {"c": float("nan")}}) == "9365d0be52664568"
+    assert keys.digest({"b": [2, "x", (1.5, None, True)], "a": {"c": float("nan")}}) == "9365d0be52664568"
 
 
 def test_a_key_differs_when_any_part_differs():
@@ -185,16 +186,16 @@ def test_a_key_differs_when_any_part_differs():
              ({"seed": 0}, {"weight": "aa"}, ["text"]), ({"seed": 0}, {"weights": "aa"}, ["text", "phases"]),
              ({"seed": 0}, {"weights": "aa"}, ["phases"]), ({"seed": "0"}, {"weights": "aa"}, ["text"]),
              ({"seed": 0, "weights": "aa"}, {}, ["text"])]
-    assert len({store.key(*part) for part in parts}) == len(parts)
-    assert store.key(*parts[0]) == store.key({"seed": 0}, {"weights": "aa"}, ["text"])
+    assert len({keys.key(*part) for part in parts}) == len(parts)
+    assert keys.key(*parts[0]) == keys.key({"seed": 0}, {"weights": "aa"}, ["text"])
 
 
 # ---- stages
 
 
 def run(root, work, *, settings=None, inputs=None, modules=("phases",), recompute="changed", name="influence"):
-    key = store.key(settings or {"seed": 0}, inputs or {"weights": "aa"}, list(modules))
-    return store.stage(root / "results" / "model" / f"{name}.parquet", key, work, recompute=recompute)
+    key = keys.key(settings or {"seed": 0}, inputs or {"weights": "aa"}, list(modules))
+    return stage.table_at(root / "results" / "model" / f"{name}.parquet", key, work, recompute=recompute)
 
 
 def test_a_stage_computes_once(root):
@@ -219,17 +220,17 @@ def test_a_stage_computes_again_when_the_source_or_a_library_changes(root, monke
     work = Work(TABLE)
     run(root, work)
     with monkeypatch.context() as patch:
-        patch.setattr(store, "source_hash", lambda module: "another source")
+        patch.setattr(keys, "source_hash", lambda module: "another source")
         run(root, work)
     assert work.calls == 2
-    monkeypatch.setattr(sources, "libraries", lambda: {"scipy": "another version"})
+    monkeypatch.setattr(keys, "libraries", lambda: {"scipy": "another version"})
     run(root, work)
     assert work.calls == 3
 
 
 def test_a_committed_table_is_never_the_input(root):
     """In a fresh clone the tables are there and the cache is empty: everything is computed."""
-    store.write_table(root / "results" / "model" / "influence.parquet", TABLE.assign(influence=9.0))
+    files.write_table(root / "results" / "model" / "influence.parquet", TABLE.assign(influence=9.0))
     work = Work(TABLE)
     pd.testing.assert_frame_equal(run(root, work), TABLE)
     assert work.calls == 1
@@ -311,16 +312,16 @@ def test_a_damaged_or_missing_seal_only_costs_the_work_again(root, damage):
 def test_tensors_are_kept_by_key_and_damage_is_seen(root, capsys, damage):
     content = {"activations": torch.randn(3, 4), "ids": torch.arange(5)}
     work = Work(content)
-    store.tensors("model", "key", work)
+    stage.tensors("model", "key", work)
     kept = root / "cache" / "model" / "key.safetensors"
     if damage:
         damage(kept)
-    found = store.tensors("model", "key", work)
+    found = stage.tensors("model", "key", work)
     assert work.calls == (2 if damage else 1)
     assert ("key.safetensors is damaged and is made again." in capsys.readouterr().out) is bool(damage)
     assert all(torch.equal(found[name], content[name]) and found[name].dtype == content[name].dtype for name in content)
-    store.tensors("model", "another key", work)
-    store.tensors("model", "key", work, recompute="always")
+    stage.tensors("model", "another key", work)
+    stage.tensors("model", "key", work, recompute="always")
     assert work.calls == (4 if damage else 3)
 
 
@@ -328,13 +329,13 @@ def test_tensors_are_kept_by_key_and_damage_is_seen(root, capsys, damage):
 
 
 def test_the_account_of_a_notebook_names_seconds_tables_and_figures(root):
-    with store.clock("forward"):
+    with stage.clock("forward"):
         pass
-    with pytest.raises(ValueError), store.clock("forward"):
+    with pytest.raises(ValueError), stage.clock("forward"):
         raise ValueError
     run(root, Work(TABLE))
-    store.note_figure(paths.FIGURES / "mini-pythia" / "fig3_three_phases.png")
-    store.finish("model", "03")
+    stage.note_figure(paths.FIGURES / "mini-pythia" / "fig3_three_phases.png")
+    stage.finish("model", "03")
     account = json.loads((root / "cache" / "runs" / "model" / "03.account.json").read_text())
     assert list(account["seconds"]) == ["forward"] and account["seconds"]["forward"] >= 0
     assert account["tables"] == ["influence.parquet"]

@@ -5,7 +5,8 @@ import torch
 from conftest import LLAMA_LIKE, ONE_EACH, VOCABULARY
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from rare_token_neurons import ablation, prefixes, subjects, suffix
+from rare_token_neurons.ablation import capture as captures, layers as ablation_layers, neurons as ablation
+from rare_token_neurons.models import subject as subjects
 
 KINDS = ONE_EACH
 
@@ -30,11 +31,11 @@ def hooked(subject, tokens, positions, module, columns, reference):
 
 def neuron_changes(subject, tokens, positions, layer, neurons, ablation="mean", batch=8):
     """Loss changes (n, m) when one MLP neuron of a layer is ablated at EVERY position of its block."""
-    module = suffix.find(suffix.layers(subject)[layer], suffix.MLP_OUT)
-    recording = suffix.record(subject, tokens, positions, [module], batch=batch)
-    reference = suffix.replacement(recording.means[module], ablation).to(subject.dtype)
-    before, _ = suffix.rerun(recording, layer)
-    return torch.stack([suffix.rerun(recording, layer, module, suffix.put(reference, [neuron]))[0] - before
+    module = ablation_layers.find(ablation_layers.layers_of(subject)[layer], ablation_layers.MLP_OUT)
+    recording = ablation_layers.record_blocks(subject, tokens, positions, [module], batch=batch)
+    reference = ablation_layers.replacement(recording.means[module], ablation).to(subject.dtype)
+    before, _ = ablation_layers.rerun(recording, layer)
+    return torch.stack([ablation_layers.rerun(recording, layer, module, ablation_layers.put(reference, [neuron]))[0] - before
                         for neuron in neurons], 1)
 
 
@@ -42,13 +43,13 @@ def neuron_changes(subject, tokens, positions, layer, neurons, ablation="mean", 
 def test_a_rerun_without_an_edit_is_the_model_from_every_layer(tiny, tokens, kind):
     subject = tiny(kind, torch.float64)
     positions = torch.tensor([[4, 9], [0, 3], [4, 14], [1, 7]])
-    recording = suffix.record(subject, tokens, positions, batch=2)
+    recording = ablation_layers.record_blocks(subject, tokens, positions, batch=2)
     losses, activations = hooked(subject, tokens, positions, None, None, None)
     for layer in range(2):
-        found = suffix.rerun(recording, layer, neurons=[7, 2])
+        found = ablation_layers.rerun(recording, layer, neurons=[7, 2])
         assert found[0] == pytest.approx(losses, abs=1e-6)
         assert found[1] == pytest.approx(activations[:, [7, 2]], abs=1e-9)
-    assert suffix.rerun(recording, 0)[1].shape == (4, 0)
+    assert ablation_layers.rerun(recording, 0)[1].shape == (4, 0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -59,7 +60,7 @@ def test_neurons_of_any_layer_against_hooks(tiny, tokens, kind, how):
     used = tokens[[0, 1, 4, 5]]
     base, _ = hooked(subject, tokens, positions, None, None, None)
     for layer in range(2):
-        module = suffix.find(suffix.layers(subject)[layer], suffix.MLP_OUT)
+        module = ablation_layers.find(ablation_layers.layers_of(subject)[layer], ablation_layers.MLP_OUT)
         read = []
         hook = module.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
         with torch.no_grad():
@@ -82,16 +83,16 @@ def test_where_only_some_layers_attend_to_a_window(tokens):
     assert config.layer_types == ["full_attention", "sliding_attention"]
     positions = torch.tensor([[4, 9], [0, 3], [4, 14], [1, 7]])
     truth = hooked(subject, tokens, positions, None, None, None)[0]
-    recording = suffix.record(subject, tokens, positions)
-    assert all(suffix.rerun(recording, layer)[0] == pytest.approx(truth, abs=1e-6) for layer in range(2))
+    recording = ablation_layers.record_blocks(subject, tokens, positions)
+    assert all(ablation_layers.rerun(recording, layer)[0] == pytest.approx(truth, abs=1e-6) for layer in range(2))
     with pytest.raises(ValueError, match="^Some layers of own attend to fewer than the 10 tokens of a window: take shorter"):
-        prefixes.record(subject, tokens[:, :11])
-    prefixes.record(subject, tokens[:, :4])
+        ablation_layers.record_windows(subject, tokens[:, :11])
+    ablation_layers.record_windows(subject, tokens[:, :4])
 
 
 def test_in_the_final_layer_every_position_or_one_is_the_same(tiny, tokens):
     subject = tiny("neox-parallel", torch.float64)
-    capture = ablation.capture(subject, tokens)
+    capture = captures.capture(subject, tokens)
     found = neuron_changes(subject, tokens, capture.positions, 1, range(6))
     assert found == pytest.approx(ablation.loss_changes(subject, capture, neurons=torch.arange(6)), abs=1e-9)
 
@@ -100,15 +101,15 @@ def test_hooks_are_gone_and_errors_speak(tiny, tokens):
     subject = tiny("llama-tied")
     before = sum(len(module._forward_pre_hooks) for module in subject.model.modules())
     neuron_changes(subject, tokens, torch.tensor([[0, 3]]), 0, [1])
-    recording = suffix.record(subject, tokens, torch.tensor([[0, 3]]))
+    recording = ablation_layers.record_blocks(subject, tokens, torch.tensor([[0, 3]]))
     with pytest.raises(RuntimeError):
-        suffix.rerun(recording, 0, suffix.layers(subject)[0].mlp.down_proj, lambda values: values[..., :3])
+        ablation_layers.rerun(recording, 0, ablation_layers.layers_of(subject)[0].mlp.down_proj, lambda values: values[..., :3])
     assert before == sum(len(module._forward_pre_hooks) for module in subject.model.modules())
     with pytest.raises(ValueError, match="without a next token"):
-        suffix.record(subject, tokens, torch.tensor([[0, 15]]))
+        ablation_layers.record_blocks(subject, tokens, torch.tensor([[0, 15]]))
     with pytest.raises(ValueError, match="shape"):
-        suffix.record(subject, tokens, torch.zeros(0, 2, dtype=torch.int64))
+        ablation_layers.record_blocks(subject, tokens, torch.zeros(0, 2, dtype=torch.int64))
     with pytest.raises(ValueError, match="mean or zero"):
-        suffix.replacement(torch.zeros(3), "resample")
+        ablation_layers.replacement(torch.zeros(3), "resample")
     with pytest.raises(ValueError, match="not known"):
-        suffix.find(torch.nn.Linear(2, 2), suffix.MLP_OUT)
+        ablation_layers.find(torch.nn.Linear(2, 2), ablation_layers.MLP_OUT)

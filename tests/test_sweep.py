@@ -14,8 +14,10 @@ import pytest
 from distributed import LocalCluster
 from test_run import PARAMETERS, marks, tree, write  # noqa: F401
 
-from rare_token_neurons import hub, paths, run, sweep, text, workers
-from rare_token_neurons.status import Status, duration
+from rare_token_neurons import paths
+from rare_token_neurons.runner import jobs as runner_jobs, run, sweep
+from rare_token_neurons.runner.sweep import Status, duration
+from rare_token_neurons.text import documents as texts
 
 
 @pytest.fixture
@@ -68,7 +70,7 @@ def test_a_row_is_a_command_and_what_two_lines_ask_for_is_there_once(grid):
         (3, ["01", "-y", '{"model": "smollm2"}'])]
     assert [(row.line, row.arguments) for row in alls] == [(3, ["11"])]
     assert models[0].log == f"data/cache/runs/mini-pythia/seed=1,ablation=zero/{models[0].name}.log"
-    assert run.plan(models[0].arguments[:2], values=rows[0].values) == list(models[0].jobs)
+    assert runner_jobs.plan(models[0].arguments[:2], values=rows[0].values) == list(models[0].jobs)
 
 
 def test_two_rows_that_would_overwrite_each_other_are_refused(grid):
@@ -82,7 +84,7 @@ def test_two_rows_that_would_overwrite_each_other_are_refused(grid):
     (["--scheduler", "tcp://127.0.0.1:9"], "No Dask scheduler answers at tcp://127.0.0.1:9"),
 ])
 def test_without_places_nothing_starts(grid, capsys, monkeypatch, arguments, message):
-    monkeypatch.setattr(workers, "TIMEOUT", 1)
+    monkeypatch.setattr(sweep, "TIMEOUT", 1)
     assert sweep.main([str(grid("notebooks\n01\n")), *arguments]) == 2
     assert message in capsys.readouterr().err
 
@@ -241,8 +243,8 @@ with open("ends.txt", "a") as file:
 
 
 def test_names_of_texts_from_the_hub():
-    assert hub.names_text("stas/c4-en-10k[:500]") and hub.names_text("a/b[10:20]")
-    assert not any(map(hub.names_text, ("mini-pile", "my.txt", "folder/my.txt", "stas/c4-en-10k", "a/b[1]")))
+    assert texts.names_text("stas/c4-en-10k[:500]") and texts.names_text("a/b[10:20]")
+    assert not any(map(texts.names_text, ("mini-pile", "my.txt", "folder/my.txt", "stas/c4-en-10k", "a/b[1]")))
 
 
 def test_rows_of_a_dataset_are_documents(tmp_path, monkeypatch):
@@ -251,7 +253,7 @@ def test_rows_of_a_dataset_are_documents(tmp_path, monkeypatch):
     (tmp_path / "owner/name/train.jsonl").write_text("".join(f'{{"text": "page {n}"}}\n' for n in range(5)))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    table = text.documents("owner/name[1:4]")
+    table = texts.documents("owner/name[1:4]")
     assert list(table["text"]) == ["page 1", "page 2", "page 3"] and set(table["source"]) == {"name"}
     with pytest.raises(ValueError, match="could not be had from the hub"):
-        hub.documents("owner/none[:2]")
+        texts.of_dataset("owner/none[:2]")

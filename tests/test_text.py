@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from rare_token_neurons import text
+from rare_token_neurons.text import documents as texts, rarity
 
 # A hand-made vocabulary: the id of a token is its place in this list. The last is the special one.
 TOKENS = [" the", " cat", " deafening", " xqzv", "ing", ".", " ", "the", " Cat", "'s", " caf\u00e9", "\u2014", "7", "\U0001f600",
@@ -34,7 +34,7 @@ def mask(*tokens, size=7):
 
 @pytest.fixture(scope="module")
 def pile():
-    return text.documents()
+    return texts.documents()
 
 
 # ---- documents
@@ -48,7 +48,7 @@ def test_about_five_percent_of_each_source_are_held_out(pile):
 
 
 def test_the_split_depends_on_the_names_of_a_source_alone(pile):
-    again = text.documents()
+    again = texts.documents()
     pd.testing.assert_frame_equal(pile, again)
     first = pile[pile["source"] == "austen"]["split"].to_numpy()
     assert (first[:30] == "train").any() and not (first == np.sort(first)).all()  # drawn, not the first or last ones
@@ -63,7 +63,7 @@ def test_a_plain_file_is_cut_at_blank_lines_into_documents(tmp_path):
     paragraph = "word " * 150  # 750 characters
     path = tmp_path / "own.txt"
     path.write_text("\n\n".join([paragraph] * 8))
-    found = text.documents(str(path))
+    found = texts.documents(str(path))
     assert found["text"].str.len().tolist() == [3 * 750 + 4, 3 * 750 + 4, 2 * 750 + 2]  # 3 paragraphs exceed 2,000
     assert found["source"].eq("own").all()
     assert "\n\n".join(found["text"]) == path.read_text()
@@ -74,28 +74,28 @@ def test_a_file_without_text_is_named(tmp_path, content):
     path = tmp_path / "blank.txt"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"^The text file blank.txt is empty\.$"):
-        text.documents(str(path))
+        texts.documents(str(path))
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"^There is no text file nowhere.txt\.$"):
-        text.documents(str(tmp_path / "nowhere.txt"))
+        texts.documents(str(tmp_path / "nowhere.txt"))
 
 
 def test_odd_bytes_are_text(tmp_path):
     path = tmp_path / "odd.txt"
     path.write_bytes(b"\xef\xbb\xbfthe\0cat \xff \xf0\x9f\x98\x80" + b" cat" * 300)
-    assert text.documents(str(path))["text"].tolist() == ["the cat \ufffd \U0001f600" + " cat" * 300]
+    assert texts.documents(str(path))["text"].tolist() == ["the cat \ufffd \U0001f600" + " cat" * 300]
 
 
 def test_the_hash_of_a_text_is_that_of_its_content(tmp_path):
     path, other = tmp_path / "a.txt", tmp_path / "b.txt"
     path.write_text("the cat")
     other.write_text("the cat")
-    before = text.text_hash(str(path))
-    assert before == text.text_hash(str(other)) != text.text_hash()
+    before = texts.text_hash(str(path))
+    assert before == texts.text_hash(str(other)) != texts.text_hash()
     path.write_text("the Cat")
-    assert text.text_hash(str(path)) != before
+    assert texts.text_hash(str(path)) != before
 
 
 # ---- tokens and blocks
@@ -105,20 +105,20 @@ def test_encoding_is_whole_and_adds_nothing():
     cutting = tokenizer()
     cutting.backend_tokenizer.enable_truncation(2)
     cutting.backend_tokenizer.enable_padding(length=9)
-    found = text.encode(cutting, [" the cat.", "", " the the the cat"])
+    found = texts.encode(cutting, [" the cat.", "", " the the the cat"])
     assert [ids.tolist() for ids in found] == [[THE, CAT, STOP], [], [THE, THE, THE, CAT]]
 
 
 def test_no_block_crosses_documents():
     ids = [np.arange(10), np.arange(100, 103), np.arange(200, 208)]
-    found = text.blocks(ids, [5, 6, 9], length=4)
+    found = rarity.blocks(ids, [5, 6, 9], length=4)
     np.testing.assert_array_equal(found.tokens, [[0, 1, 2, 3], [4, 5, 6, 7], [200, 201, 202, 203], [204, 205, 206, 207]])
     np.testing.assert_array_equal(found.document, [5, 5, 9, 9])
     assert found.tokens.dtype == found.document.dtype == np.int64
 
 
 def test_a_random_offset_reaches_every_part_of_a_document_in_the_end():
-    starts = {int(text.blocks([np.arange(10)], [0], length=4, offset=np.random.default_rng(seed)).tokens[0, 0])
+    starts = {int(rarity.blocks([np.arange(10)], [0], length=4, offset=np.random.default_rng(seed)).tokens[0, 0])
               for seed in range(50)}
     assert starts == {0, 1, 2}
 
@@ -126,16 +126,16 @@ def test_a_random_offset_reaches_every_part_of_a_document_in_the_end():
 @pytest.mark.parametrize("ids", [[], [np.arange(1)], [np.arange(255), np.arange(255)]])
 def test_a_text_that_fills_no_block_is_refused(ids):
     with pytest.raises(ValueError, match="^No document of the text fills one block of 256 tokens.$"):
-        text.blocks(ids, range(len(ids)))
+        rarity.blocks(ids, range(len(ids)))
 
 
 def test_unigram_counts():
     ids = [np.array([0, 0, 2], dtype=np.int32), np.array([], dtype=np.int32), np.array([2], dtype=np.int32)]
-    np.testing.assert_array_equal(text.unigram_counts(ids, 5), [2, 0, 2, 0, 0])
+    np.testing.assert_array_equal(rarity.unigram_counts(ids, 5), [2, 0, 2, 0, 0])
 
 
 def test_a_word_token_has_a_leading_space_and_is_in_the_dictionary():
-    found = text.vocabulary(tokenizer())
+    found = rarity.vocabulary(tokenizer())
     assert found["token"].tolist() == TOKENS
     # "the" lacks the space, " xqzv" is no word, " caf\u00e9" is not ASCII
     assert found.loc[found["word"], "token"].tolist() == [" the", " cat", " deafening", " Cat"]
@@ -156,9 +156,9 @@ def sentencepiece():
 def test_a_sentencepiece_token_keeps_its_space():
     made = sentencepiece()
     assert made.decode(made.convert_tokens_to_ids(["\u2581cat"])) == "cat"  # alone, it loses it
-    table = text.vocabulary(made)
+    table = rarity.vocabulary(made)
     assert {" cat", " mat", " whale"} <= set(table.loc[table["word"], "token"]) and "<unk>" in set(table["token"])
-    ids = text.encode(made, ["the whale sat"])[0]
+    ids = texts.encode(made, ["the whale sat"])[0]
     assert "".join(table["token"][ids]) == " the whale sat"
     assert table.loc[ids, "word"].all() and table.loc[ids, "boundary"].all()
     alone = table.set_index("token")["word"]
@@ -166,13 +166,13 @@ def test_a_sentencepiece_token_keeps_its_space():
 
 
 def test_a_word_ends_before_anything_but_a_letter_a_digit_or_an_apostrophe():
-    found = text.vocabulary(tokenizer())
+    found = rarity.vocabulary(tokenizer())
     assert found.loc[~found["boundary"], "token"].tolist() == ["ing", "the", "'s", "7"]
 
 
 def test_english_counts_are_of_words_only():
-    found = text.vocabulary(tokenizer())
-    counts = dict(zip(found["token"], text.english_counts(found)))
+    found = rarity.vocabulary(tokenizer())
+    counts = dict(zip(found["token"], rarity.english_counts(found)))
     assert counts[" the"] > 1_000 * counts[" deafening"] > 0
     assert 1e7 < counts[" the"] < 1e8  # about 5 % of English, per 10^9 words
     assert counts[" the"] != counts["the"] == counts["."] == counts[" xqzv"] == 0
@@ -184,21 +184,21 @@ def test_english_counts_are_of_words_only():
 def test_rare_is_at_or_below_the_percentile_of_the_seen_types():
     counts = np.array([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 99, 0])
     candidate = np.array([True] * 10 + [False, True])  # no word; a word never seen
-    rare, common, threshold = text.rare_tokens(counts, candidate, 30)
+    rare, common, threshold = rarity.rare_tokens(counts, candidate, 30)
     assert threshold == 3
     np.testing.assert_array_equal(np.nonzero(rare)[0], [0, 1, 2])
     np.testing.assert_array_equal(np.nonzero(common)[0], [3, 4, 5, 6, 7, 8, 9])
 
 
 def test_tokens_of_equal_count_are_on_the_same_side():
-    rare, common, threshold = text.rare_tokens(np.array([1, 2, 2, 2, 9]), np.ones(5, dtype=bool), 50)
+    rare, common, threshold = rarity.rare_tokens(np.array([1, 2, 2, 2, 9]), np.ones(5, dtype=bool), 50)
     assert threshold == 2 and rare.tolist() == [True, True, True, True, False]
 
 
 def test_rows_of_the_embedding_without_a_token_are_never_rare():
     counts = np.array([5, 1, 7, 9, 3, 1])  # the embedding has two rows more than the tokenizer has tokens
     for candidate in (np.ones(4, dtype=bool), np.array([True] * 4 + [False] * 2)):
-        rare, common, _ = text.rare_tokens(counts, candidate, 50)
+        rare, common, _ = rarity.rare_tokens(counts, candidate, 50)
         assert rare.tolist() == [True, True, False, False, False, False]
         assert common.tolist() == [False, False, True, True, False, False]
 
@@ -206,19 +206,19 @@ def test_rows_of_the_embedding_without_a_token_are_never_rare():
 @pytest.mark.parametrize("percentile", [0, 100, -5, 250, float("nan")])
 def test_an_impossible_percentile_is_named(percentile):
     with pytest.raises(ValueError, match=r"^rare_percentile is .*; it must lie between 0 and 100, both excluded\.$"):
-        text.rare_tokens(np.arange(5), np.ones(5, dtype=bool), percentile)
+        rarity.rare_tokens(np.arange(5), np.ones(5, dtype=bool), percentile)
 
 
 def test_counts_that_leave_no_choice_are_refused():
     everything = np.ones(3, dtype=bool)
     with pytest.raises(ValueError, match="have seen none"):
-        text.rare_tokens(np.zeros(3, dtype=int), everything, 50)
+        rarity.rare_tokens(np.zeros(3, dtype=int), everything, 50)
     with pytest.raises(ValueError, match="have seen none"):
-        text.rare_tokens(np.ones(3, dtype=int), ~everything, 50)
+        rarity.rare_tokens(np.ones(3, dtype=int), ~everything, 50)
     with pytest.raises(ValueError, match="no token is left that is common"):
-        text.rare_tokens(np.array([4, 4, 4]), everything, 50)
+        rarity.rare_tokens(np.array([4, 4, 4]), everything, 50)
     with pytest.raises(ValueError, match="2 counts for 3 tokens"):
-        text.rare_tokens(np.array([4, 4]), everything, 50)
+        rarity.rare_tokens(np.array([4, 4]), everything, 50)
 
 
 # ---- positions
@@ -229,7 +229,7 @@ HAND = table(words=[THE, CAT, DEAFENING], boundaries=[THE, CAT, DEAFENING, STOP,
 
 
 def rows(**options):
-    return text.candidate_positions(np.array(SENTENCE), mask(DEAFENING), HAND, **options).tolist()
+    return rarity.candidate_positions(np.array(SENTENCE), mask(DEAFENING), HAND, **options).tolist()
 
 
 def test_a_position_is_rare_by_the_token_it_predicts():
@@ -253,12 +253,12 @@ def test_the_first_positions_of_a_block_are_not_scored():
 
 def test_positions_name_their_block():
     tokens = np.array([[THE] * 6, [THE, THE, THE, THE, CAT, STOP], [CAT] * 6])
-    found = text.candidate_positions(tokens, mask(CAT), HAND)
+    found = rarity.candidate_positions(tokens, mask(CAT), HAND)
     assert found.tolist() == [[1, 3], [2, 3]] and found.dtype == np.int64
 
 
 def test_an_embedding_wider_than_the_tokenizer_has_the_same_positions():
-    assert text.candidate_positions(np.array(SENTENCE), mask(DEAFENING, size=20), HAND).tolist() == [[0, 3]]
+    assert rarity.candidate_positions(np.array(SENTENCE), mask(DEAFENING, size=20), HAND).tolist() == [[0, 3]]
 
 
 def test_brute_force_agrees_on_random_text():
@@ -272,7 +272,7 @@ def test_brute_force_agrees_on_random_text():
                 followed = place + 1 < 16 and HAND["boundary"][row[place + 1]]
                 if chosen[row[place]] and followed:
                     expected.append([block, t])
-        assert text.candidate_positions(tokens, chosen, HAND, rare_of=rare_of).tolist() == expected
+        assert rarity.candidate_positions(tokens, chosen, HAND, rare_of=rare_of).tolist() == expected
 
 
 # ---- the choice of positions
@@ -282,12 +282,12 @@ def test_brute_force_agrees_on_random_text():
 def sample():
     """300 blocks of 100 documents, with their rare and common positions (about one rare to four common)."""
     tokens = np.random.default_rng(1).choice(7, p=[0.3, 0.3, 0.15, 0.1, 0.05, 0.05, 0.05], size=(300, 32))
-    blocks = text.Blocks(tokens.astype(np.int64), np.repeat(np.arange(100) * 7, 3))
-    return blocks, *(text.candidate_positions(blocks.tokens, chosen, HAND) for chosen in (mask(DEAFENING), mask(THE, CAT)))
+    blocks = rarity.Blocks(tokens.astype(np.int64), np.repeat(np.arange(100) * 7, 3))
+    return blocks, *(rarity.candidate_positions(blocks.tokens, chosen, HAND) for chosen in (mask(DEAFENING), mask(THE, CAT)))
 
 
 def test_rare_and_common_are_equal_in_number_and_share_no_position(sample):
-    chosen = text.choose(*sample, n=200)
+    chosen = rarity.choose(*sample, n=200)
     assert chosen["group"].value_counts().to_dict() == {"rare": 200, "common": 200}
     assert not chosen.duplicated(["block", "t"]).any()
     assert set(chosen.loc[chosen["group"] == "rare", "target"]) == {DEAFENING}
@@ -296,7 +296,7 @@ def test_rare_and_common_are_equal_in_number_and_share_no_position(sample):
 
 def test_each_row_is_a_candidate_with_its_own_document_and_target(sample):
     blocks, rare, common = sample
-    chosen = text.choose(*sample, n=200)
+    chosen = rarity.choose(*sample, n=200)
     np.testing.assert_array_equal(chosen["document"], blocks.document[chosen["block"]])
     np.testing.assert_array_equal(chosen["target"], blocks.tokens[chosen["block"], chosen["t"] + 1])
     for name, found in (("rare", rare), ("common", common)):
@@ -305,7 +305,7 @@ def test_each_row_is_a_candidate_with_its_own_document_and_target(sample):
 
 
 def test_the_halves_are_halves_of_the_documents(sample):
-    chosen = text.choose(*sample, n=200)
+    chosen = rarity.choose(*sample, n=200)
     halves = chosen.groupby("document")["half"].agg(["nunique", "first"])
     assert (halves["nunique"] == 1).all()
     counts = halves["first"].value_counts()
@@ -313,26 +313,26 @@ def test_the_halves_are_halves_of_the_documents(sample):
 
 
 def test_the_choice_is_a_function_of_the_seed(sample):
-    first, again, other = (text.choose(*sample, n=200, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (rarity.choose(*sample, n=200, seed=seed) for seed in (0, 0, 1))
     pd.testing.assert_frame_equal(first, again)
     assert not first.equals(other)
 
 
 def test_few_positions_come_from_many_documents(sample):
-    chosen = text.choose(*sample, n=200)
+    chosen = rarity.choose(*sample, n=200)
     assert chosen.groupby("document")["block"].nunique().max() == 1  # one block a document while there are others
     assert chosen["block"].nunique() < 70  # and no more blocks than are needed: there are about four in each
 
 
 def test_all_are_taken_where_there_are_fewer_than_wanted(sample):
     blocks, rare, common = sample
-    chosen = text.choose(blocks, rare, common, n=10**6)
+    chosen = rarity.choose(blocks, rare, common, n=10**6)
     assert (chosen["group"] == "rare").sum() == len(rare)
 
 
 def test_numbers_are_equal_where_common_positions_are_the_fewer(sample):
     blocks, rare, common = sample
-    chosen = text.choose(blocks, common, rare, n=10**6)  # the two exchanged
+    chosen = rarity.choose(blocks, common, rare, n=10**6)  # the two exchanged
     counts = chosen["group"].value_counts()
     assert counts["rare"] == counts["common"] == np.isin(rare[:, 0], common[:, 0]).sum()
 
@@ -341,11 +341,11 @@ def test_no_position_on_one_side_is_one_sentence(sample):
     blocks, rare, common = sample
     none = np.empty((0, 2), dtype=np.int64)
     with pytest.raises(ValueError, match=r"^The text holds no rare position: [^.]*\.$"):
-        text.choose(blocks, none, common, n=10)
+        rarity.choose(blocks, none, common, n=10)
     with pytest.raises(ValueError, match=r"^The text holds no common position: [^.]*\.$"):
-        text.choose(blocks, rare, none, n=10)
+        rarity.choose(blocks, rare, none, n=10)
     with pytest.raises(ValueError, match=r"^The blocks with the rare positions hold no common one: [^.]*\.$"):
-        text.choose(blocks, np.array([[0, 3]]), np.array([[1, 3]]), n=10)
+        rarity.choose(blocks, np.array([[0, 3]]), np.array([[1, 3]]), n=10)
 
 
 def test_rare_and_common_differ_on_the_real_text(pile):
@@ -356,11 +356,11 @@ def test_rare_and_common_differ_on_the_real_text(pile):
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(r" [a-z]+|."), "isolated")
     backend.decoder = decoders.Fuse()
     cutter = PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False)
-    ids, vocabulary = text.encode(cutter, novels), text.vocabulary(cutter)
-    rare, common, _ = text.rare_tokens(text.unigram_counts(ids, len(cutter)), vocabulary["word"].to_numpy(), 50)
+    ids, vocabulary = texts.encode(cutter, novels), rarity.vocabulary(cutter)
+    rare, common, _ = rarity.rare_tokens(rarity.unigram_counts(ids, len(cutter)), vocabulary["word"].to_numpy(), 50)
     assert not (rare & common).any() and abs(rare.mean() / common.mean() - 1) < 0.5
-    blocks = text.blocks(ids, range(len(ids)))
-    found = {(name, rare_of): text.candidate_positions(blocks.tokens, chosen, vocabulary, rare_of=rare_of)
+    blocks = rarity.blocks(ids, range(len(ids)))
+    found = {(name, rare_of): rarity.candidate_positions(blocks.tokens, chosen, vocabulary, rare_of=rare_of)
              for name, chosen in (("rare", rare), ("common", common)) for rare_of in ("target", "input")}
     as_sets = {name: set(map(tuple, positions)) for name, positions in found.items()}
     for rare_of in ("target", "input"):

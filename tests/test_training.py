@@ -13,7 +13,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from rare_token_neurons import checkpoints, subjects, text, training
+from rare_token_neurons import paths
+from rare_token_neurons.embedded.mini_pythia import train as training
+from rare_token_neurons.models import checkpoints, subject as subjects
+from rare_token_neurons.text import documents as texts, rarity
 
 TINY = dict(width=32, layers=2, heads=2, mlp=64, vocabulary=61)
 STEPS = 12
@@ -122,7 +125,7 @@ def test_the_batch_is_a_function_of_seed_and_step():
     ordered = {step: forward[step] for step in range(9)}
     for step in (8, 0, 5, 4, 3, 3, 7, 1, 2, 6):
         assert torch.equal(backward[step], ordered[step])
-    assert ordered[0].shape == (training.BATCH, text.BLOCK) and ordered[0].dtype == torch.int64
+    assert ordered[0].shape == (training.BATCH, rarity.BLOCK) and ordered[0].dtype == torch.int64
     assert not torch.equal(batches(seed=1)[0], ordered[0])
 
 
@@ -157,7 +160,7 @@ def test_losses_are_those_of_the_next_token():
     positions = np.array([[0, 3], [2, 7], [1, 18]])
     means = training.evaluate(model, tokens, {"rare": positions, "common": positions[:1]})
     assert list(means) == ["held_out", "rare", "common"]
-    assert means["held_out"] == pytest.approx(found[:, text.FIRST :].mean().item(), rel=1e-5)
+    assert means["held_out"] == pytest.approx(found[:, rarity.FIRST :].mean().item(), rel=1e-5)
     assert means["rare"] == pytest.approx((found[0, 3] + found[2, 7] + found[1, 18]).item() / 3, rel=1e-5)
     assert means["common"] == pytest.approx(found[0, 3].item(), rel=1e-5)
 
@@ -306,11 +309,11 @@ def test_the_tokenizer_gives_every_text_back(tmp_path):
     tokenizer = training.train_tokenizer(["the cat sat on the mat, " * 20, "a caf\u00e9"])
     assert tokenizer.convert_tokens_to_ids(training.END_OF_TEXT) == 0 == tokenizer.eos_token_id
     assert 257 < len(tokenizer) <= training.VOCABULARY
-    ids, empty = text.encode(tokenizer, [ODD, ""])
+    ids, empty = texts.encode(tokenizer, [ODD, ""])
     assert tokenizer.decode(ids) == ODD and len(empty) == 0
-    assert tokenizer.decode(text.encode(tokenizer, [" the"])[0][:1]) == " the"
-    vocabulary = text.vocabulary(tokenizer)
-    pieces = vocabulary.loc[text.encode(tokenizer, ["\U0001f600"])[0]]  # the bytes of one sign: no word ends inside
+    assert tokenizer.decode(texts.encode(tokenizer, [" the"])[0][:1]) == " the"
+    vocabulary = rarity.vocabulary(tokenizer)
+    pieces = vocabulary.loc[texts.encode(tokenizer, ["\U0001f600"])[0]]  # the bytes of one sign: no word ends inside
     assert len(pieces) > 1 and not pieces[["word", "boundary"]].to_numpy().any()
 
 
@@ -318,11 +321,11 @@ def test_the_tokenizer_gives_every_text_back(tmp_path):
 def root(tmp_path_factory):
     """`suite` of a small model on a small text, 4 steps, in folders of its own."""
     root = tmp_path_factory.mktemp("root")
-    pile = text.documents()
+    pile = texts.documents()
     pile = pile[pile["source"] == "devil"].reset_index(drop=True)
     pythia = training.pythia
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(text, "documents", lambda: pile)
+        patch.setattr(texts, "documents", lambda: pile)
         patch.setattr(training, "pythia", lambda seed: pythia(seed, **TINY | {"vocabulary": training.VOCABULARY}))
         for name, value in {"MINI_PYTHIA": root / "mini-pythia", "CACHE": root / "cache", "RESULTS": root / "results",
                             "EVALUATION_BLOCKS": 8, "STEPS": 4, "SAVED_STEPS": (0, 2, 4)}.items():
@@ -342,8 +345,8 @@ def test_the_suite_has_the_shape_of_the_hubs(root):
     subject = checkpoints.load(str(folder))
     assert subject.step == 4 and len(subject.tokenizer) <= subject.n_vocab == training.VOCABULARY
     counts = np.load(folder / "unigram_counts.npy")
-    train_text = text.documents().query("split == 'train'")["text"]
-    np.testing.assert_array_equal(counts, text.unigram_counts(text.encode(subject.tokenizer, train_text), training.VOCABULARY))
+    train_text = texts.documents().query("split == 'train'")["text"]
+    np.testing.assert_array_equal(counts, rarity.unigram_counts(texts.encode(subject.tokenizer, train_text), training.VOCABULARY))
     assert torch.equal(subject.unigram_counts, torch.from_numpy(counts).double())
 
 
@@ -376,20 +379,20 @@ def test_held_out_text_is_never_trained_on(root, monkeypatch):
     seen = []
     monkeypatch.setattr(training, "train", lambda model, batches, *_, **__: seen.append(batches) or [{"step": 0}])
     training.suite(seed=2, steps=4)
-    pile = text.documents()
-    tokenizer = training.PreTrainedTokenizerFast.from_pretrained(training.MINI_PYTHIA)
-    held_out = {tuple(tokens) for tokens in text.encode(tokenizer, pile.loc[pile["split"] == "held-out", "text"])}
+    pile = texts.documents()
+    tokenizer = training.PreTrainedTokenizerFast.from_pretrained(paths.MINI_PYTHIA)
+    held_out = {tuple(tokens) for tokens in texts.encode(tokenizer, pile.loc[pile["split"] == "held-out", "text"])}
     trained = {tuple(tokens) for tokens in seen[0].ids}
     assert held_out and not held_out & trained and len(held_out) + len(trained) == len(pile)
 
 
 def test_the_evaluation_set_has_rare_and_common_targets(root):
-    pile = text.documents()
+    pile = texts.documents()
     tokenizer = training.train_tokenizer(pile["text"])
-    counts = text.unigram_counts(text.encode(tokenizer, pile["text"]), training.VOCABULARY)
+    counts = rarity.unigram_counts(texts.encode(tokenizer, pile["text"]), training.VOCABULARY)
     tokens, groups = training.evaluation_set(tokenizer, pile["text"], counts)
     again, _ = training.evaluation_set(tokenizer, pile["text"], counts)
-    assert tokens.shape == (8, text.BLOCK) and torch.equal(tokens, again)
+    assert tokens.shape == (8, rarity.BLOCK) and torch.equal(tokens, again)
     targets = {name: tokens[positions[:, 0], positions[:, 1] + 1].numpy() for name, positions in groups.items()}
     assert 0 < len(targets["rare"]) < len(targets["common"])
     assert counts[targets["rare"]].max() < counts[targets["common"]].min()

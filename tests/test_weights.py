@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from rare_token_neurons import controls, powerlaws, spectra, tails, watcher, weights
+from rare_token_neurons.statistics import controls, documents as over_documents, powerlaws, spectra as spectra_of
+from rare_token_neurons.tables import weights
 
 
 def noise(neurons=400, width=120, seed=0):
@@ -24,9 +25,9 @@ def compared(matrix, group):
     """`compare` of a group with 99 random groups of other neurons and with its own shuffles; its choice nearly certain."""
     others = controls.random_groups(np.setdiff1d(np.arange(400), group), len(group), 99)
     anew = np.stack([np.r_[group[1:], other] for other in range(50, 60)])  # one member replaced
-    nulls = {"random": tails.measure(matrix[others]),
-             "shuffled": tails.measure(tails.shuffles(matrix[group], 99), 20)}
-    return tails.compare(tails.measure(matrix[group][None]), tails.measure(matrix[anew]), nulls).set_index("statistic")
+    nulls = {"random": spectra_of.measure(matrix[others]),
+             "shuffled": spectra_of.measure(spectra_of.shuffles(matrix[group], 99), 20)}
+    return controls.compare(spectra_of.measure(matrix[group][None]), spectra_of.measure(matrix[anew]), nulls).set_index("statistic")
 
 
 def test_a_planted_heavy_tailed_group_is_told_from_random_groups_and_from_its_shuffles():
@@ -51,61 +52,61 @@ def test_a_random_group_is_not_heavier_than_others():
 
 def test_measure_is_one_group_at_a_time_and_in_units_of_xi():
     matrices = noise()[controls.random_groups(400, 27, 4)]
-    table = tails.measure(matrices, fits=2)
+    table = spectra_of.measure(matrices, fits=2)
     for row, matrix in enumerate(matrices):
-        values = spectra.eigenvalues(matrix)
-        assert table.alpha_hill[row] == pytest.approx(spectra.hill(values)[0])
+        values = spectra_of.eigenvalues(matrix)
+        assert table.alpha_hill[row] == pytest.approx(spectra_of.hill(values)[0])
         assert table.alpha_hill_half[row] == pytest.approx(1 / np.mean(np.log(values[:13] / values[13])))
-    found = watcher.metrics(matrices[:2])
+    found = spectra_of.metrics(matrices[:2])
     assert np.allclose(table.alpha[:2], found.alpha) and np.allclose(table.xmin[:2], found.xmin / 120)
-    assert np.allclose(table.spectral_norm[:2], [spectra.eigenvalues(matrix)[0] for matrix in matrices[:2]], rtol=1e-4)
+    assert np.allclose(table.spectral_norm[:2], [spectra_of.eigenvalues(matrix)[0] for matrix in matrices[:2]], rtol=1e-4)
     assert np.allclose(table.stable_rank[:2], found.stable_rank, rtol=1e-4)  # the closed forms are weightwatcher's
     assert np.allclose(table.entropy[:2], found.entropy, rtol=1e-4)
-    assert table.loc[2:, list(tails.FITTED) + ["status"]].isna().all(axis=None) and (table.status[:2] == "success").all()
-    assert tails.measure(matrices, fits=2).equals(table)
+    assert table.loc[2:, list(spectra_of.FITTED) + ["status"]].isna().all(axis=None) and (table.status[:2] == "success").all()
+    assert spectra_of.measure(matrices, fits=2).equals(table)
 
 
 def test_failed_fits_are_missing_and_counted_among_the_fitted_only():
-    rows = tails.measure(noise()[controls.random_groups(400, 27, 10)], fits=4)
+    rows = spectra_of.measure(noise()[controls.random_groups(400, 27, 10)], fits=4)
     rows.loc[:1, ["alpha", "D"]] = np.nan
-    table = tails.compare(rows.iloc[[3]], rows.iloc[4:6], {"random": rows}).set_index("statistic")
+    table = controls.compare(rows.iloc[[3]], rows.iloc[4:6], {"random": rows}).set_index("statistic")
     assert table.missing["alpha"] == pytest.approx(2 / 5) and table.missing["alpha_hill"] == 0
     assert table.random_draws["alpha"] == 2 and np.isnan(table.low["alpha"])
-    lost = tails.compare(rows.iloc[[0]], rows.iloc[4:6], {"random": rows}).set_index("statistic")
+    lost = controls.compare(rows.iloc[[0]], rows.iloc[4:6], {"random": rows}).set_index("statistic")
     assert np.isnan(lost.value["alpha"]) and np.isnan(lost.p_random["alpha"]) and np.isfinite(lost.p_random["alpha_hill"])
 
 
 def test_groups_chosen_anew_are_those_of_a_ranking_by_hand():
     rng = np.random.default_rng(0)
     sums, n = rng.random((12, 30)), rng.integers(1, 5, size=12)
-    found = tails.resampled_groups(sums, n, 4, draws=20, seed=5)
+    found = over_documents.resampled_groups(sums, n, 4, draws=20, seed=5)
     drawn = np.random.default_rng(5).multinomial(12, np.full(12, 1 / 12), size=20)
     for group, times in zip(found, drawn):
         documents = np.repeat(np.arange(12), times)
         means = sums[documents].sum(axis=0) / n[documents].sum()
         assert group.tolist() == sorted(range(30), key=lambda neuron: -means[neuron])[:4]
-    certain = tails.resampled_groups(np.arange(30.0) * n[:, None], n, 4)
+    certain = over_documents.resampled_groups(np.arange(30.0) * n[:, None], n, 4)
     assert (certain == [29, 28, 27, 26]).all()
 
 
 def test_the_interval_holds_the_value():
-    assert tails.percentile_interval(5.0, np.arange(100.0)) == pytest.approx((2.475, 96.525))
-    assert tails.percentile_interval(-3.0, np.arange(100.0))[0] == -3.0
-    assert tails.percentile_interval(200.0, np.r_[np.arange(100.0), np.nan])[1] == 200.0
-    assert np.isnan(tails.percentile_interval(np.nan, np.arange(9.0))).all()
+    assert over_documents.percentile_interval(5.0, np.arange(100.0)) == pytest.approx((2.475, 96.525))
+    assert over_documents.percentile_interval(-3.0, np.arange(100.0))[0] == -3.0
+    assert over_documents.percentile_interval(200.0, np.r_[np.arange(100.0), np.nan])[1] == 200.0
+    assert np.isnan(over_documents.percentile_interval(np.nan, np.arange(9.0))).all()
 
 
 def test_standardised_rows_make_neurons_of_different_norm_alike():
     matrix = noise(30, 50)
-    scaled = tails.standardised(matrix * np.logspace(-2, 2, 30)[:, None] + 3.0)
-    assert np.allclose(scaled, tails.standardised(matrix))
-    assert spectra.eigenvalues(scaled) == pytest.approx(spectra.eigenvalues(matrix, standardise=True))
+    scaled = spectra_of.standardised(matrix * np.logspace(-2, 2, 30)[:, None] + 3.0)
+    assert np.allclose(scaled, spectra_of.standardised(matrix))
+    assert spectra_of.eigenvalues(scaled) == pytest.approx(spectra_of.eigenvalues(matrix, standardise=True))
 
 
 def test_the_power_law_test_is_that_of_each_spectrum():
     rng = np.random.default_rng(4)
     law, bent = np.sort(rng.pareto(1.5, size=400) + 1)[::-1], np.sort(rng.uniform(1, 2, size=400))[::-1]
-    table = tails.power_laws(np.stack([law, bent]), seed=3)
+    table = spectra_of.power_laws(np.stack([law, bent]), seed=3)
     alone = powerlaws.tail(bent, draws=100, seed=3)
     assert table.p_fit[1] == alone.p_fit and table.verdict[1] == alone.verdict and table.n[1] == alone.n
     assert table.alpha[0] == pytest.approx(2.5, abs=0.3) and table.p_fit[0] > 0.1 and table.verdict[1] != "not rejected"

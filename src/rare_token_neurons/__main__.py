@@ -1,7 +1,12 @@
 """`python -m rare_token_neurons COMMAND`: the commands beside the notebooks; each answers --help."""
 
+import argparse
 import sys
 from importlib import import_module
+
+from rare_token_neurons import settings as parameters
+from rare_token_neurons.models import audit
+from rare_token_neurons.tables import checkpoints as passes
 
 COMMANDS = {  # command: (module, what it does)
     "run": ("run", "run notebooks with papermill, parameters checked before anything starts"),
@@ -27,3 +32,28 @@ def main(argv):
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
+
+
+def check_model(argv=None):
+    """Command line of `audit`.
+
+    Returns
+    -------
+    int: 0; 1 when a checkpoint is flagged; 2 when there is no such model, or a file is damaged
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m rare_token_neurons audit",
+        description="Hash, step and distance in weight space of every checkpoint of a model; repeats, strangers, checkpoints "
+        "out of order and known issues are flagged. Exit code 1 when there is one.")
+    parser.add_argument("model", metavar="MODEL", help=parameters.HELP["model"])
+    try:
+        settings = parameters.check({"model": parser.parse_args(argv).model})
+        table = passes.checkpoints(settings)
+    except (ValueError, FileNotFoundError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    if table["step"].notna().any():
+        shortened = table.assign(weight_hash=table["weight_hash"].str[:12]).drop(columns=["known_issue", "reason"])
+        print(shortened.to_string(index=False, na_rep="", float_format="{:.4f}".format), "\n")
+    print(audit.sentence(settings.model, table))
+    return int(table["flagged"].any())

@@ -16,8 +16,10 @@ import pandas as pd
 import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from rare_token_neurons import checkpoints, subjects, text
-from rare_token_neurons.ablation import TOLERANCE, capture, influence, loss_changes
+from rare_token_neurons.ablation.capture import capture
+from rare_token_neurons.ablation.neurons import TOLERANCE, influence, loss_changes
+from rare_token_neurons.models import checkpoints, subject
+from rare_token_neurons.text import documents as texts, rarity
 
 SHAPES = {  # the final layers of Pythia: width, layers, heads, neurons, vocabulary
     "pythia-70m": (512, 6, 8, 2048, 50304),
@@ -39,7 +41,7 @@ def subject_of(model, whole=True):
     network = GPTNeoXForCausalLM(GPTNeoXConfig(
         vocab_size=vocabulary, hidden_size=width, num_hidden_layers=layers if whole else 1, num_attention_heads=heads,
         intermediate_size=neurons, max_position_embeddings=BLOCK, attn_implementation="eager"))
-    return subjects.dissect(network, model_id=str(model))
+    return subject.dissect(network, model_id=str(model))
 
 
 def tokens_of(subject, n):
@@ -47,9 +49,9 @@ def tokens_of(subject, n):
     blocks = -(-n // BLOCK)
     if subject.tokenizer is None:
         return torch.randint(subject.n_vocab, (blocks, BLOCK), generator=torch.Generator().manual_seed(1))
-    table = text.documents().query("split == 'held-out'").sample(frac=1, random_state=1)
-    ids = text.encode(subject.tokenizer, table["text"])
-    return torch.from_numpy(text.blocks(ids, np.arange(len(ids))).tokens[:blocks])
+    table = texts.documents().query("split == 'held-out'").sample(frac=1, random_state=1)
+    ids = texts.encode(subject.tokenizer, table["text"])
+    return torch.from_numpy(rarity.blocks(ids, np.arange(len(ids))).tokens[:blocks])
 
 
 def scored(subject, n):

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+MINI_PYTHIA_SEEDS = RESULTS / "mini-pythia-seeds"
+
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
 FIGURES = ROOT / "figures"

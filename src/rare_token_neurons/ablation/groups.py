@@ -1,0 +1,177 @@
+"""Whole groups of neurons ablated at once: is the joint effect the sum of the single ones?
+
+Ablating a group moves the final residual stream by sum_i delta_i w_i. With v = sum_i delta_i u_i in place of
+delta u (symbols: `predictions`), the loss change is the same exact expression, taken over the vocabulary once for each
+position: log E_p exp(g), g = rho (f - f_y) + s' (V v - (V v)_y). V v is the sum of the group's delta_i B_i, so that
+the unembedding is multiplied with the group's neurons, not with the positions.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import torch
+
+from rare_token_neurons.ablation.capture import checked_neurons, checked_positions, references
+from rare_token_neurons.ablation.neurons import loss_changes
+from rare_token_neurons.ablation.readout import full_precision, predict_at, readout_of
+
+TILE = 2**22  # entries (positions x vocabulary) worked on at a time
+
+
+@full_precision()
+def joint_changes(subject, capture, positions, groups, *, ablation="mean", seed=0, memory_gb=2.0):
+    """Change of the loss when all neurons of a group are ablated at one position.
+
+    Parameters
+    ----------
+    subject, capture, positions, ablation, seed, memory_gb : as for `neurons.loss_changes`.
+    groups : sequence of int arrays, the neurons of each group (sizes may differ).
+
+    Returns
+    -------
+    (groups, n) nats, in the subject's dtype
+
+    Raises
+    ------
+    ValueError
+        An empty group, a neuron twice in a group, and whatever `neurons.loss_changes` raises.
+    """
+    positions = checked_positions(subject, capture, positions, ablation=ablation, memory_gb=memory_gb)
+    groups = [checked_neurons(subject, torch.as_tensor(np.asarray(group))) for group in groups]
+    for group in groups:
+        if not len(group) or len(group.unique()) < len(group):
+            raise ValueError("A group needs one neuron or more, and each of them once.")
+    readout = readout_of(subject)
+    step = max(1, int(memory_gb * 1e9 / subject.dtype.itemsize / 6 / subject.n_vocab))
+    result = torch.empty(len(groups), len(positions), dtype=subject.dtype, device=subject.device)
+    for start in range(0, len(positions), step):
+        rows = positions[start: start + step]
+        base = predict_at(readout, capture, rows, memory_gb / 2)
+        p = base.log_p.exp()
+        activations = capture.activations[rows[:, 0], rows[:, 1] - capture.first]
+        for number, group in enumerate(groups):
+            delta = references(capture, rows, group, ablation, seed) - activations[:, group].double()  # (n, m)
+            u = readout.centred(subject.w_out[:, group].T)  # (m, d)
+            result[number, start: start + step] = _changes(readout, base, p, u, delta)
+    return result
+
+
+def _changes(readout, base, p, u, delta):
+    """Loss changes (n,) of one group: p (n, vocabulary), u (m, d) float64, delta (n, m) float64."""
+    dtype, n_vocab = base.f.dtype, base.f.shape[1]
+    v = delta @ u  # (n, d)
+    growth = (v * (2 * base.residual + v)).sum(-1)  # |c'|^2 - |c|^2
+    rho = torch.expm1(-0.5 * torch.log1p(growth / base.square))
+    tau = ((base.scale * (1 + rho))[:, None] * delta).to(dtype)  # (n, m)
+    rho = rho.to(dtype)
+    directions = (readout.gain.double() * u).to(dtype).T  # (d, m)
+    b = torch.cat([readout.rows(part, base.centre) @ directions for part in readout.parts()]).T  # (m, vocabulary)
+    changes = torch.empty_like(rho)
+    for rows in torch.arange(len(delta), device=delta.device).split(max(1, TILE // n_vocab)):
+        g = torch.addcmul(tau[rows] @ b, rho[rows, None], base.f[rows])
+        g -= g.gather(1, base.targets[rows, None])
+        mean = (torch.expm1(g) * p[rows]).sum(1)
+        changes[rows] = torch.log1p(mean)
+        harsh = ~((mean > -0.5) & (g.amax(1) < 40))  # cancellation, or an underflown p that counts
+        if harsh.any():
+            changes[rows[harsh]] = torch.logsumexp(base.log_p[rows[harsh]] + g[harsh], 1)
+    return changes
+
+
+def sum_of_singles(changes, groups):
+    """What the groups would do if their neurons' effects added up, position by position.
+
+    Parameters
+    ----------
+    changes : (n, neurons) from `neurons.loss_changes` ; groups : sequence of int arrays.
+
+    Returns
+    -------
+    added : (groups, n) sums of the single changes ; absolute : (groups, n) sums of their absolute values.
+    """
+    groups = [torch.as_tensor(np.asarray(group), device=changes.device) for group in groups]
+    return (torch.stack([changes[:, group].sum(1) for group in groups]),
+            torch.stack([changes[:, group].abs().sum(1) for group in groups]))
+
+
+def synergy(joint, added, absolute):
+    """Joint against summed effects, one row a group, means over positions.
+
+    Parameters
+    ----------
+    joint : (groups, n) from `joint_changes` ; added, absolute : from `sum_of_singles`.
+
+    Returns
+    -------
+    DataFrame with joint (mean |joint change|), added (mean |sum of single changes|), absolute (mean sum of |single
+    changes|), ratio (joint / added: above 1 the group does more together), interaction (mean |joint - sum|),
+    signed_joint and signed_added (mean changes).
+    """
+    joint, added, absolute = (values.double().cpu().numpy() for values in (joint, added, absolute))
+    means = {"joint": np.abs(joint).mean(1), "added": np.abs(added).mean(1), "absolute": absolute.mean(1)}
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means["ratio"] = means["joint"] / means["added"]
+    return pd.DataFrame({**means, "interaction": np.abs(joint - added).mean(1),
+                         "signed_joint": joint.mean(1), "signed_added": added.mean(1)})
+
+
+@dataclass(frozen=True)
+class Greedy:
+    """A group grown one neuron at a time: neurons (size,) in order of choice; influence (size,) of the group so far.
+
+    alone (neurons of the model,): each candidate's influence by itself, on the same positions; NaN for no candidate.
+    """
+
+    neurons: np.ndarray
+    influence: np.ndarray
+    alone: np.ndarray
+
+
+def greedy(subject, capture, positions, size=10, *, ablation="mean", aggregate="mean_abs", candidates=None, seed=0,
+           memory_gb=2.0):
+    """Grow a group by the neuron that raises its joint influence most, every candidate scored on the same positions.
+
+    With a group ablated, the residual stream is a new one, on which the kernel gives the effect of every further
+    neuron: a step costs one call of `neurons.loss_changes`. Choose on one half of the documents, measure
+    (`joint_changes`) on the other.
+
+    Parameters
+    ----------
+    subject, capture, positions, ablation, seed, memory_gb : as for `neurons.loss_changes`.
+    size : neurons in the end.
+    aggregate : "mean_abs", mean |joint change| over positions, or "abs_mean", |mean joint change|.
+    candidates : (k,) int neurons to choose from, None: all.
+
+    Returns
+    -------
+    Greedy
+    """
+    if aggregate not in ("mean_abs", "abs_mean"):
+        raise ValueError(f"The influence of a group is mean_abs or abs_mean, not {aggregate!r}.")
+    positions = checked_positions(subject, capture, positions, ablation=ablation, memory_gb=memory_gb)
+    candidates = checked_neurons(subject, None if candidates is None else torch.as_tensor(np.asarray(candidates)))
+    if not 1 <= size <= len(candidates):
+        raise ValueError(f"A group of {size} cannot be chosen from {len(candidates)} neurons.")
+    block, index = positions[:, 0], positions[:, 1] - capture.first
+    total = torch.zeros(len(positions), dtype=torch.float64, device=subject.device)
+    current, chosen, reached, alone = capture, [], [], np.full(subject.n_neurons, np.nan)
+    for _ in range(size):
+        changes = loss_changes(subject, current, positions, ablation=ablation, seed=seed, memory_gb=memory_gb,
+                                       neurons=candidates)
+        joint = total[:, None] + changes.double()  # (n, candidates)
+        scores = joint.abs().mean(0) if aggregate == "mean_abs" else joint.mean(0).abs()
+        if not chosen:
+            alone[candidates.cpu().numpy()] = scores.cpu().numpy()
+        scores[torch.isin(candidates, torch.tensor(chosen, dtype=torch.int64, device=candidates.device))] = -1.0
+        best = int(scores.argmax())
+        neuron = candidates[best: best + 1]
+        chosen.append(int(neuron))
+        reached.append(float(scores[best]))
+        total = joint[:, best]
+        now = capture.activations[block, index][:, neuron].double()
+        delta = references(capture, positions, neuron, ablation, seed) - now
+        residual = current.residual.clone()
+        residual[block, index] += (delta @ subject.w_out[:, neuron].T.double()).to(residual.dtype)
+        current = replace(current, residual=residual)
+    return Greedy(np.array(chosen, dtype=np.int64), np.array(reached), alone)

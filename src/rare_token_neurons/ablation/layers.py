@@ -1,0 +1,372 @@
+"""Interventions in earlier layers: a layer and those above it are run again, the layers below are not.
+
+`record` runs the model once and keeps every layer's input. `rerun` starts from the input of one layer, changes what
+one module of that layer reads, at every position of the blocks, and reads off what became of the losses and of the
+final layer's neurons. The result is that of hooks on the whole model, for the cost of the layers from there on.
+"""
+
+import inspect
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor, nn
+
+from rare_token_neurons.ablation.readout import full_precision
+from rare_token_neurons.models.subject import Subject
+
+# Where the families keep their layers, and in a layer what writes into the residual stream.
+LAYERS = ("layers", "h", "decoder.layers")
+ATTENTION_OUT = ("attention.dense", "self_attn.o_proj", "attn.c_proj", "self_attn.out_proj", "self_attn.dense")
+MLP_OUT = ("mlp.dense_4h_to_h", "mlp.down_proj", "mlp.c_proj", "fc2", "mlp.fc2")
+LOGITS = 256  # positions whose logits are held at a time
+
+
+def find(module, paths):
+    """The first of the submodules named in `paths` that `module` has."""
+    for path in paths:
+        try:
+            return module.get_submodule(path)
+        except AttributeError:
+            continue
+    raise ValueError(f"A {type(module).__name__} has none of {', '.join(paths)}: its family is not known here.")
+
+
+def arguments(layer, inputs, named):
+    """What a layer was called with: its input (blocks, length, d), and the other arguments by their names."""
+    given = dict(zip(inspect.signature(layer.forward).parameters, inputs)) | named
+    return given.pop("hidden_states"), given
+
+
+def layers_of(subject):
+    """The model's layers from the first to the last, nn.ModuleList."""
+    return find(subject.model.base_model, LAYERS)
+
+
+@dataclass
+class Recording:
+    """One forward pass, by batches of blocks. n positions, of which batch i holds the rows rows[i]."""
+
+    subject: Subject
+    rows: list[Tensor]  # int64 each
+    places: list[tuple[Tensor, Tensor]]  # block of the batch and t, of the rows
+    targets: Tensor  # (n,)
+    hidden: list[list[Tensor]]  # batch, layer -> the layer's input (b, length, d)
+    options: list[list[dict]]  # batch, layer -> its other arguments; masks differ where some layers attend to a window
+    means: dict[nn.Module, Tensor]  # module -> mean of its input over the scored positions, float64
+
+
+@full_precision()
+def record_blocks(subject, tokens, positions, modules=(), *, first=3, batch=8):
+    """Run the model on the blocks that hold a position and keep what `rerun` needs.
+
+    Parameters
+    ----------
+    subject : Subject
+    tokens : int64 (blocks, length)
+    positions : int64 (n, 2) rows (block, t), t the token READ.
+    modules : modules whose input is averaged over the scored positions (t from `first` to length - 2) of these blocks.
+    first, batch : first scored position; blocks in one forward pass.
+
+    Returns
+    -------
+    Recording
+    """
+    tokens, positions = tokens.to(subject.device), torch.as_tensor(positions, device=subject.device)
+    if positions.ndim != 2 or positions.shape[1] != 2 or not len(positions):
+        raise ValueError(f"positions must be whole numbers of shape (n, 2) with n above 0, not {tuple(positions.shape)}.")
+    block, t = positions.unbind(1)
+    if block.min() < 0 or block.max() >= len(tokens) or t.min() < 0 or t.max() > tokens.shape[1] - 2:
+        raise ValueError(f"positions name tokens outside {len(tokens)} blocks of {tokens.shape[1]}, or without a next token.")
+    stack, used = layers_of(subject), block.unique()
+    recording = Recording(subject, [], [], tokens[block, t + 1], [], [], {})
+    sums, count = {module: 0.0 for module in modules}, 0
+    for part in used.split(batch):
+        hidden, options = [], []
+
+        def enter(module, inputs, named, hidden=hidden, options=options):
+            entered, others = arguments(module, inputs, named)
+            hidden.append(entered)
+            options.append(others)
+
+        def add(module, inputs):
+            sums[module] = sums[module] + inputs[0][:, first:-1].sum((0, 1), dtype=torch.float64)
+
+        hooks = [layer.register_forward_pre_hook(enter, with_kwargs=True) for layer in stack]
+        hooks += [module.register_forward_pre_hook(add) for module in modules]
+        try:
+            subject.model.base_model(tokens[part], use_cache=False)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        rows = torch.isin(block, part).nonzero()[:, 0]
+        recording.rows.append(rows)
+        recording.places.append((torch.searchsorted(part, block[rows]), t[rows]))
+        recording.hidden.append(hidden)
+        recording.options.append(options)
+        count += len(part) * max(0, tokens.shape[1] - 1 - first)
+    recording.means = {module: total / count for module, total in sums.items()}
+    return recording
+
+
+@full_precision()
+def rerun(recording, layer, module=None, edit=None, neurons=None):
+    """Losses and final-layer activations with a module of one layer reading something else.
+
+    Parameters
+    ----------
+    recording : Recording
+    layer : int, the layer to start from, counted from 0.
+    module, edit : a module of that layer, and a callable from its input (b, length, width) to the new one; None:
+        nothing is changed.
+    neurons : int64 (g,) neurons of the final layer whose activations are wanted, None: none.
+
+    Returns
+    -------
+    losses : (n,) nats ; activations : (n, g)
+    """
+    subject = recording.subject
+    neurons = torch.as_tensor([] if neurons is None else neurons, dtype=torch.int64, device=subject.device)
+    losses = torch.empty(len(recording.targets), dtype=subject.dtype, device=subject.device)
+    activations = losses.new_empty(len(losses), len(neurons))
+    read = []
+    hooks = [subject.mlp_out.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))]
+    if module is not None:
+        # before the hook above where both sit on the final layer's MLP: it reads what the edit wrote
+        hooks.append(module.register_forward_pre_hook(lambda _, inputs: (edit(inputs[0]), *inputs[1:]), prepend=True))
+    try:
+        for rows, place, hidden, options in zip(recording.rows, recording.places, recording.hidden, recording.options):
+            state = hidden[layer]
+            for step, others in zip(layers_of(subject)[layer:], options[layer:]):
+                state = step(state, **others)
+                state = state[0] if isinstance(state, tuple) else state
+            losses[rows] = _losses(subject, state[place], recording.targets[rows])
+            activations[rows] = read.pop()[place][:, neurons]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return losses, activations
+
+
+def _losses(subject, residual, targets):
+    """(n,) nats, from the final residual stream (n, d)."""
+    parts = []
+    for some, wanted in zip(residual.split(LOGITS), targets.split(LOGITS)):
+        logits = nn.functional.linear(subject.final_norm(some), subject.unembedding, subject.unembedding_bias)
+        parts.append(nn.functional.cross_entropy(logits, wanted, reduction="none"))
+    return torch.cat(parts)
+
+
+def replacement(means, ablation):
+    """What replaces the input of a module: its mean, or zero."""
+    if ablation not in ("mean", "zero"):
+        raise ValueError(f"At every position of a block the ablation is mean or zero, not {ablation!r}.")
+    return means if ablation == "mean" else torch.zeros_like(means)
+
+
+def put(reference, columns):
+    """The edit that sets some columns of a module's input to their reference values, at every position."""
+
+    def edit(values):
+        values = values.clone()
+        values[..., columns] = reference[columns]
+        return values
+
+    return edit
+
+
+# ---- one position: the tokens before it stay
+
+PAIRS = 1024  # (window, neuron) pairs at a time
+
+
+@dataclass
+class Prefixes:
+    """n windows of equal length, after one forward pass."""
+
+    subject: Subject
+    targets: Tensor  # (n,) the tokens after the windows
+    hidden: list[Tensor]  # layer -> its input at the last token read, (n, 1, d)
+    keys: list[Tensor]  # layer -> of the tokens before, (n, heads, length - 1, width)
+    values: list[Tensor]
+    means: list[Tensor]  # layer -> mean activation of its MLP's neurons over the second halves of the windows, float64
+    options: dict  # what else the layers take at the last position: a rotary embedding's cosine and sine, where there is one
+    cache: str  # the name under which the family's layers take keys and values
+
+
+@full_precision()
+def record_windows(subject, windows, *, batch=64):
+    """Run the model once on windows of text.
+
+    Parameters
+    ----------
+    subject : Subject
+    windows : int64 (n, length + 1); the last token is the target, the one before it is the position.
+    batch : windows in one forward pass.
+
+    Returns
+    -------
+    Prefixes
+
+    Raises
+    ------
+    ValueError
+        Windows of the wrong shape, or longer than what a layer attends to.
+    """
+    windows = torch.as_tensor(windows, device=subject.device)
+    if windows.ndim != 2 or not len(windows) or windows.shape[1] < 3:
+        raise ValueError(f"windows must hold 3 tokens or more each, (n, length + 1), not {tuple(windows.shape)}.")
+    stack, seen, kept, sums = layers_of(subject), {}, [], [0.0] * subject.n_layers
+    late = (windows.shape[1] - 1) // 2  # early tokens see too little of the text to count
+    modules = [find(layer, MLP_OUT) for layer in stack]
+
+    def enter(module, inputs, named):
+        seen[module], seen["options"] = arguments(module, inputs, named)
+
+    def add(module, inputs):
+        sums[modules.index(module)] += inputs[0][:, late:].sum((0, 1), dtype=torch.float64)
+
+    hooks = [layer.register_forward_pre_hook(enter, with_kwargs=True) for layer in stack]
+    hooks += [module.register_forward_pre_hook(add) for module in modules]
+    try:
+        for part in windows[:, :-1].split(batch):
+            past = subject.model.base_model(part, use_cache=True).past_key_values
+            kept.append(([seen[layer][:, -1:] for layer in stack], [layer.keys[:, :, :-1] for layer in past.layers],
+                         [layer.values[:, :, :-1] for layer in past.layers]))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    hidden, keys, values = ([torch.cat(parts) for parts in zip(*made)] for made in zip(*kept))
+    if any(part.shape[2] < windows.shape[1] - 2 for part in keys):
+        raise ValueError(f"Some layers of {subject.model_id or 'the model'} attend to fewer than the {windows.shape[1] - 1} "
+                         "tokens of a window: take shorter ones.")
+    count = len(windows) * (windows.shape[1] - 1 - late)
+    cache = next(name for name in ("layer_past", "past_key_values") if name in seen["options"])
+    turn = seen["options"].get("position_embeddings")  # learned positions are in the input of the first layer already
+    turn = {"position_embeddings": tuple(part[:1, -1:] for part in turn)} if turn else {}
+    return Prefixes(subject, windows[:, -1], hidden, keys, values, [total / count for total in sums], turn, cache)
+
+
+@full_precision()
+def losses(prefixes, rows, layer, module=None, edit=None, copies=1):
+    """Losses when each of some windows goes through the layers from `layer` on, `copies` times.
+
+    Parameters
+    ----------
+    rows : slice of the windows.
+    module, edit : a module of that layer and what changes its input (windows * copies, 1, width), copies of a window
+        side by side; None: nothing is changed.
+
+    Returns
+    -------
+    (windows * copies,) nats
+    """
+    subject = prefixes.subject
+
+    def update(key, value, index, *_):
+        before = (part[index][rows].repeat_interleave(copies, 0) for part in (prefixes.keys, prefixes.values))
+        return tuple(torch.cat(pair, 2) for pair in zip(before, (key, value)))
+
+    options = {"attention_mask": None, prefixes.cache: SimpleNamespace(update=update)} | prefixes.options
+    state = prefixes.hidden[layer][rows].repeat_interleave(copies, 0)
+    hook = module.register_forward_pre_hook(lambda _, inputs: (edit(inputs[0]),)) if module is not None else None
+    try:
+        for step in layers_of(subject)[layer:]:
+            state = step(state, **options)
+            state = state[0] if isinstance(state, tuple) else state
+    finally:
+        if hook is not None:
+            hook.remove()
+    logits = nn.functional.linear(subject.final_norm(state[:, 0]), subject.unembedding, subject.unembedding_bias)
+    return nn.functional.cross_entropy(logits, prefixes.targets[rows].repeat_interleave(copies), reduction="none")
+
+
+def neuron_changes(prefixes, layer, neurons, *, ablation="mean"):
+    """Loss changes when one MLP neuron of any layer is ablated at the last token read.
+
+    Parameters
+    ----------
+    layer : int, counted from 0 ; neurons : (m,) int, of that layer's MLP.
+    ablation : "mean" (over the second halves of the windows) or "zero".
+
+    Returns
+    -------
+    (n, m) nats
+    """
+    neurons = torch.as_tensor(neurons, dtype=torch.int64, device=prefixes.targets.device)
+    module, m = find(layers_of(prefixes.subject)[layer], MLP_OUT), len(neurons)
+    reference = replacement(prefixes.means[layer], ablation).to(prefixes.subject.dtype)
+
+    def edit(values):
+        values, copy = values.clone(), torch.arange(len(values), device=values.device)
+        values[copy, 0, neurons.repeat(len(values) // m)] = reference[neurons].repeat(len(values) // m)
+        return values
+
+    step, found = max(1, PAIRS // (m + 1)), []
+    for start in range(0, len(prefixes.targets), step):
+        rows = slice(start, start + step)
+        changed = losses(prefixes, rows, layer, module, edit, m).view(-1, m)
+        found.append(changed - losses(prefixes, rows, layer)[:, None])
+    return torch.cat(found)
+
+
+# ---- attention heads
+
+@dataclass(frozen=True)
+class HeadEffects:
+    """Effects of h heads at n positions on the losses and on g neurons of the final layer."""
+
+    layer: Tensor  # int64 (h,)
+    head: Tensor  # int64 (h,)
+    losses: Tensor  # (n,) nats, nothing ablated
+    loss_changes: Tensor  # (h, n) nats
+    activations: Tensor  # (n, g), nothing ablated
+    activation_changes: Tensor  # (h, n, g)
+
+    def moved(self, positions):
+        """Mean |activation change| over the heads of each layer, (layers, r, g), at the r positions of a bool mask (n,)."""
+        return torch.stack([self.activation_changes[self.layer == layer][:, positions].abs().mean(0)
+                            for layer in self.layer.unique()])
+
+
+def effects(subject, tokens, positions, neurons, *, ablation="mean", layers=None, first=3, batch=8):
+    """Ablate every attention head in turn.
+
+    Parameters
+    ----------
+    subject : Subject
+    tokens : int64 (blocks, length); only blocks that hold a position are run.
+    positions : int64 (n, 2) rows (block, t), t the token READ.
+    neurons : (g,) int, neurons of the final layer.
+    ablation : "mean" (the head's mean output over the scored positions of the blocks used) or "zero".
+    layers : ints, whose heads to ablate, None: all.
+    first, batch : first scored position; blocks in one forward pass.
+
+    Returns
+    -------
+    HeadEffects, heads in order of layer and number
+
+    Raises
+    ------
+    ValueError
+        Positions or layers out of range, another ablation, an unknown family.
+    """
+    stack = layers_of(subject)
+    chosen = list(range(len(stack))) if layers is None else sorted(int(layer) for layer in layers)
+    if not chosen or not 0 <= chosen[0] <= chosen[-1] < len(stack):
+        raise ValueError(f"layers must name some of the layers 0 to {len(stack) - 1}.")
+    modules = [find(stack[layer], ATTENTION_OUT) for layer in chosen]
+    recording = record_blocks(subject, tokens, positions, modules, first=first, batch=batch)
+    losses, activations = rerun(recording, len(stack) - 1, neurons=neurons)
+    n_heads = subject.model.config.num_attention_heads
+    found = []
+    for layer, module in zip(chosen, modules):
+        reference = replacement(recording.means[module], ablation).to(subject.dtype)
+        width = len(reference) // n_heads
+        for head in range(n_heads):
+            columns = slice(head * width, (head + 1) * width)
+            found.append(rerun(recording, layer, module, put(reference, columns), neurons))
+    return HeadEffects(
+        torch.tensor(chosen).repeat_interleave(n_heads), torch.arange(n_heads).repeat(len(chosen)), losses,
+        torch.stack([after - losses for after, _ in found]), activations,
+        torch.stack([after - activations for _, after in found]))

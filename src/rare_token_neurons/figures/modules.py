@@ -1,0 +1,131 @@
+"""Drawing the tables of notebook 08: rankings against each other, heads, communities, groups of neurons."""
+
+import numpy as np
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+from rare_token_neurons.figures import axes
+
+SETS = {("rare", "rare"): ("rare again", axes.COLORS["rare"], "--"), ("rare", "common"): ("common", axes.COLORS["common"], "-")}
+
+
+def _plain(*axes):
+    """Ticks at 1, 2 and 5 in plain numbers, for logarithmic axes over a decade or two."""
+    for axis in axes:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.set_minor_formatter(NullFormatter())
+
+
+def rankings(ax, rows, chosen):
+    """A dot a neuron: influence on rare targets (half A) against that on common ones, and again on rare ones (half B).
+
+    rows : `influence.influence` of one revision ; chosen : the rare group.
+    """
+    values = rows.pivot(index="neuron", columns="group")
+    rare, again, common = values["mean_abs_a"]["rare"], values["mean_abs_b"]["rare"], values["mean_abs_b"]["common"]
+    axes.log_log(ax, "influence on rare targets, half A (nats)", "influence on half B (nats)")
+    ax.plot(rare, again, ".", color=axes.GREY, alpha=0.35, markersize=4, label=f"rare targets again (n = {len(rare):,} neurons)")
+    ax.plot(rare, common, ".", color=axes.COLORS["common"], alpha=0.7, markersize=1.5, label="common targets")
+    ax.plot(rare[chosen], common[chosen], ".", color=axes.COLORS["rare"], label=f"of these the rare group (n = {len(chosen)})")
+    low = np.nanquantile(values[["mean_abs_a", "mean_abs_b"]].to_numpy(), 0.002)
+    ax.set(xlim=(low, None), ylim=(low, None))
+    ax.legend(loc="upper left")
+
+
+def overlap(ax, rows):
+    """Jaccard index of top-k sets over k, with chance in grey.
+
+    rows : `modules.overlap` of one revision.
+    """
+    for pair, (name, color, style) in SETS.items():
+        some = rows[(rows["first"] == pair[0]) & (rows["second"] == pair[1])]
+        axes.band(ax, some["k"], some["low"], some["high"], color=color, alpha=0.15)
+        ax.plot(some["k"], some["jaccard"], style, marker="o", color=color, label=f"top for rare (A) and {name} (B), 95 %")
+    axes.band(ax, some["k"], some["null_low"], some["null_high"], label="unrelated rankings, 95 %", alpha=0.5)
+    ax.plot(some["k"], some["null_jaccard"], color=axes.GREY, linewidth=0.8)
+    ax.axvline(some.loc[some["group"], "k"].iloc[0], color=axes.GREY, linewidth=0.6, linestyle=":")
+    ax.set(xscale="log", xlabel="k, neurons in each top set", ylabel="Jaccard index of the two sets",
+           ylim=(0, 1.5 * rows["high"].max()))
+    ax.set_yticks([tick for tick in ax.get_yticks() if tick <= 1])
+    _plain(ax.xaxis)
+    ax.legend(loc="upper left")
+
+
+def communities(ax, rows, *, limit=0.6):
+    """Correlations inside a group, neurons in order of community, a frame around each.
+
+    rows : `modules.module_members` of one revision and group.
+    """
+    order = rows.drop_duplicates("i").sort_values(["community", "i"])
+    matrix = rows.pivot(index="i", columns="j", values="correlation").loc[order["i"], order["i"]]
+    axes.heat_map(ax, matrix, limit=limit, cbar=False)
+    ends = np.cumsum(order["community"].value_counts(sort=False).sort_index())
+    for start, end in zip((0, *ends[:-1]), ends):
+        ax.plot([start, end, end, start, start], [start, start, end, end, start], color="black", linewidth=0.8, clip_on=False)
+    ax.set(xlabel=f"{len(order)} neurons by community", ylabel="")
+
+
+def heads(ax, rows):
+    """A dot a head: its effect on rare against common targets, and in grey the same after shuffling the labels.
+
+    rows : `routes.heads` of one revision.
+    """
+    axes.log_log(ax, "mean |loss change|, common targets (nats)", "mean |loss change|, rare targets (nats)")
+    ax.plot(rows["common_shuffled"], rows["rare_shuffled"], ".", color=axes.GREY, alpha=0.6,
+            label="labels shuffled within documents")
+    ax.plot(rows["common"], rows["rare"], ".", color=axes.COLORS["rare"], alpha=0.8, label=f"a head (n = {len(rows)})")
+    _plain(ax.xaxis, ax.yaxis)
+    ax.set_ylim(top=3 * max(rows["rare"].max(), rows["rare_shuffled"].max()))
+    ax.legend(loc="upper left")
+
+
+def layers(ax, rows, size):
+    """Change of the rare group's activations by the layer of the ablated head, over bands of control groups.
+
+    rows : `routes.head_layers` of one revision ; size : neurons in the group.
+    """
+    layer = rows["layer"] + 1
+    axes.band(ax, layer, rows["random_low"], rows["random_high"], label="random groups, 95 %", alpha=0.4)
+    for end in ("low", "high"):
+        ax.plot(layer, rows[f"matched_{end}"], color=axes.GREY, linewidth=0.8, linestyle="--",
+                label="matched groups, 95 %" if end == "low" else None)
+    ends = [rows["value"] - rows["low"], rows["high"] - rows["value"]]
+    ax.errorbar(layer, rows["value"], yerr=ends, fmt="o-", capsize=1.5, color=axes.COLORS["rare"],
+                label=f"rare group (n = {size}), 95 % over documents")
+    ax.set(xlabel="layer of the head", ylabel="mean |activation change| (SD)",
+           ylim=(0, 1.5 * max(rows["high"].max(), rows["matched_high"].max())))
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.legend(loc="upper left")
+
+
+def together(ax, rows):
+    """A dot a group: its joint effect over the sum of its neurons' effects, by that sum.
+
+    rows : `modules.group_ablation` of one revision.
+    """
+    for name, some in rows[rows["group"] != "rare"].groupby("group", sort=False):
+        ax.plot(some["added"], some["ratio"], "." if name == "random" else "x", color=axes.COLORS[name], markersize=3, alpha=0.8,
+                label=f"{name} groups (n = {len(some)})")
+    whole = rows[rows["group"] == "rare"].iloc[0]
+    ends = [[whole["ratio"] - whole["ratio_low"]], [whole["ratio_high"] - whole["ratio"]]]
+    ax.errorbar(whole["added"], whole["ratio"], yerr=ends, fmt="o", capsize=2, color=axes.COLORS["rare"],
+                label=f"rare group ({whole['size']} neurons), 95 % over documents")
+    ax.axhline(1, color="#303030", linewidth=0.8, linestyle=(0, (4, 2)), label="the sum of the neurons")
+    top, bottom = max(rows["ratio"].max(), whole["ratio_high"]), min(rows["ratio"].min(), whole["ratio_low"])
+    ax.set(xscale="log", xlabel="mean |sum of the single changes| (nats)", ylabel="joint change / sum",
+           ylim=(bottom - 0.1 * (top - bottom), top + 0.8 * (top - bottom)))
+    _plain(ax.xaxis)
+    ax.legend(loc="upper left")
+
+
+def growth(ax, rows):
+    """The joint effect of the greedy group, the individually best and random groups over their size.
+
+    rows : `modules.greedy_search` of one revision.
+    """
+    axes.band(ax, rows["size"], rows["random_low"], rows["random_high"], label="10 random groups, their range", alpha=0.4)
+    ax.plot(rows["size"], rows["individual"], "o-", color=axes.COLORS["all"], label="individually best")
+    ax.plot(rows["size"], rows["greedy"], "o--", color=axes.COLORS["rare"], label="greedy search")
+    ax.set(xlabel="neurons in the group", ylabel="mean |joint change|, half B (nats)",
+           ylim=(0, 1.4 * rows[["individual", "greedy"]].to_numpy().max()), xticks=rows["size"])
+    ax.legend(loc="upper left")

@@ -1,0 +1,176 @@
+"""Drawing nulls, power-law tests and the robustness grid (notebook 09): tables in, nothing computed but places."""
+
+import numpy as np
+import seaborn as sns
+from matplotlib.colors import Normalize
+from matplotlib.patches import Rectangle
+
+from rare_token_neurons.figures import axes
+from rare_token_neurons.statistics import claims
+from rare_token_neurons.tables import nulls as null_tables, robustness
+
+FULL = ("lognormal", "half-normal", "exponential", "untrained model")  # nulls of the measurement at all positions
+MOST = 3.0  # half-widths of the interval at which the colours end
+EDGES = {"half-normal": "--", "exponential": ":", "untrained model": "-.", "common, same number": "--",
+         "common, same loss": ":"}
+MAP = sns.color_palette("vlag", as_cmap=True)
+STARS = ((0.01, "**"), (0.05, "*"))
+NAMES = {"unigram_share": "share through the unigram direction", "kl": "change of KL to unigram\n(nats per nat of influence)",
+         "entropy": "change of entropy\n(nats per nat of influence)", "scale_share": "share through the norm's scale"}
+HEADS = {"plateau": "plateau beyond the null", "outliers": "outliers, no plateau", "neither": "no plateau beyond the null"}
+LEVEL = 0.05
+SHORT = {"plateau": "plateau share", "rare against common": "rare against\ncommon (log)",
+         "effective dimension": "effective\ndimension", "co-activation": "co-activation (r)", "Hill exponent": "Hill exponent"}
+
+
+def two_sided(heads):
+    """(rows,) p value of a head on either side of the null: twice the smaller of p_plateau and p_outliers, at most 1."""
+    return (2 * heads[["p_plateau", "p_outliers"]].min(axis=1)).clip(upper=1)
+
+
+def kinds(heads):
+    """(rows,) what the head is beyond each null, two-sided: "plateau" (below the law's line, and below the null's heads),
+    "outliers" or "neither"."""
+    side = heads[["p_plateau", "p_outliers"]].idxmin(axis=1).str.removeprefix("p_")
+    return side.where((two_sided(heads) < LEVEL) & side.eq("plateau").eq(heads["departure"] < 0), "neither")
+
+
+def beside_nulls(ax, bands, names, label):
+    """The measured curve over the edges of the null curves' 95 % bands, in grey.
+
+    bands : from `nulls.null_bands` ; names : the nulls to show, the first one filled.
+    """
+    axes.log_log(ax, "rank of the neuron", "influence (nats)")
+    for place, name in enumerate(names):
+        rows = bands[bands["null"] == name]
+        if place == 0:
+            axes.band(ax, rows["rank"], rows["low"], rows["high"], label=f"{name}, 95 %", alpha=0.35)
+            continue
+        for end in ("low", "high"):
+            ax.plot(rows["rank"], rows[end], color=axes.GREY, linewidth=0.8, linestyle=EDGES[name],
+                    label=f"{name}, 95 %" if end == "low" else None)
+    rows = bands[bands["null"] == names[0]]
+    ax.plot(rows["rank"], rows["influence"], color=axes.COLORS["rare"], label=label, zorder=4)
+    ax.set_xlim(1, rows["rank"].max())
+    ax.set_ylim(rows["influence"].iloc[-3] / 3, bands.loc[bands["null"].isin(names), ["influence", "high"]].to_numpy().max() * 2)
+
+
+def departures(ax, heads):
+    """The head's signed departure beside that of each null (95 %, grey), a row a null with its two-sided p value."""
+    for place, row in enumerate(heads.to_dict("records")):
+        ax.plot([row["null_low"], row["null_high"]], [place] * 2, color=axes.GREY, linewidth=5, alpha=0.45,
+                solid_capstyle="butt", label="null curves, 95 %" if place == 0 else None)
+        ax.plot(row["null_mean"], place, "|", color=axes.GREY, markersize=7)
+        ax.plot(row["departure"], place, "o", color=axes.COLORS["rare"], markersize=4, label="measured" if place == 0 else None)
+    ax.axvline(0, color=axes.COLORS["all"], linewidth=0.6)
+    ax.set_yticks(range(len(heads)), [f"{name}\np = {p:.3f}" for name, p in zip(heads["null"], two_sided(heads))], fontsize=6)
+    ax.set_ylim(len(heads) - 0.4, -0.6)
+    ax.set_xlabel("head's departure $D$\n(e-folds of rank)")
+
+
+def law(ax, values, tests, color):
+    """Share of the neurons above each influence, with the fitted power laws of the middle and of the upper tail in grey.
+
+    values : (neurons,) ; tests : rows of `nulls.power_laws` of one group.
+    """
+    falling = np.sort(np.asarray(values, dtype=float))[::-1]
+    falling = falling[falling > 0]
+    n = len(falling)
+    axes.log_log(ax, "influence (nats)", "share of the neurons above")
+    ax.plot(falling, np.arange(1, n + 1) / n, ".", color=color, markersize=2.5, label=f"{n:,} neurons", zorder=2)
+    for row, line in zip(tests.to_dict("records"), ("-", "--")):
+        if not np.isfinite(row["alpha"]):
+            continue
+        high = row["high"] if np.isfinite(row["high"]) else falling[0]
+        x, a = np.geomspace(row["low"], high, 50), row["alpha"] - 1
+        survival, end = (x / row["low"]) ** -a, (row["high"] / row["low"]) ** -a if np.isfinite(row["high"]) else 0.0
+        above = np.sum(falling > row["high"]) if np.isfinite(row["high"]) else 0
+        ax.plot(x, (above + row["n"] * (survival - end) / (1 - end)) / n, color=axes.COLORS["all"], linestyle=line, zorder=3,
+                label=f"{row['part']}: α = {row['alpha']:.1f}, n = {row['n']:,}\n{row['verdict']}")
+    ax.set_ylim(0.5 / n, 1.5)
+    ax.set_xlim(falling[int(0.99 * n)] / 2, falling[0] * 1.5)
+    ax.legend(loc="lower left")
+
+
+def label(row):
+    """A row of the grid in words: "rarest 5 %, mean", "rare_of = input"."""
+    joints = {"default": ": ", "layer": " ", "halves": ", "} if not row["factor"].startswith("rarest") else {row["factor"]: ", "}
+    return f"{row['factor']}{joints.get(row['factor'], ' = ')}{row['setting']}"
+
+
+def stars(q):
+    """Stars of an adjusted p value."""
+    return next((mark for level, mark in STARS if q < level), "")
+
+
+def grid(ax, table, rows=0):
+    """The robustness grid: a row a setting, a column a statistic of the table.
+
+    Colour: distance from the null in half-widths of the 95 % interval, red where it lies on the paper's side. A frame marks
+    what the claims rule calls reproduced, a dashed one partly; grey cells cannot be tested.
+
+    table : from `robustness.robustness`, or some of its rows ; rows : height of the axes in rows, at least.
+    """
+    names = list(dict.fromkeys(table.apply(label, axis=1)))
+    columns = [name for name in robustness.STATISTICS if name in set(table["statistic"])]
+    scale = Normalize(-MOST, MOST)
+    for row in table.to_dict("records"):
+        x, y = columns.index(row["statistic"]), names.index(label(row))
+        untested = row["verdict"] == claims.UNTESTED
+        half, sign = (row["high"] - row["low"]) / 2, 1 if row["direction"] == "greater" else -1
+        z = sign * (row["value"] - row["null"]) / half if half > 0 else 0.0
+        colour = "#eeeeee" if untested else MAP(scale(np.clip(z, -MOST, MOST)))
+        ax.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, edgecolor="white", linewidth=0.8))
+        text = f"{row['positions']:,} positions" if untested else f"{row['value']:+.3f}{stars(row['q'])}"
+        ax.text(x, y, text, ha="center", va="center", fontsize=5.5 if untested else 6.5,
+                color=axes.GREY if untested else "white" if abs(z) > 2 else "black")
+        if row["verdict"] in (claims.REPRODUCED, claims.PARTLY):
+            ax.add_patch(Rectangle((x - 0.47, y - 0.44), 0.94, 0.88, fill=False, edgecolor="black", linewidth=1.2,
+                                   linestyle="-" if row["verdict"] == claims.REPRODUCED else (0, (2, 1.5)), zorder=3))
+    ax.set_xticks(range(len(columns)), [SHORT[name] for name in columns])
+    ax.set_yticks(range(len(names)), names)
+    ax.set(xlim=(-0.5, len(columns) - 0.5), ylim=(max(len(names), rows) - 0.5, -0.5))
+    ax.tick_params(length=0, labeltop=True, labelbottom=False)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+
+
+def scores(ax, table, score):
+    """Influence against one token-frequency score, a dot a neuron, boost and suppress in colour.
+
+    The changes of KL and entropy grow with any effect; they are drawn per nat of influence.
+
+    table : from `nulls.frequency_neurons`.
+    """
+    table = table.assign(**{score: null_tables.per_nat(table, score)})
+    others = table.loc[~table["rare"], score].dropna()
+    ax.axhspan(*np.quantile(others, [0.025, 0.975]), color=axes.GREY, alpha=0.3, linewidth=0, label="all other neurons, 95 %")
+    for side in null_tables.SIDES:
+        part = table[table["side"] == side]
+        for rare, marker, size in ((False, ".", 3), (True, "o", 14)):
+            rows = part[part["rare"] == rare]
+            ax.scatter(rows["influence"], rows[score], s=size, marker=marker, color=axes.COLORS[side], linewidths=0,
+                       alpha=0.9 if rare else 0.4, zorder=3 if rare else 2,
+                       label=f"{side}, rare group (n = {len(rows)})" if rare else None)
+    ax.set_xscale("log")
+    floor = table["influence"][table["influence"] > 0].quantile(0.02)
+    ax.set_xlim(floor, table["influence"].max() * 1.5)
+    if score.endswith("share"):
+        ax.set_ylim(-1, 1.02)
+    else:
+        ax.set_yscale("symlog", linthresh=float(others.abs().quantile(0.9)) or 1.0)
+        ax.set_ylim(1.6 * min(0, table[score].min()), 1.6 * max(0, table[score].max()))
+    ax.set(xlabel="influence on rare tokens (nats)", ylabel=NAMES[score])
+
+
+def seed_curves(ax, table):
+    """The main curve of each training seed with its interval.
+
+    table : from `nulls.collected`, one group of targets.
+    """
+    axes.log_log(ax, "rank of the neuron", "influence (nats)")
+    for (seed, rows), line in zip(table.groupby("seed"), ("-", "--", ":")):
+        axes.band(ax, rows["rank"], rows["low"], rows["high"], label="95 % over documents" if line == "-" else None)
+        ax.plot(rows["rank"], rows["influence"], color=axes.COLORS["rare"], linestyle=line,
+                label=f"seed {seed} ({rows['steps'].iloc[0]:,} steps, n = {rows['positions'].iloc[0]:,})")
+    ax.set_xlim(1, table["rank"].max())

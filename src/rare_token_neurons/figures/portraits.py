@@ -1,0 +1,201 @@
+"""Drawing the tables of `portraits`: histograms of activations, effects by target, frequency of the tokens raised."""
+
+import unicodedata
+
+import numpy as np
+
+from rare_token_neurons.figures import axes
+
+COLORS = {"helps": axes.COLORS["boost"], "hurts": axes.COLORS["suppress"], "neither": axes.COLORS["all"]}
+LABELS = {"helps": "helps rare targets", "hurts": "hurts rare targets", "neither": "neither on average"}
+
+
+def activation(ax, rows, kurtosis):
+    """Histogram of one neuron's activity, at all positions and at rare targets, over the band of random neurons.
+
+    rows : `portraits.portrait_histograms` of one neuron ; kurtosis : in excess of a normal one.
+    """
+    edges = np.append(rows["low"], rows["high"].iloc[-1])
+    ax.stairs(rows["random_high"], edges, baseline=np.maximum(rows["random_low"], 1e-9), fill=True, color=axes.GREY,
+              alpha=0.35, linewidth=0, label="random neurons, 5-95 %")
+    ax.stairs(rows["random"], edges, color=axes.GREY, linewidth=0.8, label="random neurons, median", baseline=None)
+    ax.stairs(rows["rare"], edges, color=axes.COLORS["rare"], linewidth=0.9, label="rare targets", baseline=None)
+    ax.stairs(rows["all"], edges, color=axes.COLORS["all"], linewidth=1, label="all positions", baseline=None)
+    ax.set(yscale="log", ylim=(2e-5, 1.2), xlim=(edges[0], edges[-1]), xticks=[-5, 0, 5, 10, 15], yticks=[1e-4, 1e-2, 1])
+    said = f"{kurtosis:,.0f}" if abs(kurtosis) > 99 else f"{round(kurtosis, 1) + 0.0:.1f}"
+    ax.text(0.97, 0.95, f"kurtosis {said}", transform=ax.transAxes, ha="right", va="top", fontsize=6.5)
+
+
+def by_verdict(table):
+    """What the neurons do for rare targets, and the rows of those that do it."""
+    done = np.array([verdict(*pair) for pair in zip(table["change_rare"], table["change_rare_error"])])
+    return [(verb, table[done == verb]) for verb in COLORS if (done == verb).any()]
+
+
+def beside(ax, x, y, names):
+    """Name points in a column at the right of the axes, in their order of height, each with a thin line to its point."""
+    line = {"arrowstyle": "-", "color": "#606060", "linewidth": 0.4, "shrinkB": 2, "relpos": (0, 0.5)}
+    for place, at in enumerate(np.argsort(-y)):
+        ax.annotate(names[at], (x[at], y[at]), xytext=(1.06, 0.97 - 0.065 * place), textcoords="axes fraction", fontsize=6.5,
+                    va="center", annotation_clip=False, arrowprops=line)
+
+
+def effects(ax, table):
+    """A dot a neuron: its effect on rare against that on common targets, the top ones named.
+
+    table : `portraits.portraits`
+    """
+    chosen, others = table[table["top"]].sort_values("rank"), table[~table["top"]]
+    axes.log_log(ax, "mean |loss change| on common targets (nats)", "mean |loss change| on rare targets (nats)")
+    ax.plot(others["common"], others["rare"], ".", color=axes.GREY, alpha=0.5, markersize=2.5,
+            label=f"other neurons (n = {len(others):,})")
+    ends, share = np.array([table["common"].min(), table["common"].max()]), others["share"].median()
+    ax.plot(ends, ends, color=axes.GREY, linewidth=0.8, linestyle=":", label="as much on rare as on common")
+    ax.plot(ends, ends * share / (1 - share), color=axes.GREY, linewidth=0.8,
+            label=f"the others' median: {100 * share:.0f} % on rare")
+    for verb, some in by_verdict(chosen):
+        wide, high = Z * some["common_error"], Z * some["rare_error"]
+        ax.errorbar(some["common"], some["rare"], xerr=wide, yerr=high, fmt="o", color=COLORS[verb], elinewidth=0.6,
+                    label=f"{LABELS[verb]} ({len(some)}), 95 %")
+    beside(ax, chosen["common"].to_numpy(), chosen["rare"].to_numpy(), [f"neuron {neuron}" for neuron in chosen["neuron"]])
+    ax.legend(loc="upper left")
+
+
+def frequency(ax, table):
+    """Correlation of each top neuron's output with log frequency, over the band of the other neurons."""
+    chosen, others = table[table["top"]].sort_values("rank"), table[~table["top"]]
+    low, middle, high = np.nanquantile(others["correlation"], [0.025, 0.5, 0.975])
+    ax.axvspan(low, high, color=axes.GREY, alpha=0.3, linewidth=0, label=f"other neurons (n = {len(others):,}), 95 %")
+    ax.axvline(middle, color=axes.GREY, linewidth=0.8)
+    chosen = chosen.assign(y=-np.arange(len(chosen)))
+    for verb, some in by_verdict(chosen):
+        ax.hlines(some["y"], 0, some["correlation"], color=COLORS[verb], linewidth=1)
+        ax.plot(some["correlation"], some["y"], "o", color=COLORS[verb], markersize=4, label=LABELS[verb])
+    ax.set(xlim=(-1, 1), xlabel="correlation of its output\nwith log frequency")
+    ax.set_yticks(chosen["y"], [f"{neuron}" for neuron in chosen["neuron"]])
+    ax.set_ylabel("neuron, most influential first")
+
+
+def ends(ax, table):
+    """Mean frequency rank of the tokens that each top neuron raises and lowers most, over the band of the other neurons."""
+    chosen, others = table[table["top"]].sort_values("rank"), table[~table["top"]]
+    y = -np.arange(len(chosen))
+    low, high = np.nanquantile(others[["promoted", "suppressed"]], [0.025, 0.975])
+    ax.axvspan(low, high, color=axes.GREY, alpha=0.3, linewidth=0)
+    ax.hlines(y, chosen["promoted"], chosen["suppressed"], color="#606060", linewidth=0.6)
+    ax.plot(chosen["promoted"], y, "^", color=axes.COLORS["all"], markersize=4.5, label="tokens raised most (50)")
+    ax.plot(chosen["suppressed"], y, "v", color=axes.COLORS["all"], markersize=4.5, markerfacecolor="white",
+            label="tokens lowered most")
+    ax.set(xlim=(-0.03, 1.03), xlabel="mean frequency rank of the tokens\n(0 rarest, 1 most common)")
+
+
+# ---- a neuron in words
+
+SHOWN = 8  # tokens a list
+SIGNS = {" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"}
+Z = 1.96  # standard errors of a 95 % interval
+
+
+def visible(text, spaces=True):
+    """Text with a sign for each character that leaves no ink.
+
+    spaces : False leaves single spaces between words as they are.
+    """
+    signs = [SIGNS.get(x, x if x.isprintable() and not unicodedata.combining(x) else f"[U+{ord(x):04X}]") for x in text]
+    if not spaces:
+        signs = [" " if x == " " and text[at + 1 : at + 2] not in ("", " ") and text[at - 1 : at] != " " else sign
+                 for at, (x, sign) in enumerate(zip(text, signs))]
+    return "".join(signs)
+
+
+def code(text, spaces=True):
+    """Text as an HTML code element that Markdown leaves alone; "" for no text."""
+    safe = "".join(x if x.isalnum() or x == " " or ord(x) > 127 else f"&#{ord(x)};" for x in visible(text, spaces))
+    return f"<code>{safe}</code>" if safe else ""
+
+
+def words(tokens):
+    """A list of tokens, each shown once."""
+    return " ".join(dict.fromkeys(map(code, tokens))) or "none"
+
+
+def verdict(change, error):
+    """What a neuron does for a prediction: "helps" where the loss rises without it, "hurts" where it falls, else "neither"."""
+    return "helps" if change > Z * error else "hurts" if change < -Z * error else "neither"
+
+
+def title(row):
+    """What a neuron does for rare and for common targets, in words."""
+    done = {group: verdict(row[f"change_{group}"], row[f"change_{group}_error"]) for group in ("rare", "common")}
+    if done["rare"] == done["common"]:
+        return {"neither": "no clear mean effect"}.get(done["rare"], f"{done['rare']} rare and common targets")
+    said = [f"{verb} {group} targets" for group, verb in done.items() if verb != "neither"]
+    unclear = [f"no clear mean effect on {group} ones" for group, verb in done.items() if verb == "neither"]
+    return ", ".join(said + unclear)
+
+
+def card(row, tokens, targets, contexts):
+    """A neuron's portrait in Markdown.
+
+    Parameters
+    ----------
+    row : its row of `portraits.portraits` ; tokens, targets, contexts : its rows of `promoted`, `targets`, `contexts`.
+    """
+    lists = {side: words(some.sort_values("place")["token"].head(SHOWN)) for side, some in tokens.groupby("side")}
+    moved = {side: " ".join(f"{code(one.token)} {one.change:+.2f}" for one in some.sort_values("place").head(SHOWN).itertuples())
+             for side, some in targets.groupby("side")}
+    signed = {group: f"{row[f'change_{group}']:+.3f} ± {row[f'change_{group}_error']:.3f}" for group in ("rare", "common")}
+    often = {name: f"{row[name]:.0%} (all positions {row[f'{name}_base']:.0%})"
+             for name in ("word_read", "word_target", "rare_target")}
+    lines = [f"### {row['rank']:.0f} · Neuron {row['neuron']:.0f}: {title(row)}", "", "| | |", "|:--|:--|",
+             f"| loss without it | rare targets {signed['rare']} nats, common targets {signed['common']} |",
+             f"| size of its effect | {row['rare']:.3f} nats on rare, {row['common']:.3f} on common targets: "
+             f"{row['share']:.0%} of it on rare ones |",
+             f"| mean activity | {row['at_rare']:+.2f} SD at rare targets, {row['at_common']:+.2f} SD at common ones |",
+             f"| where it is most on | reads a word at {often['word_read']}, predicts one at {often['word_target']}, "
+             f"a rare one at {often['rare_target']} |",
+             f"| when on, raises | {lists.get('promoted', 'none')} |",
+             f"| when on, lowers | {lists.get('suppressed', 'none')} |",
+             f"| loss rises most without it | {moved.get('rises', 'none')} |",
+             f"| loss falls most without it | {moved.get('falls', 'none')} |"]
+    for one in contexts.sort_values("place").itertuples():
+        text = (f"{code(one.before, spaces=False)}<b>{code(one.token)}</b> → {code(one.target)}"
+                f"{code(one.after, spaces=False)}")
+        lines.append(f"| on by {one.active:.1f} SD | {text} |")
+    return "\n".join(lines)
+
+
+def gallery(table, tokens, targets, contexts):
+    """The cards of all top neurons, the most influential first."""
+    chosen = table[table["top"]].sort_values("rank")
+    parts = [[part[part["neuron"] == neuron] for part in (tokens, targets, contexts)] for neuron in chosen["neuron"]]
+    return "\n\n".join(card(row, *part) for (_, row), part in zip(chosen.iterrows(), parts))
+
+
+def tally(table):
+    """How many of the top neurons do what.
+
+    Parameters
+    ----------
+    table : from `portraits.portraits`
+
+    Returns
+    -------
+    dict of counts: neurons (portrayed), helps and hurts with _rare and _common, against and along (at rare targets the
+    neuron lowers or raises the logits along the unigram direction), frequency (its output follows log frequency, either
+    way, more than in 95 % of the other neurons), rare_share (a larger share on rare targets than the median neuron),
+    dense and sparse (kurtosis below or above that of 97.5 % of the others), word_read, word_target (more than half of the
+    strongest positions)
+    """
+    chosen, others = table[table["top"]], table[~table["top"]]
+    found = {"neurons": len(chosen)}
+    for group in ("rare", "common"):
+        verdicts = [verdict(*pair) for pair in zip(chosen[f"change_{group}"], chosen[f"change_{group}_error"])]
+        found |= {f"{verb}_{group}": verdicts.count(verb) for verb in ("helps", "hurts")}
+    shifts = [verdict(*pair) for pair in zip(chosen["unigram_rare"], chosen["unigram_rare_error"])]
+    low, high = np.nanquantile(others["kurtosis"], [0.025, 0.975])
+    return found | {"against": shifts.count("helps"), "along": shifts.count("hurts"),
+                    "frequency": int((chosen["correlation"].abs() > np.nanquantile(others["correlation"].abs(), 0.95)).sum()),
+                    "rare_share": int((chosen["share"] > others["share"].median()).sum()),
+                    "dense": int((chosen["kurtosis"] < low).sum()), "sparse": int((chosen["kurtosis"] > high).sum()),
+                    "word_read": int((chosen["word_read"] > 0.5).sum()), "word_target": int((chosen["word_target"] > 0.5).sum())}

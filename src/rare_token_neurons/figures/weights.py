@@ -1,0 +1,125 @@
+"""Drawing the tables of `weights`, `eigenvalues` and `layers`: spectra, Hill plots, groups beside their controls."""
+
+import numpy as np
+
+from rare_token_neurons.figures import axes
+from rare_token_neurons.statistics import spectra
+
+MATRICES = {"in": "$W_{in}$", "gate": "$W_{in}$ gate", "up": "$W_{in}$ up", "out": "$W_{out}$"}
+STATISTICS = {"alpha_hill": "Hill exponent", "alpha_hill_half": "Hill, k = m/2", "alpha": r"weightwatcher's $\alpha$",
+              "stable_rank": "stable rank", "entropy": "spectral entropy"}
+LOOKS = {"random": {"color": axes.GREY, "alpha": 0.35, "label": "random groups"},
+         "shuffled": {"color": axes.GREY, "histtype": "step", "linestyle": ":", "linewidth": 1.2, "label": "rare group, shuffled"},
+         "rare": {"color": axes.COLORS["rare"], "histtype": "step", "linewidth": 1.2}}
+UNDER_TRAINED = 6  # weightwatcher's bound on alpha
+DASHES = ("--", ":", "-")
+
+
+def spectrum(ax, rows, edges):
+    """Density of the eigenvalues in logarithm, with the law of independent weights; ticks: each of the rare group's.
+
+    rows : `weights.weight_eigenvalues` of one revision and matrix ; edges : of the bins, in log10 of `relative`.
+    """
+    q = rows["rank"].max() / rows["columns"].iloc[0]
+    for kind, look in LOOKS.items():
+        values = np.log10(rows.loc[rows["kind"] == kind, "relative"])
+        label = look.get("label", f"rare group (m = {rows['rank'].max()})")
+        ax.hist(values, edges, density=True, **look | {"label": label})
+    ax.plot(values, np.full(len(values), -0.06), "|", color=axes.COLORS["rare"], markersize=5, markeredgewidth=0.8, clip_on=False)
+    law = np.linspace(*spectra.mp_edges(q), 400)
+    density = law * np.log(10) * spectra.mp_density(law, q)  # per decade
+    ax.plot(np.log10(law), density, color="#303030", linewidth=0.9, label=f"Marchenko-Pastur, m/d = {q:.3f}")
+    ax.set_ylim(bottom=-0.12)
+    ax.set_xlabel("log10 eigenvalue\n(0: mean of random groups)")
+
+
+def hill(ax, rows):
+    """Hill's exponent over the tail size; a diamond at the k of the fix-finger rule, the first checkpoint dashed.
+
+    rows : `weights.weight_hill_curves` of one matrix.
+    """
+    names = list(dict.fromkeys(rows["revision"]))
+    if len(names) > 1:
+        early = rows[rows["revision"] == names[0]]
+        ax.plot(early["k"], early["value"], color=axes.COLORS["rare"], linestyle="--", label=f"rare group at {names[0]}")
+    now = rows[rows["revision"] == names[-1]]
+    ax.plot(now["k"], now["value"], color=axes.COLORS["rare"], label=f"rare group {'at ' if names[-1] else ''}{names[-1]}".strip())
+    axes.band(ax, now["k"], now["random_low"], now["random_high"], label="random groups, 95 %", alpha=0.35)
+    ax.plot(now["k"], now["shuffled_mean"], color=axes.GREY, linestyle=":")
+    at = now[now["k"] == now["chosen"]]
+    ax.plot(at["k"], at["value"], "D", color=axes.COLORS["rare"], markersize=4.5, linestyle="none", label="k by the fix-finger rule")
+    ax.set(xlabel="tail size k", yscale="log")
+    ticks = [tick for tick in (0.5, 1, 2, 5, 10, 20, 50, 100) if ax.get_ylim()[0] <= tick <= ax.get_ylim()[1]]
+    ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.set_yticks([], minor=True)
+
+
+def places(table):
+    """A row for each group and matrix: the table with y, and the rows' names and places."""
+    cases = table[["matrix", "group", "rows"]].drop_duplicates().reset_index(drop=True)
+    matrices = list(dict.fromkeys(cases["matrix"]))
+    cases["y"] = -(cases["matrix"].map(matrices.index) * (len(cases) / len(matrices) + 0.7) + cases.groupby("matrix").cumcount())
+    cases["name"] = cases["matrix"].map(MATRICES) + " " + cases["group"] + cases["rows"].map({"raw": "", "standardised": ", stand."})
+    return table.merge(cases, on=["matrix", "group", "rows"]), cases
+
+
+def groups(ax, rows):
+    """Groups as dots with intervals over the bars of random (upper) and matched (lower) groups.
+
+    rows : one statistic of `weights.weight_groups`, after `places`.
+    """
+    for shift, name in ((0.17, "random"), (-0.17, "matched")):
+        ax.hlines(rows["y"] + shift, rows[f"{name}_low"], rows[f"{name}_high"], color=axes.COLORS[name], linewidth=3.5,
+                  alpha=0.45, label=f"{name} groups, 95 %")
+        ax.plot(rows[f"{name}_mean"], rows["y"] + shift, "|", color="#606060", markersize=4)
+    for group in dict.fromkeys(rows["group"]):
+        part = rows[rows["group"] == group]
+        ax.hlines(part["y"], part["low"], part["high"], color=axes.COLORS[group], linewidth=1.2,
+                  label=f"{group} group (m = {part['size'].iloc[0]}), 95 % over documents")
+        ax.plot(part["value"], part["y"], "o", color=axes.COLORS[group], markersize=3.5)
+
+
+def over_steps(ax, rows):
+    """The rare group of each checkpoint and the last one's followed back, over the band of random groups.
+
+    rows : one matrix and statistic of `weights.weights_over_training`.
+    """
+    own, back = rows[rows["kind"] == "own"], rows[rows["kind"] == "last"]
+    axes.band(ax, own["step"], own["random_low"], own["random_high"], label="random groups, 95 %", alpha=0.35)
+    axes.over_steps(ax, own["step"], own["value"], low=own["low"], high=own["high"], color=axes.COLORS["rare"], markersize=2.5,
+                     label="rare group of the checkpoint (band: 95 % over documents)")
+    axes.over_steps(ax, back["step"], back["value"], color=axes.COLORS["all"], linewidth=0.9, markersize=0, linestyle="--",
+                     label="rare group of the last one")
+    powers = 10.0 ** np.arange(12)
+    ax.set_xticks([0, *powers[(powers > 4 * own.loc[own["step"] > 0, "step"].min()) & (powers <= own["step"].max())]])
+
+
+def by_layer(ax, rows, column):
+    """A metric of whole matrices by layer, those of the MLP in black, of attention in grey; dots: the last layer.
+
+    rows : `weights.weight_layers` of one checkpoint.
+    """
+    inside = rows[rows["layer"] >= 0]
+    mlp = [matrix for matrix in dict.fromkeys(inside["matrix"]) if matrix.startswith("mlp.")]
+    others = [matrix for matrix in dict.fromkeys(inside["matrix"]) if matrix not in mlp]
+    for matrix in (*others, *mlp):
+        part = inside[inside["matrix"] == matrix].sort_values("layer")
+        look = ({"color": "#303030", "linestyle": DASHES[3 - len(mlp):][mlp.index(matrix)], "zorder": 3, "label": matrix} if matrix in mlp
+                else {"color": axes.GREY, "alpha": 0.5, "linewidth": 0.9, "label": "attention" if matrix == others[0] else None})
+        ax.plot(part["layer"], part[column], **look)
+        ax.plot(part["layer"].iloc[-1], part[column].iloc[-1], "o", color=look["color"], markersize=3.5)
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.set_xlabel("layer (dot: the last)")
+
+
+def layers_over_steps(ax, rows, column):
+    """A metric of the MLP's whole matrices over training, the last layer's in black.
+
+    rows : `weights.weight_layers`.
+    """
+    mlp = [matrix for matrix in dict.fromkeys(rows["matrix"]) if matrix.startswith("mlp.")]
+    for (layer, matrix), part in rows[rows["matrix"].isin(mlp)].groupby(["layer", "matrix"]):
+        last = layer == rows["layer"].max()
+        axes.over_steps(ax, part["step"], part[column], color="#303030" if last else axes.GREY, markersize=2,
+                         linestyle=DASHES[3 - len(mlp):][mlp.index(matrix)], zorder=3 if last else 2)
+    ax.set_xlabel("training step (black: the last layer)")

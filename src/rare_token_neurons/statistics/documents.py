@@ -1,0 +1,353 @@
+"""Influence under document weights: halves, bootstrap draws, split-half rank curves, reliability.
+
+Everything starts from per-document sums, so that a draw of documents costs one matrix product.
+Shapes: sums (documents, neurons), counts (documents,), weights (..., draws, documents).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rare_token_neurons.statistics import rankings
+
+LEVEL = 0.95  # of an interval
+
+LEAST_DOCUMENTS = 6
+RANKINGS = ("split_half", "same_tokens")
+
+
+def check(sums: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sums and counts as float64, or one ValueError that says what is wrong."""
+    sums, counts = np.asarray(sums, dtype=float), np.asarray(counts, dtype=float)
+    if sums.ndim != 2 or counts.shape != sums.shape[:1]:
+        raise ValueError(f"sums must be (documents, neurons) and counts (documents,), not {sums.shape} and {counts.shape}")
+    if not (np.isfinite(sums).all() and np.isfinite(counts).all() and (counts > 0).all()):
+        raise ValueError("sums must be finite and every document must have at least one position")
+    if len(counts) < LEAST_DOCUMENTS:
+        raise ValueError(f"intervals over documents need at least {LEAST_DOCUMENTS} documents, here are {len(counts)}")
+    return sums, counts
+
+
+def influence(sums: np.ndarray, counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Influence under document weights: |sum over documents| / positions, (..., draws, neurons).
+
+    sums : per-document sums of |change| gives mean |change|; of the change itself, |mean change|.
+    """
+    return np.abs(weights @ sums) / (weights @ counts)[..., None]
+
+
+def parts(documents: int, number: int, draws: int, rng: np.random.Generator) -> np.ndarray:
+    """Random cuts of the documents into `number` equal parts: 0/1 weights (number, draws, documents)."""
+    label = np.arange(documents) * number // documents
+    labels = rng.permuted(np.tile(label, (draws, 1)), axis=1)
+    return (labels == np.arange(number)[:, None, None]).astype(float)
+
+
+def redraw(weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Bootstrap inside each set of documents: as many as it has, drawn from it with replacement."""
+    sizes = weights.sum(axis=-1)
+    return rng.multinomial(sizes.astype(int), weights / sizes[..., None]).astype(float)
+
+
+def resamples(count: int, draws: int, seed) -> np.ndarray:
+    """Weights of `count` documents: each once, then drawn with replacement: (1 + draws, count); seed of `default_rng`."""
+    every = np.ones((1, count))
+    return np.concatenate([every, redraw(np.repeat(every, draws, axis=0), np.random.default_rng(seed))])
+
+
+def split_half(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Rank curves (draws, neurons): ranked by one half, measured on the other, both ways, averaged."""
+    return 0.5 * (np.take_along_axis(second, rankings.order_of(first), axis=-1)
+                  + np.take_along_axis(first, rankings.order_of(second), axis=-1))
+
+
+def curves_drawn(sums: np.ndarray, counts: np.ndarray, draws: int, rng: np.random.Generator, *,
+                 ranking: str = "split_half", resample: bool = True) -> np.ndarray:
+    """Rank curves over random halves of the documents.
+
+    Parameters
+    ----------
+    ranking : "split_half" (ranked on one half, measured on the other) or "same_tokens" (all documents
+        for both; the head then carries the winner's curse).
+    resample : draw documents with replacement, AFTER the halves are split.
+
+    Returns
+    -------
+    (draws, neurons) influence by rank; falling for "same_tokens", nearly so for "split_half".
+    """
+    if ranking not in RANKINGS:
+        raise ValueError(f'ranking must be "split_half" or "same_tokens", not {ranking!r}')
+    weights = parts(len(counts), 2 if ranking == "split_half" else 1, draws, rng)
+    values = influence(sums, counts, redraw(weights, rng) if resample else weights)
+    return split_half(*values) if ranking == "split_half" else -np.sort(-values[0], axis=-1)
+
+
+def reliability(sums: np.ndarray, counts: np.ndarray, *, splits: int = 20, seed: int = 0) -> float:
+    """Split-half reliability: mean correlation of log influence between halves, stepped up (Spearman-Brown)."""
+    first, second = influence(sums, counts, parts(len(counts), 2, splits, np.random.default_rng(seed)))
+    alive = (first > 0).all(axis=0) & (second > 0).all(axis=0)
+    pairs = zip(np.log(first[:, alive]), np.log(second[:, alive]), strict=True)
+    r = np.mean([np.corrcoef(a, b)[0, 1] for a, b in pairs])
+    return float(2 * r / (1 + r))
+
+
+def detectable(change_sums: np.ndarray, counts: np.ndarray, *, z: float = 1.96) -> np.ndarray:
+    """Smallest mean change that can be told from zero, per neuron (neurons,), in the unit of the sums.
+
+    z standard errors of the ratio estimate over documents.
+    change_sums : (documents, neurons) per-document sums of the SIGNED change: a mean of absolute
+        changes is above zero whatever the noise.
+    """
+    change_sums, counts = check(change_sums, counts)
+    total, k = counts.sum(), len(counts)
+    residual = change_sums - np.outer(counts, change_sums.sum(axis=0) / total)
+    return z * np.sqrt(k / (k - 1) * np.square(residual).sum(axis=0)) / total
+
+
+# ---- intervals from second moments
+
+@dataclass(frozen=True)
+class Moments:
+    """Second moments of activations, document by document: all that a bootstrap over documents needs.
+
+    documents (D,) sorted ids; n (D,) tokens of each; origin (c,) the mean that is subtracted before summing;
+    sums (D, c) and squares (D, c) of the activations about the origin; rows (r,) the neurons among the c
+    columns that products (D, r, c) pairs with all columns.
+    """
+
+    documents: np.ndarray
+    n: np.ndarray
+    origin: np.ndarray
+    sums: np.ndarray
+    squares: np.ndarray
+    rows: np.ndarray
+    products: np.ndarray
+
+
+def moments(activations, documents, rows=None):
+    """Per-document second moments.
+
+    Parameters
+    ----------
+    activations : (tokens, c) float, the columns to correlate.
+    documents : (tokens,) int, the document of each token.
+    rows : (r,) int, columns to pair with all columns; None pairs all with all.
+
+    Returns
+    -------
+    Moments
+    """
+    values, documents = np.asarray(activations, dtype=np.float64), np.asarray(documents)
+    if documents.shape != values.shape[:1]:
+        raise ValueError(f"Each token has one document: {len(values):,} tokens, but documents of shape {documents.shape}.")
+    rows = np.arange(values.shape[1]) if rows is None else np.asarray(rows)
+    ids, place, n = np.unique(documents, return_inverse=True, return_counts=True)
+    origin = values.mean(axis=0)
+    parts = np.split((values - origin)[np.argsort(place, kind="stable")], np.cumsum(n)[:-1])  # D arrays (tokens, c)
+    return Moments(ids, n, origin, np.stack([part.sum(axis=0) for part in parts]),
+                   np.stack([np.einsum("tc,tc->c", part, part) for part in parts]), rows,
+                   np.stack([part[:, rows].T @ part for part in parts]))
+
+
+def resampled(moments, weights, centred=True):
+    """Correlations when document d counts weights[:, d] times: (draws, D) -> (draws, r, c)."""
+    weights = np.atleast_2d(np.asarray(weights, dtype=np.float64))
+    count = (weights @ moments.n)[:, None]  # (draws, 1)
+    mean = weights @ moments.sums / count  # (draws, c), about the origin
+    square = weights @ moments.squares / count
+    product = np.tensordot(weights, moments.products, axes=1) / count[..., None]  # (draws, r, c)
+    shift = -mean if centred else np.broadcast_to(moments.origin, mean.shape)  # E[(x + shift)(y + shift)]
+    square = square + shift * (2 * mean + shift)
+    product = (product + shift[:, moments.rows, None] * (mean + shift)[:, None, :]
+               + mean[:, moments.rows, None] * shift[:, None, :])
+    norm = np.sqrt(np.maximum(square, 0.0))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return product / (norm[:, moments.rows, None] * norm[:, None, :])
+
+
+def bootstrap(statistic, moments, *, draws=1000, seed=0, centred=True, batch=250):
+    """A statistic of the correlations over documents drawn with replacement.
+
+    Equal seeds draw equal documents, so the results for several groups over the same documents are paired.
+
+    Parameters
+    ----------
+    statistic : callable, (draws, r, c) correlations -> (draws, ...).
+    moments : Moments of the group.
+
+    Returns
+    -------
+    value : (...) the statistic with every document once.
+    samples : (draws, ...) the statistic of each resample.
+    """
+    count = len(moments.documents)
+    if count < 2:
+        raise ValueError(f"Resampling documents needs at least 2 of them, here is {count}.")
+    weights = resamples(count, draws, seed)[1:]
+    samples = [statistic(resampled(moments, part, centred)) for part in np.split(weights, range(batch, draws, batch))]
+    return statistic(resampled(moments, np.ones(count), centred))[0], np.concatenate(samples)
+
+
+def interval(value, samples, level=0.95):
+    """The basic bootstrap interval, 2 value - quantiles, which takes off the bias that resampling adds.
+
+    (The mean of absolute correlations, say, rises with noise: in the sample above the truth, in the resamples
+    above the sample; percentiles of the resamples would miss in the wrong direction.)
+
+    Parameters
+    ----------
+    value : (...) ; samples : (draws, ...) from `bootstrap`.
+
+    Returns
+    -------
+    low, high : (...) float
+    """
+    tails = np.nanquantile(samples, [(1 + level) / 2, (1 - level) / 2], axis=0)
+    return tuple(2 * np.asarray(value, dtype=np.float64) - tails)
+
+
+def against(values, samples, seed=0):
+    """A group's statistic less the mean of its control groups, with an interval.
+
+    Each resample compares the group with ONE control group drawn at random, so that the interval covers the choice of
+    the controls as well as that of the documents: with much text any group differs "significantly" from the mean of
+    others, a group without a property of its own does not differ from the next one.
+
+    Parameters
+    ----------
+    values : (1 + g,) the group's statistic, then the controls'.
+    samples : (draws, 1 + g) the same for each resample.
+    seed : of the choice of the controls.
+
+    Returns
+    -------
+    value, low, high : float
+    """
+    values, samples = np.asarray(values, dtype=np.float64), np.asarray(samples, dtype=np.float64)
+    value = values[0] - np.nanmean(values[1:])
+    control = samples[np.arange(len(samples)), 1 + np.random.default_rng(seed).integers(len(values) - 1, size=len(samples))]
+    low, high = interval(value, samples[:, 0] - control)
+    return float(value), float(low), float(high)
+
+
+def outside(activations, documents, groups, *, draws=1000, seed=0, centred=True):
+    """Mean correlation of each group's neurons with the neurons outside it, and its resamples.
+
+    The mean over all pairs is the covariance of two averages of standardised activations, so that a group costs two
+    numbers a token. The neurons' scales are those of the whole text, in the resamples too.
+
+    Parameters
+    ----------
+    activations : (tokens, neurons) without constant neurons ; documents : (tokens,) int ; groups : (g, m) int.
+
+    Returns
+    -------
+    values : (g,) ; samples : (draws, g)
+    """
+    groups, z = np.atleast_2d(groups), np.asarray(activations, dtype=np.float64)
+    z = z - z.mean(axis=0) if centred else z
+    scale = np.sqrt((z**2).mean(axis=0))
+    if not (scale > 0).all():
+        raise ValueError("The activations hold a constant neuron: leave it out (geometry.alive).")
+    size, neurons = groups.shape[1], z.shape[1]
+    member = np.zeros((neurons, len(groups)))
+    np.put_along_axis(member, groups.T, 1.0, axis=0)
+    inner = (z / scale) @ member  # (tokens, g)
+    outer = (z @ (1 / scale))[:, None] - inner
+    inner, outer = inner / size, outer / (neurons - size)
+    ids, place, n = np.unique(documents, return_inverse=True, return_counts=True)
+    sums = [np.stack([np.bincount(place, column) for column in series.T], axis=1) for series in (inner, outer, inner * outer)]
+    weights = resamples(len(ids), draws, seed)
+    first, second, product = (weights @ part / (weights @ n)[:, None] for part in sums)
+    found = product - first * second if centred else product
+    return found[0], found[1:]
+
+
+def mean(values, documents, *, draws=1000, seed=0, over=None):
+    """The mean of values, or the ratio of two means, with its interval over documents.
+
+    Parameters
+    ----------
+    values : (n,) ; documents : (n,) int.
+    over : (n,) or None: the ratio mean(values) / mean(over).
+
+    Returns
+    -------
+    value, low, high : float
+    """
+    values = np.asarray(values, dtype=np.float64)
+    over = np.ones(len(values)) if over is None else np.asarray(over, dtype=np.float64)
+    ids, place = np.unique(documents, return_inverse=True)
+    sums = np.bincount(place, values), np.bincount(place, over)
+    weights = resamples(len(ids), draws, seed)[1:]
+    value = sums[0].sum() / sums[1].sum()
+    return (float(value), *map(float, interval(value, (weights @ sums[0]) / (weights @ sums[1]))))
+
+
+def resampled_groups(sums, n, size, draws=200, seed=0):
+    """The top neurons when the documents are drawn with replacement.
+
+    Parameters
+    ----------
+    sums : (k, neurons) each document's sum of |loss change| ; n : (k,) its positions ; size : neurons a group.
+
+    Returns
+    -------
+    (draws, size) int64, most influential first
+    """
+    weights = resamples(len(n), draws, seed)[1:]
+    means = weights @ np.asarray(sums, dtype=np.float64) / (weights @ np.asarray(n))[:, None]
+    return np.argsort(-means, axis=1, kind="stable")[:, :size]
+
+
+def percentile_interval(value, samples):
+    """95 % of the resamples, widened to hold the value: resampling lets chance members in, which pulls towards the null."""
+    samples = np.asarray(samples, dtype=np.float64)
+    if not (np.isfinite(value) and np.isfinite(samples).sum() > 1):
+        return np.nan, np.nan
+    low, high = np.nanquantile(samples, [0.025, 0.975])
+    return min(low, value), max(high, value)
+
+
+# ---- the top group, and rankings compared
+
+
+def halves(in_a, draws, seed=0):
+    """Document weights of the two halves: once as they are, then each drawn with replacement from itself.
+
+    Parameters
+    ----------
+    in_a : bool (documents,)
+
+    Returns
+    -------
+    (2, 1 + draws, documents) float: half A, half B; at 0 every document of the half once.
+    """
+    plain = np.stack([in_a, ~in_a]).astype(float)[:, None]
+    drawn = redraw(np.repeat(plain, draws, axis=1), np.random.default_rng(seed))
+    return np.concatenate([plain, drawn], axis=1)
+
+
+def percentile(samples, level=LEVEL):
+    """Percentile interval over the last axis: (low, high)."""
+    return tuple(np.quantile(samples, [(1 - level) / 2, (1 + level) / 2], axis=-1))
+
+
+def centred(values, low=-np.inf, high=np.inf):
+    """Interval around values[0], as wide as the draws values[1:] spread, kept within `low` and `high`.
+
+    Drawn documents repeat, so a draw's ranking is noisier than the sample's and agreement falls in every draw: the
+    draws' percentiles would lie below the estimate. Their spread is what is wanted.
+    """
+    spread = np.quantile(values[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) - values[1:].mean()
+    return tuple(float(end) for end in np.clip(values[0] + spread, low, high))
+
+
+def by_document(effects, owners, among=None):
+    """Sums of effects (n, neurons) by document: (documents, neurons), positions (documents,); among: documents, in order."""
+    names = np.unique(owners) if among is None else among
+    member = np.zeros((len(names), len(owners)))
+    member[np.searchsorted(names, owners), np.arange(len(owners))] = 1.0
+    return member @ effects, member.sum(axis=1)

@@ -1,0 +1,409 @@
+"""Spectra of the weights of neuron groups: Hill's exponent and the law of Marchenko and Pastur.
+
+A group is a matrix W with one row a neuron: rows of W_in, or columns of W_out transposed. Its spectrum is that of
+Xi = W W^T / d, d being the width of the residual stream. Small groups of pure noise already have "heavy" exponents:
+compare a group only with groups of its own size. weightwatcher's metrics of the same matrices are in `watcher`.
+"""
+
+import contextlib
+import io
+import logging
+import warnings
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from rare_token_neurons.statistics import powerlaws
+
+TRACY_WIDOM_99 = 2.0234  # 99 % quantile of the Tracy-Widom law (beta = 1)
+
+
+def eigenvalues(weights, standardise=False):
+    """Eigenvalues of Xi = W W^T / d, largest first.
+
+    Parameters
+    ----------
+    weights : (..., m, d) one row a neuron, m at most d.
+    standardise : subtract each row's mean and divide by its standard deviation first: Xi is then the rows'
+        correlation matrix, and neurons of different norm count alike.
+
+    Returns
+    -------
+    (..., m) float64, at or above zero.
+    """
+    weights = np.asarray(weights, dtype=np.float64)
+    if weights.ndim < 2 or not 0 < weights.shape[-2] <= weights.shape[-1]:
+        raise ValueError(f"A group has one row a neuron and at most as many rows as columns, not the shape {weights.shape}.")
+    if not np.isfinite(weights).all():
+        raise ValueError("The weights of a group hold values that are not finite.")
+    if standardise:
+        weights = weights - weights.mean(axis=-1, keepdims=True)
+        weights = weights / weights.std(axis=-1, keepdims=True)
+    gram = weights @ np.swapaxes(weights, -1, -2) / weights.shape[-1]
+    return np.maximum(np.linalg.eigvalsh(gram)[..., ::-1], 0.0)
+
+
+def hill_plot(values):
+    """Hill's exponent for every tail size k = 1 .. n - 1.
+
+    alpha(k) = [ (1/k) sum_{i <= k} ln(lambda_i / lambda_{k+1}) ]^-1 (Hill 1975; arXiv 2505.12822). The exponent of the
+    density, which weightwatcher calls alpha, is larger by 1.
+
+    Parameters
+    ----------
+    values : (..., n) eigenvalues, largest first.
+
+    Returns
+    -------
+    (..., n - 1) float, NaN where the tail reaches a zero eigenvalue or its values are all equal.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    logs = np.log(np.where(values > 1e-10 * values[..., :1], values, np.nan))
+    k = np.arange(1, values.shape[-1])
+    mean = np.cumsum(logs[..., :-1], axis=-1) / k - logs[..., 1:]
+    return np.divide(1.0, mean, out=np.full(mean.shape, np.nan), where=mean > 1e-12)
+
+
+def tail_size(values, bins=None, least=5):
+    """The k of Hill's exponent by the fix-finger rule: the tail begins at the peak of the spectrum.
+
+    The peak is the lower edge of the fullest bin in a histogram of log10 lambda; among the eigenvalues from 0.95 to
+    1.5 times it the one whose tail is closest to a power law (Kolmogorov-Smirnov) is lambda_{k+1}. weightwatcher
+    takes 100 bins, made for thousands of eigenvalues: of the 26 of a small group hardly two share a bin, and the
+    "peak" is chance. (Its `fix_fingers="xmin_peak"` besides compares log10 of the lower bound with lambda itself.)
+
+    Parameters
+    ----------
+    values : (n,) eigenvalues, largest first.
+    bins : int, or None: numpy's automatic choice, at most 100.
+    least : smallest tail.
+
+    Returns
+    -------
+    int, from `least` to n - 1.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    values = values[values > 1e-10 * values[0]]
+    if len(values) < least + 1:
+        raise ValueError(f"A tail of {least} needs {least + 1} eigenvalues above zero, here are {len(values)}.")
+    logs = np.log10(values)
+    bins = min(len(np.histogram_bin_edges(logs, "auto")) - 1, 100) if bins is None else bins
+    counts, edges = np.histogram(logs, bins)
+    peak = 10 ** edges[counts.argmax()]
+    last = len(values) - 1
+    near = np.flatnonzero((values >= 0.95 * peak) & (values <= 1.5 * peak))
+    near = np.unique(np.clip(near if len(near) else [np.searchsorted(-values, -peak)], least, last))
+    alphas = hill_plot(values)[near - 1]
+    distances = [np.inf if np.isnan(alpha) else _ks_pareto(values[:k], values[k], alpha) for k, alpha in zip(near, alphas)]
+    return int(near[int(np.argmin(distances))])
+
+
+def _ks_pareto(tail, start, alpha):
+    """Largest distance between a tail (largest first) and P(X > x) = (start / x)^alpha."""
+    above = (start / tail) ** alpha  # (k,)
+    steps = np.arange(len(tail) + 1) / len(tail)
+    return max(np.abs(above - steps[:-1]).max(), np.abs(above - steps[1:]).max())
+
+
+def hill(values, k="peak"):
+    """Hill's exponent of each spectrum.
+
+    Parameters
+    ----------
+    values : (..., n) eigenvalues, largest first.
+    k : "peak" (`tail_size`), a number of eigenvalues, or a share below 1 (the authors' code takes 0.1).
+
+    Returns
+    -------
+    alpha : (...) float, NaN where it cannot be had ; k : (...) int
+    """
+    values = np.asarray(values, dtype=np.float64)
+    n = values.shape[-1]
+    if k == "peak":
+        sizes = np.array([tail_size(row) for row in values.reshape(-1, n)]).reshape(values.shape[:-1])
+    else:
+        sizes = np.full(values.shape[:-1], max(1, int(k * n)) if k < 1 else int(k))
+    if sizes.min() < 1 or sizes.max() > n - 1:
+        raise ValueError(f"The tail of {n} eigenvalues has 1 to {n - 1} of them, not {k}.")
+    return np.take_along_axis(hill_plot(values), sizes[..., None] - 1, axis=-1)[..., 0], sizes
+
+
+def stable_rank(values):
+    """Sum of the eigenvalues over the largest: (..., n) -> (...)."""
+    return values.sum(axis=-1) / values[..., 0]
+
+
+def spectral_entropy(values):
+    """Entropy of the eigenvalues' shares over log n, from 0 (one direction) to 1 (all alike): (..., n) -> (...)."""
+    shares = values / values.sum(axis=-1, keepdims=True)
+    return -(shares * np.log(np.maximum(shares, 1e-300))).sum(axis=-1) / np.log(values.shape[-1])
+
+
+def mp_edges(q, variance=1.0):
+    """Lowest and highest eigenvalue of the Marchenko-Pastur law for aspect ratio q = rows / columns (at most 1)."""
+    if not 0 < q <= 1:
+        raise ValueError(f"The aspect ratio is rows over columns, above 0 and at most 1, not {q}.")
+    return variance * (1 - np.sqrt(q)) ** 2, variance * (1 + np.sqrt(q)) ** 2
+
+
+def mp_density(x, q, variance=1.0):
+    """Density of the Marchenko-Pastur law at x: sqrt((b - x)(x - a)) / (2 pi variance q x) between the edges a, b."""
+    low, high = mp_edges(q, variance)
+    x = np.asarray(x, dtype=np.float64)
+    inside = np.maximum((high - x) * (x - low), 0.0)
+    return np.sqrt(inside) / (2 * np.pi * variance * q * np.where(inside > 0, x, 1.0))
+
+
+def mp_distribution(x, q, variance=1.0):
+    """Distribution function of the Marchenko-Pastur law at x, to about 1e-6."""
+    low, high = mp_edges(q, variance)
+    middle, radius = (low + high) / 2, (high - low) / 2
+    angle = (np.arange(4000) + 0.5) * np.pi / 4000  # x = middle - radius cos(angle) makes the density smooth
+    mass = radius**2 * np.sin(angle) ** 2 / (2 * np.pi * variance * q * (middle - radius * np.cos(angle)))
+    total = np.concatenate([[0.0], np.cumsum(mass)])
+    at = np.arccos(np.clip((middle - np.asarray(x, dtype=np.float64)) / radius, -1, 1))
+    return np.interp(at, np.arange(4001) * np.pi / 4000, total / total[-1])
+
+
+@dataclass(frozen=True)
+class Bulk:
+    """A spectrum against the Marchenko-Pastur law.
+
+    variance: of the elements, from the median; low, high: the law's edges; spikes: eigenvalues beyond the 99 %
+    Tracy-Widom bound of the largest one; distance: Kolmogorov-Smirnov, with the variance of the mean.
+    """
+
+    variance: float
+    low: float
+    high: float
+    spikes: int
+    distance: float
+
+
+def bulk(values, columns):
+    """Compare a group's eigenvalues with those of independent weights of one variance.
+
+    Parameters
+    ----------
+    values : (m,) eigenvalues of Xi, largest first.
+    columns : d, so that the aspect ratio is m / d.
+
+    Returns
+    -------
+    Bulk. The variance comes from the median of the eigenvalues, which spikes do not move (Gavish and Donoho 2014);
+    the bound of the largest eigenvalue from Johnstone 2001.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    m, q = len(values), len(values) / columns
+    grid = np.linspace(*mp_edges(q), 4001)
+    variance = np.median(values) / np.interp(0.5, mp_distribution(grid, q), grid)
+    n = np.sqrt(columns - 1)
+    centre, scale = (n + np.sqrt(m)) ** 2, (n + np.sqrt(m)) * (1 / n + 1 / np.sqrt(m)) ** (1 / 3)
+    bound = variance * (centre + TRACY_WIDOM_99 * scale) / columns
+    law = mp_distribution(values[::-1], q, values.mean())
+    steps = np.arange(m + 1) / m
+    distance = max(np.abs(law - steps[:-1]).max(), np.abs(law - steps[1:]).max())
+    low, high = mp_edges(q, variance)
+    return Bulk(float(variance), float(low), float(high), int((values > bound).sum()), float(distance))
+
+
+def group_spectra(weights, groups, *, standardise=False, k="peak", batch=100):
+    """Hill's exponent, stable rank, entropy, and the bulk of many groups of equal size.
+
+    Parameters
+    ----------
+    weights : (neurons, d) one row a neuron ; groups : (g, m) neuron indices.
+    standardise, k : see `eigenvalues` and `hill`.
+
+    Returns
+    -------
+    table : DataFrame, one row a group: hill, k, stable_rank, entropy, spikes, mp_distance.
+    values : (g, m) the eigenvalues.
+    """
+    weights, groups = np.asarray(weights), np.atleast_2d(groups)
+    if not groups.size:
+        raise ValueError("A group has at least one neuron.")
+    parts = np.split(groups, range(batch, len(groups), batch))
+    values = np.concatenate([eigenvalues(weights[part], standardise) for part in parts])
+    exponent, sizes = hill(values, k)
+    bulks = [bulk(row, weights.shape[1]) for row in values]
+    return pd.DataFrame({"hill": exponent, "k": sizes, "stable_rank": stable_rank(values), "entropy": spectral_entropy(values),
+                         "spikes": [one.spikes for one in bulks], "mp_distance": [one.distance for one in bulks]}), values
+
+
+def shuffled(weights, seed=0):
+    """The control of element-wise shuffling: the same numbers in random places, (m, d) -> (m, d)."""
+    weights = np.asarray(weights)
+    return np.random.default_rng(seed).permutation(weights.ravel()).reshape(weights.shape)
+
+
+# ---- how heavy spectra are
+
+FITS = 200  # groups that weightwatcher fits, and draws of the choice
+SIDES = {"alpha_hill": "less", "alpha_hill_half": "less", "alpha": "less", "stable_rank": "less", "entropy": "less",
+         "spikes": "greater", "mp_distance": "greater", "spectral_norm": "greater", "D": "two-sided", "xmin": "two-sided"}
+FITTED = ("alpha", "D", "xmin", "spectral_norm")  # weightwatcher's; the others are closed forms of the eigenvalues
+
+
+def standardised(weights):
+    """Each row less its mean, over its standard deviation: neurons of different norm then count alike."""
+    return (weights - weights.mean(axis=1, keepdims=True)) / weights.std(axis=1, keepdims=True)
+
+
+def measure(matrices, fits=FITS):
+    """The spectral statistics of groups of equal size.
+
+    Parameters
+    ----------
+    matrices : (g, m, d) the weights of each group, one row a neuron ; fits : how many of them weightwatcher fits.
+
+    Returns
+    -------
+    DataFrame, one row a group: alpha_hill (k by the fix-finger rule), k, alpha_hill_half (k = m / 2), stable_rank,
+    entropy, spikes, mp_distance; weightwatcher's alpha, D, xmin and spectral_norm (both as eigenvalues of Xi), status
+    (missing where not fitted), warning, log.
+    """
+    matrices = np.asarray(matrices, dtype=np.float64)
+    g, m, d = matrices.shape
+    table, values = group_spectra(matrices.reshape(g * m, d), np.arange(g * m).reshape(g, m))
+    table = table.rename(columns={"hill": "alpha_hill"}).assign(alpha_hill_half=hill(values, 0.5)[0])
+    found = metrics(matrices[:fits]) if fits else pd.DataFrame(columns=[*FITTED, "status", "warning", "log"])
+    found = found[[*FITTED, "status", "warning", "log"]].reindex(table.index)
+    found[list(FITTED)] = found[list(FITTED)].astype(float)
+    return table.assign(**found).assign(xmin=found["xmin"] / d, spectral_norm=found["spectral_norm"] / d)
+
+
+def shuffles(weights, draws, seed=0):
+    """A group's elements in random places, `draws` times: (m, d) -> (draws, m, d)."""
+    return np.stack([shuffled(weights, seed + draw) for draw in range(draws)])
+
+
+def power_laws(values, draws=100, seed=0):
+    """The power-law test of the upper tail of each spectrum (`powerlaws.tail`).
+
+    Parameters
+    ----------
+    values : (g, m) eigenvalues ; draws : bootstrap samples a spectrum.
+
+    Returns
+    -------
+    DataFrame, one row a spectrum: alpha (exponent of the density), low, n (eigenvalues in the tail), ks, p_fit, ratio,
+    p_ratio, ratio_whole, p_whole, verdict ("rejected", "not rejected", "cannot tell it from a lognormal")
+    """
+    found = [powerlaws.tail(one, draws=draws, seed=seed) for one in np.atleast_2d(values)]
+    return pd.DataFrame([vars(one) | {"verdict": one.verdict} for one in found]).drop(columns="high")
+
+
+# ---- weightwatcher
+
+# weightwatcher 0.7.7 takes the decisions below by default or by version: each argument of `analyze` has its name here.
+ANALYZE = dict(layers=[], min_evals=8, max_evals=15000, min_size=None, max_size=None, max_N=100_000, glorot_fix=False,
+               plot=False, randomize=False, savefig=False, mp_fit=False, conv2d_norm=True, ww2x=False, pool=True,
+               conv2d_fft=False, fft=False, deltas=False, intra=False, vectors=False, channels=None, stacked=False,
+               fix_fingers=False, xmin_max=None, max_fingers=10, finger_thresh=1.0, fit="PL", sparsify=True, detX=False,
+               ERG=False, svd_method="accurate", tolerance=1e-6, start_ids=0, pl_package="ww", xmax=None,
+               base_model=None, peft=False, inverse=False)
+SMALL = 20  # below as many eigenvalues weightwatcher changes to a bias-corrected estimator
+FIT = ["alpha", "D", "sigma", "xmin", "num_pl_spikes"]
+SHAPE = ["stable_rank", "spectral_norm", "entropy", "num_evals", "Q"]
+BULK = ["num_spikes", "sigma_mp", "mp_softrank", "bulk_min", "bulk_max"]
+SHUFFLED = ["max_rand_eval", "num_traps", "rand_distance", "ww_softrank"]
+
+
+@contextlib.contextmanager
+def _contained():
+    """Keep weightwatcher's prints, log lines, log settings and warnings inside; yields the list they go to."""
+    root, own, plots = logging.getLogger(), logging.getLogger("weightwatcher"), logging.getLogger("matplotlib")
+    before = root.level, list(root.handlers), own.propagate, plots.level
+    notes = []
+    keeper = logging.Handler(logging.WARNING)
+    keeper.emit = lambda record: notes.append(record.getMessage())
+    own.propagate = False
+    own.addHandler(keeper)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield notes
+            notes += [str(one.message) for one in caught if issubclass(one.category, RuntimeWarning)]  # of the numbers
+    finally:
+        own.removeHandler(keeper)
+        root.setLevel(before[0])
+        root.handlers[:], own.propagate = before[1], before[2]
+        plots.setLevel(before[3])
+
+
+@lru_cache(maxsize=1)
+def _weightwatcher():
+    """The package, imported without what its import does to logging, warnings and the output."""
+    with _contained():
+        import weightwatcher
+    return weightwatcher
+
+
+def metrics(matrices, *, mp_fit=False, randomize=False, seed=0):
+    """weightwatcher's metrics of weight matrices, each wrapped as one linear layer.
+
+    Parameters
+    ----------
+    matrices : dict of name to (rows, columns) array or tensor, or a sequence of them (names 0, 1, ...).
+    mp_fit, randomize : also fit the Marchenko-Pastur law, also shuffle the elements (about a second a matrix).
+    seed : of the shuffling.
+
+    Returns
+    -------
+    DataFrame, one row a matrix in the order given: name; alpha, D, sigma, xmin, num_pl_spikes (eigenvalues from xmin
+    on); stable_rank, spectral_norm, entropy, num_evals, Q; with `mp_fit` num_spikes (beyond the bulk), sigma_mp,
+    mp_softrank, bulk_min, bulk_max; with `randomize` max_rand_eval, num_traps, rand_distance, ww_softrank; status
+    ("success", "failed", "skipped": fewer than 8 eigenvalues), small (another estimator: fewer than 20), warning
+    and log in weightwatcher's words. What failed is NaN. Its eigenvalues are those of W W^T: d times those of Xi.
+
+    Raises
+    ------
+    ValueError
+        A matrix that is empty, has not two dimensions, or holds values that are not finite.
+    """
+    ww, named = _weightwatcher(), matrices if isinstance(matrices, dict) else dict(enumerate(matrices))
+    wanted = FIT + SHAPE + BULK * mp_fit + SHUFFLED * randomize
+    state, rows = np.random.get_state(), []
+    np.random.seed(seed)  # weightwatcher shuffles with numpy's global generator
+    try:
+        for name, matrix in named.items():
+            weight = torch.as_tensor(np.asarray(matrix, dtype=np.float32))
+            if weight.ndim != 2 or not weight.numel() or not torch.isfinite(weight).all():
+                raise ValueError(f"The matrix {name} must have rows and columns of finite numbers; it is {tuple(weight.shape)}.")
+            layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+            layer.weight.data = weight
+            with _contained() as notes:
+                model = nn.Sequential(layer)
+                found = ww.WeightWatcher(model=model).analyze(
+                    model=model, **{**ANALYZE, "mp_fit": mp_fit, "randomize": randomize})
+            rows.append({"name": name, **_numbers(found, wanted), "log": "; ".join(dict.fromkeys(notes))})
+    finally:
+        np.random.set_state(state)
+    return pd.DataFrame(rows)
+
+
+def _numbers(found, wanted):
+    """One row of numbers from weightwatcher's table: failures, which it writes as -1 or infinity, become NaN."""
+    if not len(found):
+        return {**dict.fromkeys(wanted, np.nan), "status": "skipped", "small": True, "warning": ""}
+    row = found.iloc[0]
+    values = {name: float(row[name]) for name in wanted}
+    failed = row["status"] != "success" or not values["alpha"] > 1
+    lost = set(FIT if failed else []) | set(BULK if values.get("sigma_mp") == -1 else [])
+    lost |= {"num_traps"} if values.get("num_traps") == -1 else set()
+    values = {name: value if np.isfinite(value) and name not in lost else np.nan for name, value in values.items()}
+    return {**values, "status": "failed" if failed else "success", "small": bool(row["num_evals"] < SMALL),
+            "warning": "" if failed else row["warning"]}
+
+
+def linear_layers(model):
+    """Name and weight of each linear layer of a model but the unembedding, in the model's order."""
+    head = model.get_output_embeddings()
+    return {name: module.weight for name, module in model.named_modules()
+            if isinstance(module, (nn.Linear, Conv1D)) and module is not head}

@@ -1,0 +1,252 @@
+"""Checkpoints and forward passes: which revisions the settings ask for, and what one pass of each leaves behind."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+import torch
+
+from rare_token_neurons import files, keys
+from rare_token_neurons.ablation import capture as captures, neurons as ablation
+from rare_token_neurons.models import audit, checkpoints as models
+from rare_token_neurons.paths import RESULTS
+from rare_token_neurons.tables import rare_tokens, stage
+from rare_token_neurons.tables.stage import table
+from rare_token_neurons.text import rarity
+
+
+def revisions(settings, default="last"):
+    """The revisions that the settings ask for: `steps`, or the last or all of a model's checkpoints; [None] without any.
+
+    "all" leaves out what the audit flags (`left_out` says so); steps asked for stay.
+    """
+    known = asked_for(settings)
+    if settings.steps or default != "all":
+        return known if settings.steps else known[-1:]
+    return [name for name in known if name not in flagged(settings)]
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """What a table of checkpoints is made from (see `stage.table`): the settings' `steps`, or the last or all of them.
+
+    default : "last" or "all" ; text : whether the table depends on the text, too.
+    """
+
+    default: str
+    text: bool = True
+
+    def inputs(self, settings):
+        """Hashes of the text and of each checkpoint."""
+        read = rare_tokens.Text.inputs(settings) if self.text else {}
+        return read | {name or "": models.model_hash(settings.model, name) for name in revisions(settings, self.default)}
+
+    def walk(self, settings):
+        """(revision, its labels) of each checkpoint."""
+        return [(name, {"revision": name or "", "step": models.step_of(name)}) for name in revisions(settings, self.default)]
+
+
+LAST, EVERY = Checkpoints("last"), Checkpoints("all")
+
+
+def pass_inputs(settings, revision, blocks_table):
+    """Hashes of what a tensor of one checkpoint depends on: the checkpoint, the blocks and their documents."""
+    return {"model": models.model_hash(settings.model, revision), "tokens": keys.array_hash(blocks_table["tokens"]),
+            "documents": keys.array_hash([blocks_table["document"].to_numpy()]), "first": rarity.FIRST}
+
+
+def load(settings, revision=None):
+    """A checkpoint of the settings' model as a Subject (see `checkpoints.load`)."""
+    return models.load(settings.model, revision, device=settings.device, keep_weights=settings.keep_weights)
+
+
+def capture(settings, subject, blocks_table):
+    """The capture of the settings' blocks by one checkpoint; that of a model's last checkpoint is kept in the cache."""
+    read, owners = rare_tokens.token_tensor(blocks_table).to(subject.device), torch.tensor(blocks_table["document"].to_numpy())
+
+    def compute():
+        with stage.clock("forward"):
+            made = captures.capture(subject, read, first=rarity.FIRST, documents=owners)
+        return {"activations": made.activations.contiguous(), "residual": made.residual.contiguous()}
+
+    last = subject.revision is None or subject.revision == models.revisions(settings.model)[-1]
+    key = keys.key({}, pass_inputs(settings, subject.revision, blocks_table), ["ablation.capture", "models.checkpoints"])
+    kept = stage.tensors(settings.slug, key, compute, recompute=settings.recompute) if last else compute()
+    return captures.Capture(read, rarity.FIRST, owners.to(subject.device),
+                            **{name: part.to(subject.device) for name, part in kept.items()})
+
+
+@lru_cache(maxsize=1)
+def captured(settings, revision=None):
+    """A checkpoint (None: the last) as a Subject with the text's unigram counts, and its Capture of the blocks."""
+    subject = load(settings, revision)
+    subject.unigram_counts = torch.from_numpy(_unigram_counts(settings, subject.n_vocab)).to(subject.device)
+    return subject, capture(settings, subject, rare_tokens.blocks(settings))
+
+
+def _unigram_counts(settings, n_vocab):
+    """Counts over the whole vocabulary for the unigram direction: those of the text, rows without a token 0."""
+    counts = rare_tokens.tokens(settings)["count_text"].to_numpy(dtype=np.float64)
+    return np.pad(counts, (0, n_vocab - len(counts)))
+
+
+def activations(settings, revision=None, where="rare", half="B"):
+    """The final layer's activations at the settings' positions, from one half of the documents.
+
+    Parameters
+    ----------
+    revision : None for the last checkpoint.
+    where : "rare" or "common" (positions of that group) or "all" (every scored position).
+    half : "A" or "B".
+
+    Returns
+    -------
+    values : float32 (n, neurons); documents : int64 (n,)
+    """
+    chosen = rare_tokens.positions(settings)
+    subject, kept = captured(settings, revision)
+    if where == "all":
+        rows = kept.positions.cpu().numpy()
+        owners = kept.documents.cpu().numpy()[rows[:, 0]]
+        inside = np.isin(owners, chosen.loc[chosen["half"] == half, "document"])
+        rows, owners = rows[inside], owners[inside]
+    else:
+        found, owners = rare_tokens.group_positions(chosen[chosen["half"] == half], where)
+        rows = found.numpy()
+    return kept.activations.cpu().numpy()[rows[:, 0], rows[:, 1] - kept.first], owners
+
+
+# ---- losses
+
+MEMORY_GB = 1.0  # working memory of the losses
+
+
+@table(EVERY, reads=("steps", *rare_tokens.POSITIONS), per=("revision",))
+def losses(settings, revision):
+    """Losses in nats of each checkpoint on the settings' blocks: one row (revision, step, group).
+
+    Groups: "all" scored positions, "rare" and "common" targets, and the deciles of the word tokens that the counts
+    have seen, by target, "1" (rarest types) to "10".
+
+    Returns
+    -------
+    DataFrame with revision, step, group, n, documents, loss, sem (over documents)
+    """
+    sample, chosen = rare_tokens.blocks(settings), rare_tokens.positions(settings)
+    deciles, subject = frequency_deciles(rare_tokens.tokens(settings)), load(settings, revision)
+    kept = capture(settings, subject, sample)
+    with stage.clock("forward"):
+        loss = ablation.losses(subject, kept, memory_gb=MEMORY_GB).double().cpu().numpy()
+    every = kept.positions.cpu().numpy()
+    target = kept.tokens.cpu().numpy()[every[:, 0], every[:, 1] + 1]
+    owner = sample["document"].to_numpy()[every[:, 0]]
+    place = {tuple(row): at for at, row in enumerate(every.tolist())}
+    masks = {"all": slice(None)}
+    for group in stage.GROUPS:
+        found = chosen.loc[chosen["group"] == group, ["block", "t"]].to_numpy().tolist()
+        masks[group] = [place[tuple(row)] for row in found]
+    masks |= {str(decile): deciles[target] == decile for decile in range(1, 11)}
+    return [{"group": group, **mean_over_documents(loss[mask], owner[mask])} for group, mask in masks.items()]
+
+
+def frequency_deciles(vocabulary):
+    """The decile (1 rarest to 10) of every seen word token by count, 0 for the others, int (tokens,)."""
+    seen = vocabulary["word"] & (vocabulary["count"] > 0)
+    rank = vocabulary.loc[seen, "count"].rank(method="first", pct=True)
+    return np.ceil(rank * 10).reindex(vocabulary.index, fill_value=0).astype(int).to_numpy()
+
+
+def mean_over_documents(values, documents):
+    """Mean over positions and its standard error with documents as the unit (ratio estimator).
+
+    Returns
+    -------
+    dict with n, documents, loss, sem
+    """
+    sums = pd.DataFrame({"value": values, "document": documents}).groupby("document")["value"].agg(["sum", "size"])
+    k, n = len(sums), sums["size"].sum()
+    mean = sums["sum"].sum() / n if n else np.nan
+    excess = sums["sum"] - mean * sums["size"]
+    sem = np.sqrt((excess**2).sum() * k / (k - 1)) / n if k > 1 else np.nan
+    return {"n": int(n), "documents": k, "loss": mean, "sem": sem}
+
+
+def training_log(settings):
+    """The log of a suite trained here (see `train.train`); an empty table for any other model."""
+    path = RESULTS / settings.slug / "training_log.parquet"
+    return files.read_table(path) if path.exists() else pd.DataFrame()
+
+
+# ---- the audit
+
+
+def asked_for(settings):
+    """The settings' `steps`, or all checkpoints of the model, as revisions; [None] for a model without any.
+
+    Raises
+    ------
+    FileNotFoundError
+        A step that the model does not have.
+    """
+    known = models.revisions(settings.model)
+    wanted = [f"step{step}" for step in settings.steps]
+    if missing := [name for name in wanted if name not in known]:
+        raise FileNotFoundError(models.no_revision(settings.model, missing[0]))
+    return wanted or known or [None]
+
+
+class Weights:
+    """What the audit is made from: the weight files alone."""
+
+    @staticmethod
+    def inputs(settings):
+        """Hashes of the weight files of the checkpoints asked for, flagged ones too."""
+        return {str(name): models.weight_hash(settings.model, name) for name in asked_for(settings)}
+
+
+@table(Weights, reads=("model", "steps"))
+def checkpoints(settings):
+    """What each checkpoint is: the table `checkpoints`.
+
+    Returns
+    -------
+    DataFrame, one row a checkpoint: revision, step, weight_hash (sha256), distance (from the row before, relative to its
+    norm) and the columns of `audit.judge`: repeat_of, turn, known_issue, flagged, reason
+    """
+    names = asked_for(settings)
+    steps = [models.step_of(name) for name in names]
+    distances, sketches, unfit = (audit.walk(settings.model, names, keep_weights=settings.keep_weights) if len(names) > 1
+                                  else (np.nan, np.zeros((1, 1)), [""]))
+    made = pd.DataFrame({"revision": [name or "" for name in names], "step": pd.array(steps, dtype="Int64"),
+                         "weight_hash": [models.weight_hash(settings.model, name) for name in names], "distance": distances})
+    return pd.concat([made, audit.judge(settings.model, names, steps, sketches, unfit)], axis=1)
+
+
+def _audited(settings):
+    """Whether figures over training ask the audit: steps asked for stay, and drawing may find no table."""
+    there = settings.recompute != "never" or (settings.results / "checkpoints.parquet").exists()
+    return there and not settings.steps and asked_for(settings) != [None]
+
+
+@lru_cache(maxsize=1)
+def flagged(settings):
+    """{revision: reason} of the checkpoints that figures over training do without; {} where `steps` are asked for."""
+    if not _audited(settings):
+        return {}
+    made = checkpoints(settings)
+    return made[made["flagged"]].set_index("revision")["reason"].to_dict()
+
+
+def left_out(settings):
+    """One sentence on the checkpoints that figures over training do without; "" where there was no audit."""
+    if not _audited(settings):
+        return ""
+    found = [f"{revision} {reason}" for revision, reason in flagged(settings).items()]
+    return (f"**Left out**, since the audit of notebook 02 flags {'it' if len(found) == 1 else 'them'}: {'; '.join(found)}."
+            if found else "The audit of notebook 02 flags no checkpoint: none is left out.")
+
+
+def labelled(rows, revision, **labels):
+    """Rows (a DataFrame) with revision, step and `labels` as columns."""
+    return rows.assign(revision=revision or "", step=pd.array([models.step_of(revision)] * len(rows), dtype="Int64"), **labels)

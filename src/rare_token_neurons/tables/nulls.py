@@ -1,0 +1,336 @@
+"""Null curves beside the measured one, and power-law tests of it: the first tables of notebook 09.
+
+Drawn numbers (order statistics of three families), an untrained model, shuffled labels, matched common positions: every
+null is measured as the model is, with the documents' noise and the same ranking.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import stats
+
+from rare_token_neurons import files, paths
+from rare_token_neurons.ablation import neurons as ablation
+from rare_token_neurons.curve import calibration, nulls, piecewise
+from rare_token_neurons.embedded.mini_pythia import seeds
+from rare_token_neurons.models import checkpoints
+from rare_token_neurons.statistics import documents, powerlaws
+from rare_token_neurons.tables import checkpoints as passes, influence as influences, robustness, stage
+from rare_token_neurons.tables.robustness import robustness_stage
+
+DRAWS = 200
+CANDIDATES = 4_000  # common positions among which those with the rare ones' losses are sought
+SHOWN = 100  # ranks of a curve that a figure needs
+RUNS, QUICK, FEW = 100, 10, 1_000  # planted samples; so many where fewer positions than FEW are asked for
+
+
+# ---- curves
+
+
+def resampled(sums, counts, ranking, rng):
+    """Null curves of other positions or of another model: (DRAWS, neurons), documents drawn anew inside the halves.
+
+    Documents drawn anew inside a half add their noise to that of the half, so that the measured curve's own noise is counted
+    too: the tests compare positions that are alike, and count how often their heads are told apart.
+    """
+    return documents.curves_drawn(sums, counts, DRAWS, rng, ranking=ranking)
+
+
+def relabelled(effects, owners, size, ranking, rng):
+    """Null curves with the labels shuffled over positions: (DRAWS, neurons).
+
+    effects : (n, neurons) at rare and common positions together ; owners : (n,) documents ; size : how many a draw calls
+    rare.
+    """
+    labels = nulls.shuffled(np.arange(len(effects)) < size, DRAWS, rng).astype(float)  # (draws, n)
+    names, place = np.unique(owners, return_inverse=True)
+    parts = documents.parts(len(names), 2 if ranking == "split_half" else 1, DRAWS, rng)[..., place] * labels
+    values = documents.influence(effects, np.ones(len(effects)), parts)  # (halves, draws, neurons)
+    return documents.split_half(*values) if ranking == "split_half" else -np.sort(-values[0], axis=-1)
+
+
+def measured(sums, counts, ranking, rng, splits=20):
+    """The measured curve, mean over random halves of the documents: x, y in bins, and (neurons,) by rank."""
+    drawn = documents.curves_drawn(sums, counts, splits, rng, ranking=ranking, resample=False)
+    starts, x = piecewise.bins(drawn.shape[1])
+    return x, piecewise.in_bins(drawn, starts).mean(axis=0), drawn.mean(axis=0)
+
+
+# ---- the nulls of the head
+
+
+def _absolute(settings, values):
+    return np.abs(values) if settings.aggregate == "mean_abs" else values
+
+
+def _sums(settings, revision):
+    """Per-document sums and positions of the default's rare targets, by one checkpoint."""
+    found = influences.influence_sums(settings, revision, "rare")
+    sums = found.abs_sum if settings.aggregate == "mean_abs" else found.change_sum
+    return sums.double().numpy(), found.n.double().numpy()
+
+
+def matched(settings, rare):
+    """Common positions with the losses of the rare ones: int64 (n, 2), mean loss of the rare and of the matched ones."""
+    subject, kept = passes.captured(settings, passes.revisions(settings)[-1])
+    common = robustness.candidates(settings, robustness.default(settings))["common"][:CANDIDATES]
+    losses = [ablation.losses(subject, kept, torch.from_numpy(rows).to(subject.device), memory_gb=robustness.MEMORY_GB).cpu().numpy()
+              for rows in (rare, common)]
+    chosen = nulls.matched(*losses)
+    return common[chosen], float(losses[0].mean()), float(losses[1][chosen].mean())
+
+
+def _of_positions(settings, rng):
+    """Nulls that need loss changes position by position: yields name, note, sums, counts of the measured, null curves."""
+    cell = robustness.default(settings)
+    _, pools = robustness.pools_of(settings)
+    rows = robustness.positions(settings, cell)
+    owners = {name: robustness.owners_of(settings, part) for name, part in rows.items()}
+    effects = {name: _absolute(settings, pools[cell.ablation][part].astype(np.float64)) for name, part in rows.items()}
+    own, ranking = documents.by_document(effects["rare"], owners["rare"]), settings.ranking
+    both = (np.concatenate(list(part.values())) for part in (effects, owners))
+    yield "shuffled labels", "", own, relabelled(*both, len(rows["rare"]), ranking, rng)
+    yield "common, same number", "", own, resampled(*documents.by_document(effects["common"], owners["common"]), ranking, rng)
+    alike, loss, found = matched(settings, rows["rare"])
+    changes = _absolute(settings, robustness.changes(settings, alike, cell.ablation)[alike].astype(np.float64))
+    note = f"mean loss {found:.2f} nats, of the rare ones {loss:.2f}"
+    yield "common, same loss", note, own, resampled(*documents.by_document(changes, robustness.owners_of(settings, alike)), ranking, rng)
+
+
+def _untrained(settings):
+    """The checkpoint before training, where there is one: its name in a list; none where the tables are only read."""
+    known = [] if settings.recompute == "never" else checkpoints.revisions(settings.model)[:1]
+    return [name for name in known if checkpoints.step_of(name) == 0 and name != passes.revisions(settings)[-1]]
+
+
+def _of_model(settings, rng):
+    """Nulls of the full measurement: drawn numbers, and the model before training where there is a checkpoint."""
+    revision = passes.revisions(settings)[-1]
+    own = _sums(settings, revision)
+    values = documents.influence(*own, np.ones((1, len(own[1]))))[0]
+    living = own[0][:, values > 0]
+    for family in nulls.FAMILIES:
+        truth = nulls.sample(values, family, DRAWS, rng)
+        likelihood = nulls.distribution(values, family).logpdf(values[values > 0]).sum()
+        yield family, f"log likelihood {likelihood:.0f}", (living, own[1]), nulls.remeasure(truth, living, own[1], rng,
+                                                                                            ranking=settings.ranking)
+    for name in _untrained(settings):
+        yield "untrained model", "step 0", own, resampled(*_sums(settings, name), settings.ranking, rng)
+
+
+@lru_cache(maxsize=1)
+def _all(settings):
+    """Every null: (name, note, (sums, counts) of the measured curve, this curve by rank, nulls.Comparison)."""
+    rng, found = np.random.default_rng(settings.seed), []
+    for source in (_of_model, _of_positions):
+        for name, note, own, drawn in source(settings, rng):
+            x, y, curve = measured(*own, settings.ranking, rng)
+            found.append((name, note, own, curve, nulls.compare(x, y, drawn)))
+    return found
+
+
+def null_heads(settings):
+    """The measured head against every null.
+
+    Returns
+    -------
+    DataFrame, one row a null: departure (of the head from the middle's line, e-folds of rank; below 0: a plateau), null_mean,
+    null_low, null_high (the null curves' own at the same ranks, 95 %), share (of the neurons before the first break),
+    share_low, share_high (of the null curves), p_plateau, p_outliers, p_share, verdict, positions, documents, note
+    """
+
+    def compute():
+        rows = []
+        for name, note, (sums, counts), _, found in _all(settings):
+            low, high = np.quantile(found.null_departure, [0.025, 0.975])
+            shares = np.quantile(found.null_share, [0.025, 0.975])
+            rows.append({"null": name, "departure": found.departure, "null_mean": found.null_departure.mean(), "null_low": low,
+                         "null_high": high, "share": found.share, "share_low": shares[0], "share_high": shares[1],
+                         "p_plateau": found.p_plateau, "p_outliers": found.p_outliers, "p_share": found.p_share,
+                         "verdict": found.verdict(), "positions": int(counts.sum()), "documents": len(counts), "note": note})
+        return pd.DataFrame(rows)
+
+    return robustness_stage(settings, "null_heads", compute, "surrogates", _untrained(settings))
+
+
+def null_bands(settings):
+    """The measured curves and the null curves by rank.
+
+    Returns
+    -------
+    DataFrame, one row (null, rank): influence (the measured one beside it, nats), low, high (95 % of the null curves)
+    """
+
+    def compute():
+        parts = []
+        for name, _, _, curve, found in _all(settings):
+            ranks = np.unique(np.geomspace(1, len(curve), SHOWN).round().astype(int))
+            parts.append(pd.DataFrame({"null": name, "rank": ranks, "influence": curve[ranks - 1], "low": found.low[ranks - 1],
+                                       "high": found.high[ranks - 1]}))
+        return pd.concat(parts, ignore_index=True)
+
+    return robustness_stage(settings, "null_bands", compute, "surrogates", _untrained(settings))
+
+
+# ---- is it a power law?
+
+
+def power_laws(settings):
+    """Power-law tests of the influences: of the stretch that is the law (`piecewise.law_range`, found anew in every draw), and
+    of the upper tail.
+
+    Returns
+    -------
+    DataFrame, one row (group, part): part ("middle" or "upper tail"), alpha (exponent of the density), kappa (of the rank
+    curve), low, high (range, nats), n (neurons in it), ks, p_fit (goodness of fit), ratio and p_ratio (log-likelihood ratio to
+    the best lognormal in the range), ratio_whole and p_whole (to the whole sample's lognormal), verdict
+    """
+
+    def compute():
+        rows = []
+        for group in ("rare", "common"):
+            _, _, _, (sums, counts) = influences.fitted(settings, passes.revisions(settings)[-1], group)
+            values = np.abs(sums.sum(axis=0)) / counts.sum()
+            parts = {"middle": powerlaws.middle(values, *piecewise.law_range(values), draws=DRAWS, seed=settings.seed,
+                                                refit=piecewise.law_range),
+                     "upper tail": powerlaws.tail(values, draws=DRAWS, seed=settings.seed)}
+            rows += [{"group": group, "part": name} | vars(found) | {"kappa": found.kappa, "verdict": found.verdict}
+                     for name, found in parts.items()]
+        return pd.DataFrame(rows).replace(np.inf, np.nan)
+
+    return robustness_stage(settings, "power_laws", compute, "surrogates")
+
+
+# ---- do these tests keep their promises?
+
+
+def promises(settings):
+    """How often the methods answer rightly on planted curves and known samples (`calibration`); no model in it.
+
+    Returns
+    -------
+    DataFrame, one row a promise: promise, kept, runs, wanted (of 100), holds
+    """
+    runs = RUNS if settings.positions >= FEW else QUICK
+
+    def compute():
+        return pd.DataFrame([{"promise": one.name, "kept": one.kept, "runs": one.runs, "wanted": one.wanted, "holds": one.holds}
+                             for one in calibration.promises(runs, seed=settings.seed)])
+
+    return stage.staged(settings, "promises", compute, reads=("seed",), inputs={"runs": runs}, modules=["calibration"])
+
+
+# ---- token-frequency neurons
+
+SCORES = ("unigram_share", "kl", "entropy", "scale_share")
+SIDES = ("boost", "suppress")
+EXACT = 50  # the most influential neurons, whose KL is not expanded
+
+
+def share(effect, frozen):
+    """Share of mean |effect| that vanishes with a component frozen, at most 1; NaN where there is no effect."""
+    effect, frozen = np.asarray(effect, dtype=float), np.asarray(frozen, dtype=float)
+    return 1 - np.divide(frozen, effect, out=np.full_like(effect, np.nan), where=effect > 0)
+
+
+def frequency_neurons(settings):
+    """One row a neuron of the last checkpoint, measured at up to 500 rare positions.
+
+    Returns
+    -------
+    DataFrame with neuron, influence, mean (|change| and change of the loss, nats), side ("boost": the loss rises without the
+    neuron, "suppress": it falls), unigram_share, scale_share (of the influence that vanishes when the unigram direction, the
+    norm's scale is frozen), kl, entropy (mean changes, nats), unigram (mean change of the logits' projection on the
+    direction), rare (whether in the rare group, chosen on half A of all positions), positions
+    """
+
+    def compute():
+        revision = passes.revisions(settings)[-1]
+        subject, kept = passes.captured(settings, revision)
+        rows = torch.from_numpy(robustness.positions(settings, robustness.default(settings))["rare"]).to(subject.device)
+        options = {"ablation": settings.ablation, "seed": settings.seed, "memory_gb": robustness.MEMORY_GB}
+        with stage.clock("ablation"):
+            whole = ablation.influence(subject, kept, rows, entropy=True, **options)
+            frozen = {name: ablation.influence(subject, kept, rows, freeze=name, entropy=False, **options)
+                      for name in ("unigram", "scale")}
+            entropy = whole.entropy_sum.sum(0) / len(rows)
+            kl = ablation.divergences(subject, kept, rows, entropy, exact=whole.mean_abs.argsort(descending=True)[:EXACT], **options)
+        table = influences.influence(settings)
+        group = influences.rare_group(table[table["revision"] == (revision or "")])
+        found = {"influence": whole.mean_abs, "mean": whole.mean, "entropy": entropy,
+                 "unigram": whole.unigram_sum.sum(0) / len(rows), "kl": kl}
+        found = {name: part.double().cpu().numpy() for name, part in found.items()}
+        for name, part in frozen.items():
+            found[f"{name}_share"] = share(found["influence"], part.mean_abs.cpu().numpy())
+        made = pd.DataFrame({"neuron": np.arange(subject.n_neurons), **found})
+        return made.assign(side=np.where(made["mean"] >= 0, *SIDES), rare=made["neuron"].isin(group), positions=len(rows))
+
+    return robustness_stage(settings, "frequency_neurons", compute, "frequency")
+
+
+def per_nat(table, score):
+    """(neurons,) a score per nat of influence; a share is relative already. NaN where a neuron has no influence."""
+    return table[score] if score.endswith("share") else table[score] / table["influence"].where(table["influence"] > 0)
+
+
+def overlaps(table):
+    """How far the most influential neurons are those with the largest scores, boost and suppress apart.
+
+    The changes of KL and entropy are in nats and grow with any effect that a neuron has, so their `shared` is far above chance
+    whatever the neurons do. What tests something is `relative`: the same overlap with the scores per nat of influence.
+
+    Parameters
+    ----------
+    table : from `neurons`.
+
+    Returns
+    -------
+    DataFrame, one row (score, side): k (neurons in the rare group's size), shared (of the top k by influence and by the
+    score's absolute value; shares by themselves), relative (of the top k by influence and by |score| per nat of influence;
+    for the two shares the same as shared), chance (expected of relative), p (hypergeometric, of relative), correlation
+    (Spearman's, of influence and |score|), group (median signed score per nat of influence of the top k by influence; of
+    the two shares the median share), others (of the rest)
+    """
+    rows, size = [], int(table["rare"].sum())
+    for side in ("all", *SIDES):
+        part = table if side == "all" else table[table["side"] == side]
+        k = max(1, round(size * len(part) / len(table)))
+        inside = part.index.isin(part.nlargest(k, "influence").index)
+        for score in SCORES:
+            alike = per_nat(part, score)
+            sizes = [one if score.endswith("share") else one.abs() for one in (part[score], alike)]
+            shared, relative = (int(inside[part.index.isin(one.nlargest(k).index)].sum()) for one in sizes)
+            rows.append({"score": score, "side": side, "neurons": len(part), "k": k, "shared": shared, "relative": relative,
+                         "chance": k * k / len(part), "p": float(stats.hypergeom.sf(relative - 1, len(part), k, k)),
+                         "correlation": float(part["influence"].corr(sizes[0], method="spearman")),
+                         "group": alike[inside].median(), "others": alike[~inside].median()})
+    return pd.DataFrame(rows)
+
+
+# ---- training seeds
+
+SEEDS, STEPS = (0, 1, 2), 1_536
+
+
+def commands(seed):
+    """What trains one seed's suite, and what makes its table, in Markdown."""
+    folder = f"data/cache/mini-pythia-seed{seed}-steps{STEPS}"
+    return f"`make suite SEED={seed} STEPS={STEPS}` trains it, `python -m rare_token_neurons.seeds {folder}` makes its table"
+
+
+def collected(folder=paths.MINI_PYTHIA_SEEDS):
+    """The tables of all seeds that are there, one below the other; without rows where there is none."""
+    found = [files.read_table(path) for path in sorted(folder.glob("seed*.parquet"))]
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=["seed"])
+
+
+def spread(rows):
+    """Each quantity over the seeds of one group of targets: mean, standard deviation, lowest, highest."""
+    by_seed = rows.groupby("seed")[["plateau_end", "p_plateau", "kappa", "departure", "ratio"]].first()
+    return by_seed.agg(["mean", "std", "min", "max"]).T
+
+
+if __name__ == "__main__":
+    seeds.main()

@@ -1,0 +1,389 @@
+"""Tables of notebook 10: what single neurons write, where they are active, which predictions they help.
+
+The top neurons are chosen on half A of the documents; all that is said of them is measured on half B. When a neuron
+counts as on is said in `traits`.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+import torch
+
+from rare_token_neurons.ablation import neurons as ablation, readout as readouts
+from rare_token_neurons.ablation.capture import Capture
+from rare_token_neurons.models.subject import Subject
+from rare_token_neurons.tables import checkpoints as passes, influence as influences, rare_tokens, stage
+
+TOP = 10  # neurons portrayed
+LISTED = 12  # tokens a list
+CONTEXTS = 4  # each from another document
+LOGITS = 4e8  # positions x vocabulary of the loss changes by target
+EDGES = np.arange(-6, 15.5, 0.5)  # bins of the histograms, in standard deviations
+RANDOM = 200  # neurons behind the grey histogram
+MEMORY_GB = 1.0  # working memory of the ablation
+
+
+@dataclass(frozen=True)
+class Activity:
+    """Half B of one checkpoint's capture, every scored position. On is above 0, on the side of the longer tail."""
+
+    subject: Subject
+    capture: Capture
+    rows: np.ndarray  # int64 (n, 2), (block, t)
+    documents: np.ndarray  # int64 (n,)
+    sign: np.ndarray  # int (neurons,), that side
+    sd: np.ndarray  # (neurons,), of the activation about its mean
+    kurtosis: np.ndarray  # (neurons,), in excess of a normal one; NaN for a constant neuron
+    active: np.ndarray  # float32 (n, neurons), standard deviations beyond the mean; 0 for a constant neuron
+
+
+def _stage(settings, name, compute):
+    return stage.staged(settings, name, compute, reads=("steps", "ablation", *rare_tokens.POSITION_PARAMETERS),
+                        inputs=passes.model_inputs(settings), modules=["portraits"])
+
+
+def _influence(settings):
+    """The influence table of the last of the settings' checkpoints."""
+    table, revision = influences.influence(settings), passes.revisions(settings)[-1]
+    return table[table["revision"] == (revision or "")]
+
+
+def top(settings):
+    """The ten most influential neurons for rare tokens by half A, int (10,); fewer where the rare group is smaller."""
+    return influences.rare_group(_influence(settings))[:TOP]
+
+
+@lru_cache(maxsize=1)
+def _activity(settings):
+    revision = passes.revisions(settings)[-1]
+    subject, kept = passes.captured(settings, revision)
+    active, documents = passes.activations(settings, revision, "all", half="B")
+    rows = kept.positions.cpu().numpy()
+    rows = rows[np.isin(kept.documents.cpu().numpy()[rows[:, 0]], documents)]
+    active -= kept.means.float().cpu().numpy()
+    second, third, fourth = moments(active)
+    sign, sd = tail_side(third), np.sqrt(second)
+    active *= np.divide(sign, sd, out=np.zeros_like(sd), where=sd > 0).astype(np.float32)
+    kurtosis = np.divide(fourth, second**2, out=np.full_like(sd, np.nan), where=sd > 0) - 3
+    return Activity(subject, kept, rows, documents, sign, sd, kurtosis, active)
+
+
+def _at(settings, activity, group):
+    """(n, neurons) activity at the settings' rare or common positions of half B."""
+    chosen = rare_tokens.positions(settings)
+    wanted, _ = rare_tokens.group_positions(chosen[chosen["half"] == "B"], group)
+    place = {row: at for at, row in enumerate(map(tuple, activity.rows.tolist()))}
+    return activity.active[[place[row] for row in map(tuple, wanted.tolist())]]
+
+
+def _read_and_target(settings, rows):
+    tokens = np.stack(rare_tokens.blocks(settings)["tokens"].to_numpy())
+    return tokens[rows[:, 0], rows[:, 1]], tokens[rows[:, 0], rows[:, 1] + 1]
+
+
+def _seen(settings, n_vocab):
+    """The tokens that occur in the text: rows of the token table, and bool (vocabulary,)."""
+    vocabulary = rare_tokens.tokens(settings)
+    occurs = vocabulary["count_text"].to_numpy() > 0
+    return vocabulary[occurs].reset_index(drop=True), np.pad(occurs, (0, n_vocab - len(occurs)))
+
+
+def _losses(settings):
+    """Effects on the loss and the unigram projection on half B, by group of targets, with standard errors."""
+    revision, halves, found = passes.revisions(settings)[-1], rare_tokens.positions(settings).groupby("document")["half"].first(), {}
+    for group in ("rare", "common"):
+        sums = influences.influence_sums(settings, revision, group)
+        inside = halves.loc[sums.documents.numpy()].eq("B").to_numpy()
+        parts = {group: sums.abs_sum, f"change_{group}": sums.change_sum, f"unigram_{group}": sums.unigram_sum}
+        for name, part in parts.items():
+            found[name], found[f"{name}_error"] = over_documents(part.double().numpy()[inside],
+                                                                        sums.n.double().numpy()[inside])
+    return found
+
+
+def portraits(settings):
+    """One row a neuron: its effects, its output, where it is active.
+
+    Returns
+    -------
+    DataFrame with neuron, rank, rank_common (by influence on rare and on common targets, half A), top (whether portrayed);
+    on half B: rare, common (mean |loss change|, nats), change_rare, change_common (mean loss change), unigram_rare,
+    unigram_common (mean change of the logits' projection on the log-unigram direction), each with _error (standard error
+    over documents); share (rare / (rare + common)); sign, sd, kurtosis (excess) of the activation; at_rare, at_common (mean
+    activity there, in SD); correlation, promoted, suppressed (see `frequency_of`, when on); word_read, word_target,
+    rare_target, common_target (shares of the strongest 1 % of the positions), each with _base (of all positions);
+    positions, documents
+    """
+
+    def compute():
+        activity = _activity(settings)
+        neurons, (read, target) = np.arange(len(activity.sign)), _read_and_target(settings, activity.rows)
+        word, group = (rare_tokens.tokens(settings)[name].to_numpy() for name in ("word", "group"))
+        marks = {"word_read": word[read], "word_target": word[target], "rare_target": group[target] == "rare",
+                 "common_target": group[target] == "common"}
+        seen, occurs = _seen(settings, activity.subject.n_vocab)
+        parts = [frequency_of(output_effects(activity.subject, some, occurs) * activity.sign[some],
+                                     seen["count_text"].to_numpy())
+                 for some in np.array_split(neurons, -(-len(neurons) // CHUNK))]
+        influence = _influence(settings).pivot(index="neuron", columns="group", values="mean_abs_a")
+        ranks = influence.rank(ascending=False, method="first", na_option="bottom").astype(int).reset_index(drop=True)
+        table = pd.DataFrame({"neuron": neurons, "rank": ranks["rare"], "rank_common": ranks["common"],
+                              "top": np.isin(neurons, top(settings))} | _losses(settings))
+        table = table.assign(share=table["rare"] / (table["rare"] + table["common"]),
+                             sign=activity.sign, sd=activity.sd, kurtosis=activity.kurtosis,
+                             **{f"at_{name}": _at(settings, activity, name).mean(axis=0) for name in ("rare", "common")},
+                             **{name: np.concatenate([part[name] for part in parts]) for name in parts[0]},
+                             **strongest(activity.active, marks),
+                             **{f"{name}_base": mark.mean() for name, mark in marks.items()})
+        table = table.astype({name: np.float32 for name in table.select_dtypes(np.float64)})
+        return table.assign(positions=len(read), documents=len(np.unique(activity.documents)))
+
+    return _stage(settings, "portraits", compute)
+
+
+def portrait_tokens(settings):
+    """The tokens that each top neuron raises and lowers most, among those that occur in the text.
+
+    Returns
+    -------
+    DataFrame, one row (neuron, side, place): side ("promoted" or "suppressed", when on), place (from 1), token_id, token,
+    group, count_text, effect (change of the logit, less the mean token's, by one SD of activity at the mean scale of the
+    final norm)
+    """
+
+    def compute():
+        activity, neurons = _activity(settings), top(settings)
+        seen, occurs = _seen(settings, activity.subject.n_vocab)
+        c = activity.capture.residual.flatten(0, 1).double()
+        c = c - c.mean(-1, keepdim=True) if activity.subject.norm == "layer" else c
+        scale = (c.square().mean(-1) + activity.subject.norm_eps).rsqrt().mean().item()
+        unit = scale * activity.sign[neurons] * activity.sd[neurons]
+        effects, rows = output_effects(activity.subject, neurons, occurs) * unit, []
+        for neuron, column in zip(neurons, effects.T):
+            order = np.argsort(-column, kind="stable")
+            for side, places in (("promoted", order[:LISTED]), ("suppressed", order[::-1][:LISTED])):
+                some = seen.loc[places, ["token_id", "token", "group", "count_text"]].reset_index(drop=True)
+                rows.append(some.assign(neuron=neuron, side=side, place=some.index + 1, effect=column[places]))
+        return pd.concat(rows, ignore_index=True)
+
+    return _stage(settings, "portrait_tokens", compute)
+
+
+def portrait_contexts(settings):
+    """Where each top neuron is most active on half B, one place a document.
+
+    Returns
+    -------
+    DataFrame, one row (neuron, place): place (from 1), active (SD beyond the mean), document, block, t, and the text
+    before, token (the one read), target (the one predicted), after
+    """
+
+    def compute():
+        activity, tokens, rows = _activity(settings), np.stack(rare_tokens.blocks(settings)["tokens"].to_numpy()), []
+        tokenizer = activity.subject.tokenizer
+        for neuron in top(settings):
+            found = one_each(activity.active[:, neuron], activity.documents, CONTEXTS)
+            for place, at in enumerate(found, 1):
+                block, t = activity.rows[at]
+                words = context(lambda ids: tokenizer.decode(ids, clean_up_tokenization_spaces=False), tokens[block], t)
+                rows.append({"neuron": neuron, "place": place, "active": activity.active[at, neuron],
+                             "document": activity.documents[at], "block": block, "t": t} | words)
+        return pd.DataFrame(rows)
+
+    return _stage(settings, "portrait_contexts", compute)
+
+
+def portrait_targets(settings):
+    """The targets whose loss each top neuron changes most, over evenly spaced positions of half B.
+
+    Returns
+    -------
+    DataFrame, one row (neuron, side, place): side ("rises" or "falls" without the neuron), place (from 1), token_id,
+    token, group, change (mean, nats), n (positions of this target), documents; for the neuron: overall (mean change over all
+    positions), overall_error, positions
+    """
+
+    def compute():
+        activity, neurons, vocabulary = _activity(settings), top(settings), rare_tokens.tokens(settings)
+        n = min(len(activity.rows), int(LOGITS / activity.subject.n_vocab))
+        kept = np.linspace(0, len(activity.rows) - 1, n).round().astype(int)
+        changes = ablation.loss_changes(activity.subject, activity.capture, torch.from_numpy(activity.rows[kept]),
+                                        ablation=settings.ablation, seed=settings.seed, memory_gb=MEMORY_GB,
+                                        neurons=torch.from_numpy(neurons)).double().cpu().numpy()
+        documents, (_, target) = activity.documents[kept], _read_and_target(settings, activity.rows[kept])
+        places = np.unique(documents, return_inverse=True)[1]
+        sums = np.stack([np.bincount(places, column) for column in changes.T], axis=1)
+        overall, error = over_documents(sums, np.bincount(places).astype(float))
+        rows = []
+        for at, neuron in enumerate(neurons):
+            table = by_target(changes[:, at], target, documents)
+            rises, falls = table[table["change"] > 0], table[table["change"] < 0][::-1]
+            for side, some in (("rises", rises.head(LISTED)), ("falls", falls.head(LISTED))):
+                rows.append(some.assign(neuron=neuron, side=side, place=np.arange(1, len(some) + 1), overall=overall[at],
+                                        overall_error=error[at]))
+        made = pd.concat(rows, ignore_index=True).rename(columns={"target": "token_id"}).assign(positions=n)
+        return made.join(vocabulary.set_index("token_id")[["token", "group"]], on="token_id")
+
+    return _stage(settings, "portrait_targets", compute)
+
+
+def portrait_histograms(settings):
+    """Histograms of the activity of each top neuron on half B, and of 200 other neurons.
+
+    Returns
+    -------
+    DataFrame, one row (neuron, low): low, high (the bin, in SD beyond the mean, on is above 0; the outermost hold what
+    lies beyond); shares of the positions: all, rare, common (targets), and over the other neurons random (median),
+    random_low, random_high (5 to 95 %)
+    """
+
+    def compute():
+        activity, neurons = _activity(settings), top(settings)
+        others = np.setdiff1d(np.flatnonzero(activity.sd > 0), neurons)
+        drawn = np.random.default_rng(settings.seed).permutation(others)[:RANDOM]
+        band = np.quantile(shares(activity.active[:, drawn], EDGES), [0.05, 0.5, 0.95], axis=1)  # (3, bins)
+        found = {"all": activity.active, "rare": _at(settings, activity, "rare"), "common": _at(settings, activity, "common")}
+        found = {name: shares(values[:, neurons], EDGES) for name, values in found.items()}  # (bins, top)
+        bins = {"low": EDGES[:-1], "high": EDGES[1:]} | dict(zip(("random_low", "random", "random_high"), band))
+        return pd.concat([pd.DataFrame({"neuron": neuron} | bins | {name: part[:, at] for name, part in found.items()})
+                          for at, neuron in enumerate(neurons)], ignore_index=True)
+
+    return _stage(settings, "portrait_histograms", compute)
+
+
+# ---- traits of single neurons
+
+EXTREMES = 50  # tokens at either end of a neuron's output whose frequency is averaged
+STRONGEST = 0.01  # share of the positions
+LEAST = 5  # positions of a target that is listed, from 3 documents or more
+WINDOW = (14, 5)  # tokens shown before the one read, and after the target
+CHUNK = 128  # neurons at a time
+
+
+def moments(deviations):
+    """Second, third and fourth moment of each neuron: float64 (3, neurons).
+
+    deviations : (n, neurons), activations less their mean
+    """
+    columns = (column.astype(np.float64) for column in deviations.T)
+    return np.array([((square := x * x).mean(), square @ x / len(x), square @ square / len(x)) for x in columns]).T
+
+
+def tail_side(third):
+    """The side of the longer tail of each neuron, +1 or -1, by its third moment; int (neurons,)"""
+    return np.where(np.asarray(third) < 0, -1, 1)
+
+
+def output_effects(subject, neurons, kept):
+    """What neurons add to the logits for one unit of activation and of the norm's scale.
+
+    Parameters
+    ----------
+    subject : Subject ; neurons : int (m,) ; kept : bool (vocabulary,), the tokens wanted.
+
+    Returns
+    -------
+    float64 (tokens kept, m), less the mean over these tokens: a shift of all logits changes no prediction
+    """
+    readout = readouts.readout_of(subject)
+    u = readout.centred(subject.w_out[:, torch.as_tensor(neurons)].T).T  # (d, m)
+    effects = (subject.unembedding[torch.as_tensor(kept)] @ readout.directions(u)).double().cpu().numpy()
+    return effects - effects.mean(axis=0)
+
+
+def frequency_of(effects, counts, extremes=EXTREMES):
+    """Whether neurons raise rare or common tokens.
+
+    Parameters
+    ----------
+    effects : (tokens, m), from `output_effects` ; counts : (tokens,), above 0.
+    extremes : tokens averaged at either end, at most half of all.
+
+    Returns
+    -------
+    dict of (m,): correlation with log frequency (NaN without any effect); promoted and suppressed, the mean frequency
+    rank (0 the rarest token, 1 the most common one) of the tokens raised and lowered most
+    """
+    logs = np.log(counts) - np.log(counts).mean()
+    place = (pd.Series(counts).rank().to_numpy() - 1) / max(1, len(counts) - 1)
+    size = min(extremes, len(counts) // 2)
+    order = np.argpartition(effects, (size, len(counts) - size), axis=0)
+    norms = np.linalg.norm(effects - effects.mean(axis=0), axis=0) * np.linalg.norm(logs)
+    return {"correlation": logs @ effects / np.where(norms > 0, norms, np.nan),
+            "promoted": place[order[-size:]].mean(axis=0), "suppressed": place[order[:size]].mean(axis=0)}
+
+
+def over_documents(sums, n):
+    """Mean over positions and its standard error, with documents as the unit.
+
+    Parameters
+    ----------
+    sums : (documents, neurons) per-document sums ; n : (documents,) positions.
+
+    Returns
+    -------
+    mean, error : (neurons,); the error is NaN for a single document
+    """
+    k, mean = len(n), sums.sum(axis=0) / n.sum()
+    squares = np.square(sums - np.outer(n, mean)).sum(axis=0)
+    return mean, np.sqrt(squares * (k / (k - 1) if k > 1 else np.nan)) / n.sum()
+
+
+def strongest(active, marks, share=STRONGEST):
+    """How often marks hold where each neuron is most active.
+
+    Parameters
+    ----------
+    active : (n, neurons) ; marks : name -> bool (n,) ; share : of the positions.
+
+    Returns
+    -------
+    dict of name -> (neurons,) share of each neuron's strongest positions
+    """
+    size = max(1, int(np.ceil(share * len(active))))
+    rows = np.stack([np.argpartition(column, len(column) - size)[-size:] for column in active.T], axis=1)  # (size, neurons)
+    return {name: mark[rows].mean(axis=0) for name, mark in marks.items()}
+
+
+def one_each(active, documents, n):
+    """The n positions where a neuron is most active, one a document, the strongest first.
+
+    active : (positions,) ; documents : (positions,) ; returns int (n,), or as many as there are documents
+    """
+    order = np.argsort(-active, kind="stable")
+    return order[np.sort(np.unique(documents[order], return_index=True)[1])][:n]
+
+
+def by_target(changes, targets, documents, least=LEAST):
+    """Mean change of the loss of each target with enough positions.
+
+    Parameters
+    ----------
+    changes : (n,) nats ; targets, documents : int (n,) ; least : positions of a target.
+
+    Returns
+    -------
+    DataFrame with target, change, n, documents, by falling change
+    """
+    table = pd.DataFrame({"target": targets, "change": changes, "document": documents}).groupby("target")
+    table = table.agg(change=("change", "mean"), n=("change", "size"), documents=("document", "nunique"))
+    table = table[(table["n"] >= least) & (table["documents"] >= min(least, 3))]
+    return table.sort_values("change", ascending=False, kind="stable").reset_index()
+
+
+def context(decode, tokens, t, window=WINDOW):
+    """The text around position t of a block: before, token (the one read), target, after.
+
+    decode : from token ids to text; a token that is half a character reads as the replacement character.
+    """
+    before, after = window
+    return {"before": decode(tokens[max(0, t - before) : t]), "token": decode(tokens[t : t + 1]),
+            "target": decode(tokens[t + 1 : t + 2]), "after": decode(tokens[t + 2 : t + 2 + after])}
+
+
+def shares(values, edges):
+    """Share of the values in each bin; what lies outside counts in the outermost ones. (n, ...) -> (bins, ...)"""
+    place = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
+    return np.stack([(place == bin).mean(axis=0) for bin in range(len(edges) - 1)])

@@ -1,0 +1,440 @@
+"""Do the findings hold under other choices?  The robustness grid of notebook 09, judged by the claims rule."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import torch
+
+from rare_token_neurons import keys
+from rare_token_neurons.ablation import layers, neurons as ablation
+from rare_token_neurons.curve import changepoints, nulls
+from rare_token_neurons.statistics import claims, controls, documents, spectra
+from rare_token_neurons.tables import checkpoints as passes, influence as influences, rare_tokens, stage, weights
+from rare_token_neurons.text import rarity
+
+READS = ("steps", "ablation", "aggregate", "ranking", *rare_tokens.POSITION_PARAMETERS)
+WIDTH = 20  # tokens that a prediction sees, where single layers are ablated
+LAYER_POSITIONS = 250  # rare ones, and as many common ones, of which those of half B are run
+NEURONS = (12, 32)  # sampled a layer: at least, at most
+BUDGET = 360  # sampled neurons in all layers together, between these bounds
+TOP = 0.25  # of the sampled neurons: the group of a layer
+LAYER_CLAIM = claims.Claim("C1", LEAN.statistic, "greater", part="in a layer", controls=("random groups",))
+
+
+def robustness_stage(settings, name, compute, module, also=()):
+    """One table of notebook 09, of the last checkpoint and of those in `also`."""
+    return stage.staged(settings, name, compute, reads=READS, inputs=passes.model_inputs(settings, also=also), modules=[module])
+
+
+def measured(settings, cell, rows, pool):
+    """The `Measured` of one cell.
+
+    rows : name of the targets -> int64 (n, 2) positions ; pool : cells.Pool of the cell's ablation.
+    """
+    subject, kept = passes.captured(settings, passes.revisions(settings)[-1])
+    half, owners = halves(settings, cell.split), {name: owners_of(settings, part) for name, part in rows.items()}
+    effects = {name: pool[part].astype(np.float64) for name, part in rows.items()}
+    if cell.aggregate == "mean_abs":
+        effects = {name: np.abs(part) for name, part in effects.items()}
+    inward = {name: part for name, part in weights.rows_of(subject).items() if name != "out"}
+    block, t = rows["rare"].T
+    return Measured(effects, owners, {name: half[part].eq("B").to_numpy() for name, part in owners.items()},
+                              kept.activations[block, t - kept.first].cpu().numpy(), subject.w_out.cpu().numpy(), inward)
+
+
+def sampled(n_layers):
+    """How many neurons of each layer are measured, int."""
+    return int(np.clip(BUDGET // n_layers, *NEURONS))
+
+
+def earlier(n_layers):
+    """The layers whose neurons are sampled: all but the last, which the grid's default measures whole; of a single one itself."""
+    return range(max(1, n_layers - 1))
+
+
+def windows(settings):
+    """Short windows before the default cell's targets: int64 (n, WIDTH + 1), bool (n,) rare, (n,) documents.
+
+    Rare targets choose a layer's group on half A; common ones only stand beside it on half B, so no others are taken.
+    """
+    found, half = candidates(settings, default(settings)), halves(settings)
+    tokens, parts = np.stack(rare_tokens.blocks(settings)["tokens"].to_numpy()), {}
+    for name, rows in found.items():
+        rows = rows[rows[:, 1] + 1 >= WIDTH][:LAYER_POSITIONS]
+        owners = owners_of(settings, rows)
+        wanted = half[owners].eq("B").to_numpy() | (name == "rare")
+        parts[name] = tokens[rows[wanted, :1], rows[wanted, 1:] + np.arange(-WIDTH + 1, 2)], owners[wanted]
+    rare = np.repeat([True, False], [len(parts[name][1]) for name in ("rare", "common")])
+    made, owners = (np.concatenate(pair) for pair in zip(parts["rare"], parts["common"]))
+    return made, rare, owners
+
+
+def layers_sampled(settings):
+    """Loss changes of neurons sampled from every layer in `earlier`, by exact recomputation of the layers above.
+
+    Returns
+    -------
+    DataFrame, one row (layer, neuron): layer (from 0), neuron, rare, common (mean |change| on half B, nats), value, low, high
+    (lean of the layer's top quarter, chosen on half A, over that of random quarters), p, positions (rare ones of half B),
+    documents: the same in all rows of a layer; fewer than 100 positions leave value, low, high, p empty
+    """
+
+    def compute():
+        revision = passes.revisions(settings)[-1]
+        subject, _ = passes.captured(settings, revision)
+        made, rare, owners = windows(settings)
+        in_b = halves(settings)[owners].eq("B").to_numpy()
+        ablation = "zero" if settings.ablation == "zero" else "mean"
+        with stage.clock("ablation"):
+            kept = layers.record_windows(subject, torch.from_numpy(made))
+            generator, rows, size = np.random.default_rng(settings.seed), [], sampled(subject.n_layers)
+            for layer in earlier(subject.n_layers):
+                neurons = np.sort(generator.choice(len(kept.means[layer]), size, replace=False))
+                effects = np.abs(layers.neuron_changes(kept, layer, neurons, ablation=ablation).double().cpu().numpy())
+                rows.append(_layer(effects, rare, owners, in_b, settings.seed).assign(layer=layer, neuron=neurons))
+        return pd.concat(rows, ignore_index=True)
+
+    return robustness_stage(settings, "layers_sampled", compute, "robustness")
+
+
+def _layer(effects, rare, owners, in_b, seed):
+    """One layer's rows: effects (n, m) absolute changes."""
+    m, parts = effects.shape[1], {"rare": rare & in_b, "common": ~rare & in_b}
+    fewest = int(min(part.sum() for part in (rare & ~in_b, *parts.values())))
+    found = claims.Evidence(p=(np.nan,), positions=fewest)
+    of_b, documents = ({name: values[one] for name, one in parts.items()} for values in (effects, owners))
+    if fewest >= LEAST:
+        members = np.argsort(-effects[rare & ~in_b].mean(axis=0), kind="stable")[: int(np.ceil(TOP * m))]
+        random = controls.random_groups(m, len(members), GROUPS, seed)
+        found = lean(of_b, documents, members, {"random": random}, kinds=("random",), seed=seed)
+    return pd.DataFrame({name: values.sum(axis=0) / max(1, len(values)) for name, values in of_b.items()}).assign(
+        value=found.value, low=found.low, high=found.high, p=found.p[0], positions=found.positions,
+        documents=len(np.unique(owners[in_b])))
+
+
+def robustness(settings):
+    """The grid: each cell's statistics and whether the claims rule calls them reproduced.
+
+    Returns
+    -------
+    DataFrame, one row (factor, setting, statistic): value, low, high (95 % over documents; of a contrast, from the control
+    groups that speak less for the claim), p and q (the less favourable control's, raw and after Benjamini-Hochberg over the
+    whole table), positions, documents, verdict, reason, claim
+    """
+
+    def compute():
+        found, pools = pools_of(settings)
+        rows, items = [], []
+        for cell, part in found.items():
+            made = measured(settings, cell, part, pools[cell.ablation])
+            for name, item in all_of(made, settings.ranking, settings.seed + cell.split).items():
+                rows.append({"factor": cell.factor, "setting": cell.value, "statistic": name,
+                             "documents": len(np.unique(made.owners["rare"]))})
+                items.append((STATISTICS[name], item))
+        for layer, part in layers_sampled(settings).groupby("layer"):
+            one = part.iloc[0]
+            rows.append({"factor": "layer", "setting": str(layer), "statistic": "rare against common",
+                         "documents": one["documents"]})
+            items.append((LAYER_CLAIM, claims.Evidence(one["value"], one["low"], one["high"], 0.0, (one["p"],),
+                                                       int(one["positions"]))))
+        return pd.concat([pd.DataFrame(rows), judged(items)], axis=1)
+
+    return robustness_stage(settings, "robustness", compute, "robustness")
+
+
+def judged(items):
+    """The claims rule on many (Claim, Evidence) pairs, p values adjusted over all of them: one row a pair."""
+    raw = [np.array(item.p or [np.nan] * len(claim.controls), dtype=float) for claim, item in items]
+    adjusted = np.split(claims.adjust(np.concatenate(raw)), np.cumsum([len(p) for p in raw])[:-1])
+    rows = []
+    for (claim, item), p, q in zip(items, raw, adjusted):
+        verdict, reason = claims.verdict(claim, item, q)
+        rows.append({"claim": claim.name, "direction": claim.direction, "value": item.value, "low": item.low, "high": item.high,
+                     "null": item.null, "p": p.max(), "q": q.max(), "positions": item.positions, "verdict": verdict,
+                     "reason": reason})
+    return pd.DataFrame(rows)
+
+
+# ---- cells of the grid
+
+MOST = 500  # rare positions a cell, and as many common ones
+PERCENTILES = (5.0, 15.0, 25.0, 50.0)
+ABLATIONS = ("mean", "zero", "resample")
+SPLITS = (1, 2, 3)  # other random halves of the documents
+MEMORY_GB = 1.0
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One setting: a factor and its value, and all that decides the cell's content; split 0 is the default's halves."""
+
+    factor: str
+    value: str
+    rare_percentile: float
+    ablation: str
+    rare_of: str
+    words_only: bool
+    counts: str
+    aggregate: str
+    split: int = 0
+
+
+def default(settings):
+    """The cell of the settings themselves."""
+    return Cell("default", f"rarest {settings.rare_percentile:g} %, {settings.ablation}", settings.rare_percentile,
+                settings.ablation, settings.rare_of, settings.words_only, rare_tokens.counts_name(settings), settings.aggregate)
+
+
+def grid(settings):
+    """All cells: the default, one factor at a time around it, and rare_percentile x ablation in full (one is the default)."""
+    base = default(settings)
+    other = {"rare_of": "input" if base.rare_of == "target" else "target", "words_only": not base.words_only,
+             "counts": "text" if base.counts == "wordfreq" else "wordfreq",
+             "aggregate": "abs_mean" if base.aggregate == "mean_abs" else "mean_abs"}
+    made = [base]
+    for name, value in other.items():
+        changed, said = {name: value}, str(value).lower()
+        if name == "words_only" and not value and base.counts != "text":  # general English knows words alone
+            changed["counts"], said = "text", f"{said}, counts = text"
+        if name != "counts" or base.words_only:
+            made.append(replace(base, factor=name, value=said, **changed))
+    made += [replace(base, factor="halves", value=f"drawn anew ({split})", split=split) for split in SPLITS]
+    percentiles = sorted({*PERCENTILES, base.rare_percentile})
+    return made + [replace(base, factor=f"rarest {percentile:g} %", value=name, rare_percentile=percentile, ablation=name)
+                   for percentile in percentiles for name in ABLATIONS
+                   if (percentile, name) != (base.rare_percentile, base.ablation)]
+
+
+# ---- positions
+
+
+def counts(settings, cell):
+    """The counts that decide rarity in a cell, int64 (tokens,)."""
+    vocabulary = rare_tokens.tokens(settings)
+    if cell.counts == rare_tokens.counts_name(settings):
+        return vocabulary["count"].to_numpy()
+    return vocabulary["count_wordfreq"].to_numpy() if cell.counts == "wordfreq" else rare_tokens.text_counts(settings, len(vocabulary))
+
+
+def groups(vocabulary, counts, words_only, percentile):
+    """Which tokens are rare and which common, bool (tokens,) each, by counts (tokens,)."""
+    candidate = vocabulary["word"].to_numpy() if words_only else np.ones(len(vocabulary), dtype=bool)
+    return rarity.rare_tokens(counts, candidate, percentile)[:2]
+
+
+def candidates(settings, cell):
+    """All of a cell's positions in the default's blocks.
+
+    Returns
+    -------
+    dict "rare" and "common" -> int64 (n, 2), rows (block, t), in the random order that all cells share
+    """
+    vocabulary = rare_tokens.tokens(settings)
+    tokens = np.stack(rare_tokens.blocks(settings)["tokens"].to_numpy())
+    chosen = groups(vocabulary, counts(settings, cell), cell.words_only, cell.rare_percentile)
+    found = [rarity.candidate_positions(tokens, one, vocabulary, rare_of=cell.rare_of, words_only=cell.words_only)
+             for one in chosen]
+    turn = np.random.default_rng(settings.seed).permutation(tokens.size).reshape(tokens.shape)
+    return {name: one[np.argsort(turn[one[:, 0], one[:, 1]])] for name, one in zip(("rare", "common"), found)}
+
+
+def positions(settings, cell):
+    """The first of `candidates`, equally many of each group and at most 500."""
+    found = candidates(settings, cell)
+    size = min(MOST, settings.positions, *map(len, found.values()))
+    return {name: rows[:size] for name, rows in found.items()}
+
+
+def owners_of(settings, rows):
+    """The document of each position, int64 (n,)."""
+    return rare_tokens.blocks(settings)["document"].to_numpy()[rows[:, 0]]
+
+
+def halves(settings, split=0):
+    """The half of each document, a Series "A" or "B"; split 0 keeps the halves of the default's positions."""
+    names = np.sort(rare_tokens.blocks(settings)["document"].unique())
+    drawn = np.where(np.random.default_rng([settings.seed, split]).permutation(len(names)) % 2, "B", "A")
+    drawn = pd.Series(drawn, index=names)
+    known = rare_tokens.positions(settings).groupby("document")["half"].first()
+    return known.reindex(names).fillna(drawn) if split == 0 else drawn
+
+
+# ---- loss changes
+
+
+class Pool:
+    """Loss changes at positions, looked up by (block, t): `pool[rows]` is float32 (n, neurons)."""
+
+    def __init__(self, rows, changes):
+        self.changes, self.place = changes, {row: at for at, row in enumerate(map(tuple, rows.tolist()))}
+
+    def __getitem__(self, rows):
+        return self.changes[[self.place[row] for row in map(tuple, rows.tolist())]].numpy()
+
+
+def changes(settings, rows, how):
+    """Every neuron's loss change at positions of the last checkpoint, kept in the cache.
+
+    Parameters
+    ----------
+    rows : int64 (n, 2) ; how : the ablation.
+
+    Returns
+    -------
+    Pool
+    """
+    rows = np.unique(rows, axis=0)
+    revision = passes.revisions(settings)[-1]
+    content = passes.pass_inputs(settings, revision, rare_tokens.blocks(settings)) | {"rows": keys.array_hash([rows])}
+
+    def compute():
+        subject, kept = passes.captured(settings, revision)
+        with stage.clock("ablation"):
+            made = ablation.loss_changes(subject, kept, torch.from_numpy(rows).to(subject.device), ablation=how,
+                                         seed=settings.seed, memory_gb=MEMORY_GB)
+        return {"changes": made.float().cpu().contiguous()}
+
+    key = keys.key({"ablation": how, "seed": settings.seed}, content, ["ablation", "checkpoints"])
+    return Pool(rows, stage.tensors(settings.slug, key, compute, recompute=settings.recompute)["changes"])
+
+
+def pools_of(settings):
+    """The positions of every cell, and one Pool an ablation with those of all cells that use it.
+
+    Returns
+    -------
+    dict Cell -> its positions (see `positions`) ; dict ablation -> Pool
+    """
+    found = {cell: positions(settings, cell) for cell in grid(settings)}
+    wanted = {how: np.concatenate([rows for cell, part in found.items() if cell.ablation == how for rows in part.values()])
+              for how in dict.fromkeys(cell.ablation for cell in found)}
+    return found, {how: changes(settings, rows, how) for how, rows in wanted.items()}
+
+
+# ---- a cell's statistics, as evidence
+
+DRAWS = 100  # bootstrap draws of a curve, null curves, and choices of the group
+GROUPS, RESAMPLES, BASELINES = 200, 200, 10  # control groups, draws of documents, control groups with intervals
+LEAST = claims.LEAST_POSITIONS
+LEAN = claims.Claim("C1", "log ratio of the group's influence on rare to that on common targets, less that of control groups",
+                    "greater", part="rare against common", paper_note="rare token neurons act on rare tokens")
+NAMED = {claim.name: claim for claim in claims.CLAIMS}
+STATISTICS = {"plateau": NAMED["C2"], "rare against common": LEAN, "effective dimension": NAMED["C4"],
+              "co-activation": NAMED["C5 within"], "Hill exponent": NAMED["C6"]}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One cell's loss changes and what goes with them; influence is |sum of `effects`| over the positions.
+
+    effects: name of the targets ("rare", "common") -> float (n, neurons), absolute changes, or signed ones for
+    |mean change|; owners: name -> (n,) documents; in_b: name -> bool (n,), positions of half B; activations: (n, neurons)
+    at the rare positions; w_out: (d, neurons); rows: the input weights by matrix, each (neurons, d).
+    """
+
+    effects: dict
+    owners: dict
+    in_b: dict
+    activations: np.ndarray
+    w_out: np.ndarray
+    rows: dict
+
+
+def group(measured):
+    """The rare group: the top 1.7 % by influence on the rare positions of half A, (m,) int."""
+    values = np.abs(measured.effects["rare"][~measured.in_b["rare"]].mean(axis=0))
+    return np.argsort(-values, kind="stable")[: int(np.ceil(influences.GROUP_SHARE * len(values)))]
+
+
+def plateau(measured, ranking="split_half", seed=0):
+    """Share of the neurons in the plateau on the rare positions, by change points; p by two null families."""
+    sums, counts = documents.by_document(measured.effects["rare"], measured.owners["rare"])
+    changes = changepoints.bootstrap(sums, counts, ranking=ranking, draws=DRAWS, splits=10, seed=seed)
+    families = nulls.families(sums, counts, draws=DRAWS, ranking=ranking, splits=10, seed=seed)
+    found = influences.plateau(changes, families, sums.shape[1])
+    return claims.Evidence(found["value"], found["low"], found["high"], 0.0, (found["p_lognormal"], found["p_half_normal"]),
+                           int(counts.sum()))
+
+
+def lean(effects, owners, members, nulls_of, *, kinds=controls.KINDS, draws=RESAMPLES, seed=0):
+    """How much more a group acts on rare than on common targets, against control groups.
+
+    The statistic is log(influence of the group on rare / on common targets), less its mean over the control groups.
+
+    Parameters
+    ----------
+    effects, owners : name of the targets -> (n, neurons), (n,), of documents that did not choose the group.
+    members : (m,) ; nulls_of : kind -> (g, m) control groups.
+    kinds : of the controls that the claim needs; one without groups has no p value.
+
+    Returns
+    -------
+    claims.Evidence, one p value a kind
+    """
+    names = np.unique(np.concatenate(list(owners.values())))
+    weights = documents.resamples(len(names), draws, seed)
+    every, at = np.concatenate([members[None], *nulls_of.values()]), {}
+    for name in ("rare", "common"):
+        sums, counts = documents.by_document(effects[name], owners[name], names)
+        values = np.abs(weights @ sums) / np.maximum(weights @ counts, 1)[:, None]  # (1 + draws, neurons)
+        at[name] = np.stack([values[:, one].mean(axis=1) for one in every], axis=1)  # (1 + draws, 1 + groups)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.log(at["rare"]) - np.log(at["common"])
+    p, row = [f"p_{kind}" for kind in kinds], {"documents": len(names)}
+    parts = np.split(ratio[:, 1:], np.cumsum([len(one) for one in nulls_of.values()])[:-1], axis=1)
+    for kind, part in zip(nulls_of, parts):
+        both = np.column_stack([ratio[:, 0], part])
+        row |= claims.difference(kind, documents.against(both[0], both[1:], seed))
+        row[f"p_{kind}"] = controls.empirical_p(both[0, 0], part[0], LEAN.direction)
+    return claims.contrast(dict.fromkeys(p, np.nan) | row, LEAN.direction, min(map(len, owners.values())), p)
+
+
+def heavy_tail(measured, members, nulls_of, seed=0):
+    """Hill's exponent of the group's input weights, less that of control groups; of two matrices the less favourable."""
+    sums, counts = documents.by_document(*(part["rare"][~measured.in_b["rare"]] for part in (measured.effects, measured.owners)))
+    drawn = documents.resamples(len(counts), DRAWS, seed)[1:]
+    again = np.argsort(-documents.influence(sums, counts, drawn), axis=1, kind="stable")[:, : len(members)]
+    rows = []
+    for weights in measured.rows.values():
+        own, anew, *null = (spectra.hill(spectra.eigenvalues(weights[one]))[0]
+                            for one in (members[None], again, *nulls_of.values()))
+        low, high = documents.percentile_interval(own[0], anew)
+        row = {"value": own[0], "low": low, "high": high, "positions": int(counts.sum()), "documents": len(counts),
+               "missing": np.mean(~np.isfinite(np.concatenate([own, anew, *null]))), "p_random": np.nan, "p_matched": np.nan}
+        for kind, values in zip(nulls_of, null):
+            low, high = np.nanquantile(values, [0.025, 0.975])
+            row |= {f"{kind}_mean": np.nanmean(values), f"{kind}_low": low, f"{kind}_high": high,
+                    f"p_{kind}": controls.empirical_p(own[0], values, "less")}
+        rows.append(row)
+    return claims.lightest(rows)
+
+
+def inside(sample, members, nulls_of, names, statistic, side, seed=0):
+    """The first of some statistics of the correlations inside the group, less that of control groups; side: of the claim."""
+    row = controls.within(sample, members, nulls_of, names, statistic, resamples=RESAMPLES, baselines=BASELINES, seed=seed)[0]
+    return claims.contrast(row | {"documents": len(np.unique(sample.documents))}, side, len(sample.values))
+
+
+def all_of(measured, ranking="split_half", seed=0):
+    """Every statistic of one cell: name -> claims.Evidence; without enough rare positions only their number."""
+    rare, in_b = len(measured.owners["rare"]), measured.in_b
+    late = int(min(part.sum() for part in in_b.values()))  # what is left to measure the group on
+    found = {name: claims.Evidence(positions=late, note="too few positions") for name in STATISTICS}
+    found["plateau"] = plateau(measured, ranking, seed) if rare >= LEAST else claims.Evidence(positions=rare)
+    if late < LEAST:
+        return found
+    values, owners = measured.activations[in_b["rare"]], measured.owners["rare"][in_b["rare"]]
+    sample = controls.sample(values, owners, measured.w_out)
+    members = group(measured)
+    members = members[np.isin(members, sample.living)]
+    nulls_of = controls.control_groups(sample, members, GROUPS, seed)
+    at_b = [{name: part[name][in_b[name]] for name in in_b} for part in (measured.effects, measured.owners)]
+    found["rare against common"] = lean(*at_b, members, nulls_of, seed=seed)
+    dimension = partial(controls.dimensions, tokens=len(values))
+    for name, parts, statistic in (("effective dimension", controls.DIMENSIONS, dimension),
+                                   ("co-activation", controls.PAIRS, controls.pairs)):
+        found[name] = inside(sample, members, nulls_of, parts, statistic, STATISTICS[name].direction, seed)
+    found["Hill exponent"] = heavy_tail(measured, members, nulls_of, seed)
+    return found

@@ -1,0 +1,175 @@
+"""A text file of one's own as documents: UTF-8 by rule, UTF-16 or UTF-32 where the file begins by saying so."""
+
+import codecs
+import hashlib
+import re
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from rare_token_neurons.paths import MINI_PILE, ROOT, shown
+
+BATCH = 100  # texts tokenised at a time: an encoding takes 30 times the memory of its ids
+HELD_OUT = 0.05  # share of each source's documents
+
+
+# ---- a text file
+
+DOCUMENT = 2_000  # characters of a document at least, but for the last
+LONGEST = 20_000  # characters of a paragraph, above which it is cut: a line of 100 MB in one piece takes 17 GB to tokenise
+UNREADABLE = 0.001  # share of the characters, above which a file is taken to be in another encoding
+MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF16_LE: "utf-16",
+         codecs.BOM_UTF16_BE: "utf-16"}  # the longer ones first: one of them begins like a shorter
+
+
+def of_file(path):
+    """The documents of a text file, cut at blank lines into 2,000 characters or more.
+
+    A paragraph of more than 20,000 characters is cut at line ends, else at white space, else anywhere.
+
+    Returns
+    -------
+    pandas.DataFrame with source (the file's name), document, text
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        No such file; a file without text; a file that is not UTF-8.
+    """
+    pieces, run = [], ""
+    for paragraph in read(path).split("\n\n"):
+        for piece in _cut(paragraph):
+            run = f"{run}\n\n{piece}" if run else piece
+            if len(run) >= DOCUMENT:
+                pieces.append(run)
+                run = ""
+    if run.strip():
+        pieces.append(run)
+    return pd.DataFrame({"source": path.stem, "document": np.arange(len(pieces)), "text": pieces})
+
+
+def read(path):
+    """The text of a file; a NUL is read as a space, a byte here and there that is not UTF-8 as U+FFFD."""
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no text file {shown(path)}.")
+    with path.open("rb") as file:
+        start = file.read(4)
+    encoding = next((name for mark, name in MARKS.items() if start.startswith(mark)), "utf-8-sig")
+    content = path.read_text(encoding=encoding, errors="replace")
+    found = content.replace("\0", " ")
+    if not found.strip():
+        raise ValueError(f"The text file {shown(path)} is empty.")
+    bad = content.count("\ufffd") / len(content)
+    if bad > UNREADABLE or content.count("\0") > len(content) / 4:
+        raise ValueError(f"The text file {shown(path)} is not UTF-8 ({bad:.1%} of its characters cannot be read, "
+                         f"{content.count(chr(0)) / len(content):.1%} are NUL); save it as UTF-8, for example with iconv.")
+    return found
+
+
+def _cut(paragraph):
+    """The paragraph in pieces of at most LONGEST characters; joined, they are the paragraph."""
+    start = 0
+    while len(paragraph) - start > LONGEST:
+        window = paragraph[start : start + LONGEST]
+        line, word = window.rfind("\n"), len(window.rsplit(maxsplit=1)[0]) if window.strip() else 0
+        size = next((size for size in (line, word) if size >= DOCUMENT), LONGEST)
+        yield window[:size]
+        start += size
+    yield paragraph[start:]
+
+
+# ---- a dataset of the hub
+
+NAME = re.compile(r"([\w.-]+/[\w.-]+)\[(\d*:\d*)\]")
+PARQUET = "refs/convert/parquet"  # the hub's own conversion, which needs no code of the dataset
+
+
+def names_text(text):
+    """Whether a text's name is one of a dataset's rows."""
+    return NAME.fullmatch(text) is not None
+
+
+@lru_cache(maxsize=1)
+def of_dataset(text):
+    """The rows of a dataset's train split, each a document.
+
+    Parameters
+    ----------
+    text : str, such as "stas/c4-en-10k[:500]"; the dataset needs a column `text`.
+
+    Returns
+    -------
+    pandas.DataFrame with source, document, text
+
+    Raises
+    ------
+    ValueError
+        The package datasets is not installed; the dataset cannot be had; no column `text`; no rows.
+    """
+    repository, rows = NAME.fullmatch(text).groups()
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise ValueError(f"The text {text} is on the hub: install the package datasets (pip install -e '.[hub]').") from None
+    try:
+        found = load_dataset(repository, split=f"train[{rows}]", revision=PARQUET)
+    except (OSError, ValueError) as error:  # no network, no such dataset, no such rows
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"The text {text} could not be had from the hub: {reason}") from None
+    if "text" not in found.column_names:
+        raise ValueError(f"The dataset {repository} has no column text; it has {', '.join(found.column_names)}.")
+    if not len(found):
+        raise ValueError(f"The text {text} has no rows.")
+    return pd.DataFrame({"source": repository.split("/")[1], "document": range(len(found)), "text": found["text"]})
+
+
+def documents(text="mini-pile"):
+    """The documents of a text, with their split.
+
+    Parameters
+    ----------
+    text : "mini-pile", the path of a text file (see `textfiles`), or rows of a dataset on the hub (see `hub`).
+
+    Returns
+    -------
+    pandas.DataFrame with source, document, text, split ("train" or "held-out"; about 5 % of each source is held out)
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        No such file; a file without text, or not in UTF-8.
+    """
+    if text == "mini-pile":
+        files = sorted(MINI_PILE.glob("*.jsonl.xz"))
+        table = pd.concat([pd.read_json(path, lines=True).assign(source=path.name.split(".")[0]) for path in files],
+                          ignore_index=True)
+    else:
+        table = of_dataset(text) if names_text(text) else of_file(ROOT / text)
+    names = table["source"] + "/" + table["document"].astype(str)
+    table["order"] = [hashlib.sha256(name.encode()).hexdigest() for name in names]
+    place = table.groupby("source")["order"].rank() / table.groupby("source")["order"].transform("size")
+    table["split"] = np.where(place <= HELD_OUT, "held-out", "train")
+    return table[["source", "document", "text", "split"]]
+
+
+def text_hash(text="mini-pile"):
+    """sha256 of the files of a text, or of its rows from the hub."""
+    if names_text(text):
+        return hashlib.sha256("\0".join(of_dataset(text)["text"]).encode()).hexdigest()
+    files = sorted(MINI_PILE.glob("*.jsonl.xz")) if text == "mini-pile" else [Path(ROOT / text)]
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def encode(tokenizer, texts):
+    """Token ids of each text, int32 arrays, whole and without special tokens."""
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()  # some tokenizer files ask for a length or for padding
+    backend.no_padding()
+    texts = list(texts)
+    return [np.array(encoding.ids, dtype=np.int32) for start in range(0, len(texts), BATCH)
+            for encoding in backend.encode_batch_fast(texts[start : start + BATCH], add_special_tokens=False)]
