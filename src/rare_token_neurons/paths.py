@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-MINI_PYTHIA_SEEDS = RESULTS / "mini-pythia-seeds"
-
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
 FIGURES = ROOT / "figures"
@@ -11,6 +9,7 @@ DATA = ROOT / "data"
 MINI_PILE = DATA / "mini-pile"
 MINI_PYTHIA = DATA / "mini-pythia"
 RESULTS = DATA / "results"
+MINI_PYTHIA_SEEDS = RESULTS / "mini-pythia-seeds"
 CACHE = DATA / "cache"
 RUNS = CACHE / "runs"
 
