@@ -26,7 +26,7 @@ _written = {"tables": [], "figures": []}
 # ---- tables
 
 
-def table(source, *, reads=(), per=()):
+def table(source, *, reads=(), per=(), at=lambda settings: settings):
     """Declare a function as the table of its name, which others then call as `name(settings)`.
 
     Parameters
@@ -37,6 +37,7 @@ def table(source, *, reads=(), per=()):
     per : what the function is called for: () once, as make(settings); ("revision",) each checkpoint, as
         make(settings, revision); ("revision", "group") also rare and common targets, as make(settings, revision, group).
         The labels (revision, step, group) become the first columns.
+    at : from the settings to those in whose folder the table lies.
 
     The function returns a DataFrame, or an iterable of rows (dicts) or of DataFrames.
     """
@@ -47,7 +48,7 @@ def table(source, *, reads=(), per=()):
             decide = {name: getattr(settings, name) for name in reads}
             inputs = {} if settings.recompute == "never" else source.inputs(settings)
             key = keys.key(decide, inputs, [make.__module__.split(".", 1)[1]])
-            return table_at(settings.results / f"{make.__name__}.parquet", key, lambda: _rows(make, source, per, settings),
+            return table_at(at(settings).results / f"{make.__name__}.parquet", key, lambda: _rows(make, source, per, settings),
                             recompute=settings.recompute)
 
         return made
