@@ -1,4 +1,10 @@
-""""""
+"""The main curve of mini-pythia trained anew from another seed: one table a suite, which notebook 09 sets side by side.
+
+    make suite SEED=1 STEPS=1536
+    python -m rare_token_neurons.embedded.mini_pythia.seeds data/cache/mini-pythia-seed1-steps1536
+
+The second command writes data/results/mini-pythia-seeds/seed1.parquet.
+"""
 
 import argparse
 import re
@@ -12,6 +18,7 @@ from rare_token_neurons.models import checkpoints
 from rare_token_neurons.tables import influence as influences
 from rare_token_neurons.tables.nulls import SHOWN
 
+
 def name_of(folder):
     """ "data/cache/mini-pythia-seed1-steps1536" -> (1, 1536)."""
     found = re.search(r"seed(\d+)-steps(\d+)/?$", str(folder))
@@ -20,12 +27,12 @@ def name_of(folder):
     return tuple(map(int, found.groups()))
 
 
-def table(folder, **values):
+def table(folder):
     """What a trained suite's last checkpoint says: its main curve and its phases.
 
     Parameters
     ----------
-    folder : a suite's folder, such as "data/cache/mini-pythia-seed1-steps1536" ; values : other parameters.
+    folder : a suite's folder, such as "data/cache/mini-pythia-seed1-steps1536".
 
     Returns
     -------
@@ -34,7 +41,7 @@ def table(folder, **values):
     p_plateau (against the null family that fits best), ratio (of the top 1.7 % to the median neuron), positions, documents
     """
     seed, steps = name_of(folder)
-    settings = parameters.check({"model": str(folder)} | values)
+    settings = parameters.check({"model": str(folder)})
     revision, parts = checkpoints.revisions(settings.model)[-1], []
     for group in ("rare", "common"):
         _, changes, families, (_, counts) = influences.fitted(settings, revision, group)
@@ -53,11 +60,15 @@ def table(folder, **values):
     return made
 
 
-def main(argv=None):
+def main():
     """Command line: write the table of one suite."""
-    parser = argparse.ArgumentParser(prog="python -m rare_token_neurons.seeds", description=main.__doc__)
-    parser.add_argument("folder")
-    folder = parser.parse_args(argv).folder
+    parser = argparse.ArgumentParser(prog="python -m rare_token_neurons.embedded.mini_pythia.seeds", description=main.__doc__)
+    parser.add_argument("folder", help="of a suite's checkpoints, such as data/cache/mini-pythia-seed1-steps1536")
+    folder = parser.parse_args().folder
     path = paths.MINI_PYTHIA_SEEDS / f"seed{name_of(folder)[0]}.parquet"
     files.write_table(path, table(folder))
     print(f"Done: {paths.shown(path)}")
+
+
+if __name__ == "__main__":
+    main()

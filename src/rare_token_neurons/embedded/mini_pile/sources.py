@@ -1,7 +1,6 @@
 """One function a source: from an unpacked package to named documents.
 
-Every function takes the folder of its unpacked package (or packages) and yields
-`(name, text)` pairs in reading order.
+Every function takes the folder of its unpacked package (or packages) and yields `(name, text)` pairs in reading order.
 """
 
 import gzip
@@ -14,8 +13,8 @@ import subprocess
 import warnings
 import zlib
 
-import rst
-from text import blocks, paragraphs, unwrap
+from rare_token_neurons.embedded.mini_pile import rst
+from rare_token_neurons.embedded.mini_pile.prose import blocks, paragraphs, unwrap
 
 GCIDE_SHARE = 0.6
 GCIDE_GLYPHS = {

@@ -2,7 +2,7 @@
 
 import re
 
-from text import normalise, unwrap
+from rare_token_neurons.embedded.mini_pile.prose import normalise, unwrap
 
 DROPPED = set("""
     module moduleauthor sectionauthor currentmodule index highlight code-block sourcecode doctest

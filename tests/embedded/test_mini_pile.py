@@ -3,11 +3,13 @@
 import json
 import lzma
 import re
+import shutil
 import unicodedata
 
 import pandas as pd
 import pytest
 
+from rare_token_neurons.embedded.mini_pile import build, rst
 from rare_token_neurons.paths import MINI_PILE, ROOT
 
 SOURCES = ["austen", "bible", "devil", "factbook", "gcide", "jargon", "python-docs", "shakespeare"]
@@ -114,6 +116,26 @@ def test_the_registers_are_there(pile):
         assert pile.loc[pile["source"] == source, "text"].str.contains(words, regex=False).any(), source
 
 
-def test_the_script_that_built_it_is_there():
-    assert {path.name for path in MINI_PILE.glob("*.py")} >= {"build.py", "sources.py"}
-    assert str(ROOT) not in CARD
+# ---- what built it
+
+
+def test_the_packages_that_it_was_built_from_are_those_of_the_card(listed):
+    assert sorted(build.SOURCES) == SOURCES
+    for name, source in build.SOURCES.items():
+        expected = listed.loc[name, ["title", "licence", "removed", "sha256"]].tolist()
+        assert [source.title, source.licence, source.removed, " + ".join(part.sha256 for part in source.packages)] == expected
+
+
+def test_the_card_is_as_it_was_written(tmp_path, monkeypatch):
+    shutil.copy(MINI_PILE / "README.md", tmp_path)
+    monkeypatch.setattr(build, "MINI_PILE", tmp_path)
+    rows = pd.read_csv(MINI_PILE / "sources.csv", keep_default_na=False)
+    build.write_card(rows.to_dict("records"))
+    for name in ("README.md", "sources.csv"):
+        assert (tmp_path / name).read_bytes() == (MINI_PILE / name).read_bytes()
+    assert f"python -m {build.__name__}" in CARD and str(ROOT) not in CARD
+
+
+def test_reduced_to_prose():
+    page = "Lists\n=====\n\nSee :func:`map` and\n*this* [#]_.\n\n.. note:: Short.\n\nAn example::\n\n    code()\n"
+    assert rst.to_text(page) == "Lists\n\nSee map and this.\n\nNote: Short.\n\nAn example:"

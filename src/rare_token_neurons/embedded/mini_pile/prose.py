@@ -1,4 +1,4 @@
-"""Text helpers shared by the sources: normalisation, unwrapping and merging."""
+"""Plain prose, for all sources: normalised, unwrapped, and merged into documents that are long enough."""
 
 import re
 import textwrap

