@@ -17,7 +17,6 @@ from test_run import PARAMETERS, marks, tree, write  # noqa: F401
 from rare_token_neurons import paths
 from rare_token_neurons.runner import jobs as runner_jobs, run, sweep
 from rare_token_neurons.runner.sweep import Status, duration
-from rare_token_neurons.text import documents as texts
 
 
 @pytest.fixture
@@ -237,23 +236,3 @@ with open("ends.txt", "a") as file:
     assert code == 0 and "3 of 3 rows done." in capsys.readouterr().out
     assert sorted((small / "ends.txt").read_text().split()) == ["0", "1", "2"]
     assert sorted(marks(small)) == ["01_one 1 []", "02_two 0 []", "02_two 1 []", "02_two 1 []", "02_two 2 []"]  # 01 stays
-
-
-# ---- texts from the hub
-
-
-def test_names_of_texts_from_the_hub():
-    assert texts.names_text("stas/c4-en-10k[:500]") and texts.names_text("a/b[10:20]")
-    assert not any(map(texts.names_text, ("mini-pile", "my.txt", "folder/my.txt", "stas/c4-en-10k", "a/b[1]")))
-
-
-def test_rows_of_a_dataset_are_documents(tmp_path, monkeypatch):
-    pytest.importorskip("datasets", reason="the extra `hub` is not installed")
-    (tmp_path / "owner/name").mkdir(parents=True)
-    (tmp_path / "owner/name/train.jsonl").write_text("".join(f'{{"text": "page {n}"}}\n' for n in range(5)))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    table = texts.documents("owner/name[1:4]")
-    assert list(table["text"]) == ["page 1", "page 2", "page 3"] and set(table["source"]) == {"name"}
-    with pytest.raises(ValueError, match="could not be had from the hub"):
-        texts.of_dataset("owner/none[:2]")
