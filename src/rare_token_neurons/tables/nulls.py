@@ -1,7 +1,8 @@
-"""Null curves beside the measured one, and power-law tests of it: the first tables of notebook 09.
+"""Nulls of the head, power-law tests, token-frequency neurons, training seeds: the first and the last tables of notebook 09.
 
 Drawn numbers (order statistics of three families), an untrained model, shuffled labels, matched common positions: every
-null is measured as the model is, with the documents' noise and the same ranking.
+null is measured as the model is, with the documents' noise and the same ranking. `promises` says how often these tests
+answer rightly where the answer is known. What is measured position by position uses the robustness grid's default cell.
 """
 
 from functools import lru_cache
@@ -14,11 +15,10 @@ from scipy import stats
 from rare_token_neurons import files, paths
 from rare_token_neurons.ablation import neurons as ablation
 from rare_token_neurons.curve import calibration, nulls, piecewise
-from rare_token_neurons.embedded.mini_pythia import seeds
 from rare_token_neurons.models import checkpoints
 from rare_token_neurons.statistics import documents, powerlaws
 from rare_token_neurons.tables import checkpoints as passes, influence as influences, robustness, stage
-from rare_token_neurons.tables.robustness import robustness_stage
+from rare_token_neurons.tables.stage import table
 
 DRAWS = 200
 CANDIDATES = 4_000  # common positions among which those with the rare ones' losses are sought
@@ -61,6 +61,22 @@ def measured(sums, counts, ranking, rng, splits=20):
 # ---- the nulls of the head
 
 
+def _untrained(settings):
+    """The checkpoint before training, where there is one: its name in a list."""
+    known = checkpoints.revisions(settings.model)[:1]
+    return [name for name in known if checkpoints.step_of(name) == 0 and name != passes.revisions(settings)[-1]]
+
+
+class LastAndFirst:
+    """What the nulls are made from: the last checkpoint, and the one before training where there is one."""
+
+    @staticmethod
+    def inputs(settings):
+        """Hashes of the text and of the checkpoints."""
+        first = {name: checkpoints.model_hash(settings.model, name) for name in _untrained(settings)}
+        return passes.LAST.inputs(settings) | first
+
+
 def _absolute(settings, values):
     return np.abs(values) if settings.aggregate == "mean_abs" else values
 
@@ -76,8 +92,8 @@ def matched(settings, rare):
     """Common positions with the losses of the rare ones: int64 (n, 2), mean loss of the rare and of the matched ones."""
     subject, kept = passes.captured(settings, passes.revisions(settings)[-1])
     common = robustness.candidates(settings, robustness.default(settings))["common"][:CANDIDATES]
-    losses = [ablation.losses(subject, kept, torch.from_numpy(rows).to(subject.device), memory_gb=robustness.MEMORY_GB).cpu().numpy()
-              for rows in (rare, common)]
+    losses = [ablation.losses(subject, kept, torch.from_numpy(rows).to(subject.device),
+                              memory_gb=influences.MEMORY_GB).cpu().numpy() for rows in (rare, common)]
     chosen = nulls.matched(*losses)
     return common[chosen], float(losses[0].mean()), float(losses[1][chosen].mean())
 
@@ -92,17 +108,13 @@ def _of_positions(settings, rng):
     own, ranking = documents.by_document(effects["rare"], owners["rare"]), settings.ranking
     both = (np.concatenate(list(part.values())) for part in (effects, owners))
     yield "shuffled labels", "", own, relabelled(*both, len(rows["rare"]), ranking, rng)
-    yield "common, same number", "", own, resampled(*documents.by_document(effects["common"], owners["common"]), ranking, rng)
+    others = documents.by_document(effects["common"], owners["common"])
+    yield "common, same number", "", own, resampled(*others, ranking, rng)
     alike, loss, found = matched(settings, rows["rare"])
     changes = _absolute(settings, robustness.changes(settings, alike, cell.ablation)[alike].astype(np.float64))
+    others = documents.by_document(changes, robustness.owners_of(settings, alike))
     note = f"mean loss {found:.2f} nats, of the rare ones {loss:.2f}"
-    yield "common, same loss", note, own, resampled(*documents.by_document(changes, robustness.owners_of(settings, alike)), ranking, rng)
-
-
-def _untrained(settings):
-    """The checkpoint before training, where there is one: its name in a list; none where the tables are only read."""
-    known = [] if settings.recompute == "never" else checkpoints.revisions(settings.model)[:1]
-    return [name for name in known if checkpoints.step_of(name) == 0 and name != passes.revisions(settings)[-1]]
+    yield "common, same loss", note, own, resampled(*others, ranking, rng)
 
 
 def _of_model(settings, rng):
@@ -114,8 +126,8 @@ def _of_model(settings, rng):
     for family in nulls.FAMILIES:
         truth = nulls.sample(values, family, DRAWS, rng)
         likelihood = nulls.distribution(values, family).logpdf(values[values > 0]).sum()
-        yield family, f"log likelihood {likelihood:.0f}", (living, own[1]), nulls.remeasure(truth, living, own[1], rng,
-                                                                                            ranking=settings.ranking)
+        drawn = nulls.remeasure(truth, living, own[1], rng, ranking=settings.ranking)
+        yield family, f"log likelihood {likelihood:.0f}", (living, own[1]), drawn
     for name in _untrained(settings):
         yield "untrained model", "step 0", own, resampled(*_sums(settings, name), settings.ranking, rng)
 
@@ -131,30 +143,26 @@ def _all(settings):
     return found
 
 
+@table(LastAndFirst, reads=influences.CURVE)
 def null_heads(settings):
     """The measured head against every null.
 
     Returns
     -------
-    DataFrame, one row a null: departure (of the head from the middle's line, e-folds of rank; below 0: a plateau), null_mean,
-    null_low, null_high (the null curves' own at the same ranks, 95 %), share (of the neurons before the first break),
-    share_low, share_high (of the null curves), p_plateau, p_outliers, p_share, verdict, positions, documents, note
+    DataFrame, one row a null: departure (of the head from the middle's line, e-folds of rank; below 0: a plateau),
+    null_mean, null_low, null_high (the null curves' own at the same ranks, 95 %), share (of the neurons before the first
+    break), share_low, share_high (of the null curves), p_plateau, p_outliers, p_share, verdict, positions, documents, note
     """
-
-    def compute():
-        rows = []
-        for name, note, (sums, counts), _, found in _all(settings):
-            low, high = np.quantile(found.null_departure, [0.025, 0.975])
-            shares = np.quantile(found.null_share, [0.025, 0.975])
-            rows.append({"null": name, "departure": found.departure, "null_mean": found.null_departure.mean(), "null_low": low,
-                         "null_high": high, "share": found.share, "share_low": shares[0], "share_high": shares[1],
-                         "p_plateau": found.p_plateau, "p_outliers": found.p_outliers, "p_share": found.p_share,
-                         "verdict": found.verdict(), "positions": int(counts.sum()), "documents": len(counts), "note": note})
-        return pd.DataFrame(rows)
-
-    return robustness_stage(settings, "null_heads", compute, "surrogates", _untrained(settings))
+    for name, note, (sums, counts), _, found in _all(settings):
+        low, high = np.quantile(found.null_departure, [0.025, 0.975])
+        shares = np.quantile(found.null_share, [0.025, 0.975])
+        yield {"null": name, "departure": found.departure, "null_mean": found.null_departure.mean(), "null_low": low,
+               "null_high": high, "share": found.share, "share_low": shares[0], "share_high": shares[1],
+               "p_plateau": found.p_plateau, "p_outliers": found.p_outliers, "p_share": found.p_share,
+               "verdict": found.verdict(), "positions": int(counts.sum()), "documents": len(counts), "note": note}
 
 
+@table(LastAndFirst, reads=influences.CURVE)
 def null_bands(settings):
     """The measured curves and the null curves by rank.
 
@@ -162,64 +170,64 @@ def null_bands(settings):
     -------
     DataFrame, one row (null, rank): influence (the measured one beside it, nats), low, high (95 % of the null curves)
     """
-
-    def compute():
-        parts = []
-        for name, _, _, curve, found in _all(settings):
-            ranks = np.unique(np.geomspace(1, len(curve), SHOWN).round().astype(int))
-            parts.append(pd.DataFrame({"null": name, "rank": ranks, "influence": curve[ranks - 1], "low": found.low[ranks - 1],
-                                       "high": found.high[ranks - 1]}))
-        return pd.concat(parts, ignore_index=True)
-
-    return robustness_stage(settings, "null_bands", compute, "surrogates", _untrained(settings))
+    for name, _, _, curve, found in _all(settings):
+        ranks = np.unique(np.geomspace(1, len(curve), SHOWN).round().astype(int))
+        yield pd.DataFrame({"null": name, "rank": ranks, "influence": curve[ranks - 1], "low": found.low[ranks - 1],
+                            "high": found.high[ranks - 1]})
 
 
 # ---- is it a power law?
 
 
+@table(passes.LAST, reads=influences.CURVE)
 def power_laws(settings):
-    """Power-law tests of the influences: of the stretch that is the law (`piecewise.law_range`, found anew in every draw), and
-    of the upper tail.
+    """Power-law tests of the influences: of the stretch that is the law (`piecewise.law_range`, found anew in every draw),
+    and of the upper tail.
 
     Returns
     -------
     DataFrame, one row (group, part): part ("middle" or "upper tail"), alpha (exponent of the density), kappa (of the rank
-    curve), low, high (range, nats), n (neurons in it), ks, p_fit (goodness of fit), ratio and p_ratio (log-likelihood ratio to
-    the best lognormal in the range), ratio_whole and p_whole (to the whole sample's lognormal), verdict
+    curve), low, high (range, nats), n (neurons in it), ks, p_fit (goodness of fit), ratio and p_ratio (log-likelihood ratio
+    to the best lognormal in the range), ratio_whole and p_whole (to the whole sample's lognormal), verdict
     """
-
-    def compute():
-        rows = []
-        for group in ("rare", "common"):
-            _, _, _, (sums, counts) = influences.fitted(settings, passes.revisions(settings)[-1], group)
-            values = np.abs(sums.sum(axis=0)) / counts.sum()
-            parts = {"middle": powerlaws.middle(values, *piecewise.law_range(values), draws=DRAWS, seed=settings.seed,
-                                                refit=piecewise.law_range),
-                     "upper tail": powerlaws.tail(values, draws=DRAWS, seed=settings.seed)}
-            rows += [{"group": group, "part": name} | vars(found) | {"kappa": found.kappa, "verdict": found.verdict}
-                     for name, found in parts.items()]
-        return pd.DataFrame(rows).replace(np.inf, np.nan)
-
-    return robustness_stage(settings, "power_laws", compute, "surrogates")
+    rows = []
+    for group in stage.GROUPS:
+        _, _, _, (sums, counts) = influences.fitted(settings, passes.revisions(settings)[-1], group)
+        values = np.abs(sums.sum(axis=0)) / counts.sum()
+        parts = {"middle": powerlaws.middle(values, *piecewise.law_range(values), draws=DRAWS, seed=settings.seed,
+                                            refit=piecewise.law_range),
+                 "upper tail": powerlaws.tail(values, draws=DRAWS, seed=settings.seed)}
+        rows += [{"group": group, "part": name} | vars(found) | {"kappa": found.kappa, "verdict": found.verdict}
+                 for name, found in parts.items()]
+    return pd.DataFrame(rows).replace(np.inf, np.nan)
 
 
 # ---- do these tests keep their promises?
 
 
+def _runs(settings):
+    return RUNS if settings.positions >= FEW else QUICK
+
+
+class Runs:
+    """What the promises are made from: the number of planted samples alone."""
+
+    @staticmethod
+    def inputs(settings):
+        """The number."""
+        return {"runs": _runs(settings)}
+
+
+@table(Runs, reads=("seed",))
 def promises(settings):
-    """How often the methods answer rightly on planted curves and known samples (`calibration`); no model in it.
+    """How often the methods answer rightly on planted curves and known samples (`curve.calibration`); no model in it.
 
     Returns
     -------
     DataFrame, one row a promise: promise, kept, runs, wanted (of 100), holds
     """
-    runs = RUNS if settings.positions >= FEW else QUICK
-
-    def compute():
-        return pd.DataFrame([{"promise": one.name, "kept": one.kept, "runs": one.runs, "wanted": one.wanted, "holds": one.holds}
-                             for one in calibration.promises(runs, seed=settings.seed)])
-
-    return stage.staged(settings, "promises", compute, reads=("seed",), inputs={"runs": runs}, modules=["calibration"])
+    return ({"promise": one.name, "kept": one.kept, "runs": one.runs, "wanted": one.wanted, "holds": one.holds}
+            for one in calibration.promises(_runs(settings), seed=settings.seed))
 
 
 # ---- token-frequency neurons
@@ -235,6 +243,7 @@ def share(effect, frozen):
     return 1 - np.divide(frozen, effect, out=np.full_like(effect, np.nan), where=effect > 0)
 
 
+@table(passes.LAST, reads=influences.CURVE)
 def frequency_neurons(settings):
     """One row a neuron of the last checkpoint, measured at up to 500 rare positions.
 
@@ -245,45 +254,43 @@ def frequency_neurons(settings):
     norm's scale is frozen), kl, entropy (mean changes, nats), unigram (mean change of the logits' projection on the
     direction), rare (whether in the rare group, chosen on half A of all positions), positions
     """
-
-    def compute():
-        revision = passes.revisions(settings)[-1]
-        subject, kept = passes.captured(settings, revision)
-        rows = torch.from_numpy(robustness.positions(settings, robustness.default(settings))["rare"]).to(subject.device)
-        options = {"ablation": settings.ablation, "seed": settings.seed, "memory_gb": robustness.MEMORY_GB}
-        with stage.clock("ablation"):
-            whole = ablation.influence(subject, kept, rows, entropy=True, **options)
-            frozen = {name: ablation.influence(subject, kept, rows, freeze=name, entropy=False, **options)
-                      for name in ("unigram", "scale")}
-            entropy = whole.entropy_sum.sum(0) / len(rows)
-            kl = ablation.divergences(subject, kept, rows, entropy, exact=whole.mean_abs.argsort(descending=True)[:EXACT], **options)
-        table = influences.influence(settings)
-        group = influences.rare_group(table[table["revision"] == (revision or "")])
-        found = {"influence": whole.mean_abs, "mean": whole.mean, "entropy": entropy,
-                 "unigram": whole.unigram_sum.sum(0) / len(rows), "kl": kl}
-        found = {name: part.double().cpu().numpy() for name, part in found.items()}
-        for name, part in frozen.items():
-            found[f"{name}_share"] = share(found["influence"], part.mean_abs.cpu().numpy())
-        made = pd.DataFrame({"neuron": np.arange(subject.n_neurons), **found})
-        return made.assign(side=np.where(made["mean"] >= 0, *SIDES), rare=made["neuron"].isin(group), positions=len(rows))
-
-    return robustness_stage(settings, "frequency_neurons", compute, "frequency")
+    revision = passes.revisions(settings)[-1]
+    subject, kept = passes.captured(settings, revision)
+    rows = torch.from_numpy(robustness.positions(settings, robustness.default(settings))["rare"]).to(subject.device)
+    options = {"ablation": settings.ablation, "seed": settings.seed, "memory_gb": influences.MEMORY_GB}
+    with stage.clock("ablation"):
+        whole = ablation.influence(subject, kept, rows, entropy=True, **options)
+        frozen = {name: ablation.influence(subject, kept, rows, freeze=name, entropy=False, **options)
+                  for name in ("unigram", "scale")}
+        entropy, exact = whole.entropy_sum.sum(0) / len(rows), whole.mean_abs.argsort(descending=True)[:EXACT]
+        kl = ablation.divergences(subject, kept, rows, entropy, exact=exact, **options)
+    every = influences.influence(settings)
+    group = influences.rare_group(every[every["revision"] == (revision or "")])
+    found = {"influence": whole.mean_abs, "mean": whole.mean, "entropy": entropy,
+             "unigram": whole.unigram_sum.sum(0) / len(rows), "kl": kl}
+    found = {name: part.double().cpu().numpy() for name, part in found.items()}
+    for name, part in frozen.items():
+        found[f"{name}_share"] = share(found["influence"], part.mean_abs.cpu().numpy())
+    made = pd.DataFrame({"neuron": np.arange(subject.n_neurons), **found})
+    return made.assign(side=np.where(made["mean"] >= 0, *SIDES), rare=made["neuron"].isin(group), positions=len(rows))
 
 
-def per_nat(table, score):
+def per_nat(neurons, score):
     """(neurons,) a score per nat of influence; a share is relative already. NaN where a neuron has no influence."""
-    return table[score] if score.endswith("share") else table[score] / table["influence"].where(table["influence"] > 0)
+    if score.endswith("share"):
+        return neurons[score]
+    return neurons[score] / neurons["influence"].where(neurons["influence"] > 0)
 
 
-def overlaps(table):
+def overlaps(neurons):
     """How far the most influential neurons are those with the largest scores, boost and suppress apart.
 
-    The changes of KL and entropy are in nats and grow with any effect that a neuron has, so their `shared` is far above chance
-    whatever the neurons do. What tests something is `relative`: the same overlap with the scores per nat of influence.
+    The changes of KL and entropy are in nats and grow with any effect that a neuron has, so their `shared` is far above
+    chance whatever the neurons do. What tests something is `relative`: the same overlap, by the scores per nat of influence.
 
     Parameters
     ----------
-    table : from `neurons`.
+    neurons : from `frequency_neurons`.
 
     Returns
     -------
@@ -293,10 +300,10 @@ def overlaps(table):
     (Spearman's, of influence and |score|), group (median signed score per nat of influence of the top k by influence; of
     the two shares the median share), others (of the rest)
     """
-    rows, size = [], int(table["rare"].sum())
+    rows, size = [], int(neurons["rare"].sum())
     for side in ("all", *SIDES):
-        part = table if side == "all" else table[table["side"] == side]
-        k = max(1, round(size * len(part) / len(table)))
+        part = neurons if side == "all" else neurons[neurons["side"] == side]
+        k = max(1, round(size * len(part) / len(neurons)))
         inside = part.index.isin(part.nlargest(k, "influence").index)
         for score in SCORES:
             alike = per_nat(part, score)
@@ -317,7 +324,8 @@ SEEDS, STEPS = (0, 1, 2), 1_536
 def commands(seed):
     """What trains one seed's suite, and what makes its table, in Markdown."""
     folder = f"data/cache/mini-pythia-seed{seed}-steps{STEPS}"
-    return f"`make suite SEED={seed} STEPS={STEPS}` trains it, `python -m rare_token_neurons.seeds {folder}` makes its table"
+    return (f"`make suite SEED={seed} STEPS={STEPS}` trains it, "
+            f"`python -m rare_token_neurons.embedded.mini_pythia.seeds {folder}` makes its table")
 
 
 def collected(folder=paths.MINI_PYTHIA_SEEDS):
@@ -330,7 +338,3 @@ def spread(rows):
     """Each quantity over the seeds of one group of targets: mean, standard deviation, lowest, highest."""
     by_seed = rows.groupby("seed")[["plateau_end", "p_plateau", "kappa", "departure", "ratio"]].first()
     return by_seed.agg(["mean", "std", "min", "max"]).T
-
-
-if __name__ == "__main__":
-    seeds.main()

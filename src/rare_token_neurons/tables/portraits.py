@@ -1,7 +1,7 @@
 """Tables of notebook 10: what single neurons write, where they are active, which predictions they help.
 
-The top neurons are chosen on half A of the documents; all that is said of them is measured on half B. When a neuron
-counts as on is said in `traits`.
+The top neurons are chosen on half A of the documents; all that is said of them is measured on half B. A neuron counts as on
+where its activation lies beyond its mean on the side of its longer tail.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,8 @@ import torch
 from rare_token_neurons.ablation import neurons as ablation, readout as readouts
 from rare_token_neurons.ablation.capture import Capture
 from rare_token_neurons.models.subject import Subject
-from rare_token_neurons.tables import checkpoints as passes, influence as influences, rare_tokens, stage
+from rare_token_neurons.tables import checkpoints as passes, influence as influences, rare_tokens
+from rare_token_neurons.tables.stage import GROUPS, table
 
 TOP = 10  # neurons portrayed
 LISTED = 12  # tokens a list
@@ -22,7 +23,6 @@ CONTEXTS = 4  # each from another document
 LOGITS = 4e8  # positions x vocabulary of the loss changes by target
 EDGES = np.arange(-6, 15.5, 0.5)  # bins of the histograms, in standard deviations
 RANDOM = 200  # neurons behind the grey histogram
-MEMORY_GB = 1.0  # working memory of the ablation
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,10 @@ class Activity:
     active: np.ndarray  # float32 (n, neurons), standard deviations beyond the mean; 0 for a constant neuron
 
 
-def _stage(settings, name, compute):
-    return stage.staged(settings, name, compute, reads=("steps", "ablation", *rare_tokens.POSITION_PARAMETERS),
-                        inputs=passes.model_inputs(settings), modules=["portraits"])
-
-
 def _influence(settings):
     """The influence table of the last of the settings' checkpoints."""
-    table, revision = influences.influence(settings), passes.revisions(settings)[-1]
-    return table[table["revision"] == (revision or "")]
+    found, revision = influences.influence(settings), passes.revisions(settings)[-1]
+    return found[found["revision"] == (revision or "")]
 
 
 def top(settings):
@@ -92,17 +87,18 @@ def _seen(settings, n_vocab):
 
 def _losses(settings):
     """Effects on the loss and the unigram projection on half B, by group of targets, with standard errors."""
-    revision, halves, found = passes.revisions(settings)[-1], rare_tokens.positions(settings).groupby("document")["half"].first(), {}
-    for group in ("rare", "common"):
-        sums = influences.influence_sums(settings, revision, group)
+    halves, found = rare_tokens.positions(settings).groupby("document")["half"].first(), {}
+    for group in GROUPS:
+        sums = influences.influence_sums(settings, passes.revisions(settings)[-1], group)
         inside = halves.loc[sums.documents.numpy()].eq("B").to_numpy()
         parts = {group: sums.abs_sum, f"change_{group}": sums.change_sum, f"unigram_{group}": sums.unigram_sum}
+        n = sums.n.double().numpy()[inside]
         for name, part in parts.items():
-            found[name], found[f"{name}_error"] = over_documents(part.double().numpy()[inside],
-                                                                        sums.n.double().numpy()[inside])
+            found[name], found[f"{name}_error"] = over_documents(part.double().numpy()[inside], n)
     return found
 
 
+@table(passes.LAST, reads=influences.EFFECTS)
 def portraits(settings):
     """One row a neuron: its effects, its output, where it is active.
 
@@ -116,33 +112,30 @@ def portraits(settings):
     rare_target, common_target (shares of the strongest 1 % of the positions), each with _base (of all positions);
     positions, documents
     """
-
-    def compute():
-        activity = _activity(settings)
-        neurons, (read, target) = np.arange(len(activity.sign)), _read_and_target(settings, activity.rows)
-        word, group = (rare_tokens.tokens(settings)[name].to_numpy() for name in ("word", "group"))
-        marks = {"word_read": word[read], "word_target": word[target], "rare_target": group[target] == "rare",
-                 "common_target": group[target] == "common"}
-        seen, occurs = _seen(settings, activity.subject.n_vocab)
-        parts = [frequency_of(output_effects(activity.subject, some, occurs) * activity.sign[some],
-                                     seen["count_text"].to_numpy())
-                 for some in np.array_split(neurons, -(-len(neurons) // CHUNK))]
-        influence = _influence(settings).pivot(index="neuron", columns="group", values="mean_abs_a")
-        ranks = influence.rank(ascending=False, method="first", na_option="bottom").astype(int).reset_index(drop=True)
-        table = pd.DataFrame({"neuron": neurons, "rank": ranks["rare"], "rank_common": ranks["common"],
-                              "top": np.isin(neurons, top(settings))} | _losses(settings))
-        table = table.assign(share=table["rare"] / (table["rare"] + table["common"]),
-                             sign=activity.sign, sd=activity.sd, kurtosis=activity.kurtosis,
-                             **{f"at_{name}": _at(settings, activity, name).mean(axis=0) for name in ("rare", "common")},
-                             **{name: np.concatenate([part[name] for part in parts]) for name in parts[0]},
-                             **strongest(activity.active, marks),
-                             **{f"{name}_base": mark.mean() for name, mark in marks.items()})
-        table = table.astype({name: np.float32 for name in table.select_dtypes(np.float64)})
-        return table.assign(positions=len(read), documents=len(np.unique(activity.documents)))
-
-    return _stage(settings, "portraits", compute)
+    activity = _activity(settings)
+    neurons, (read, target) = np.arange(len(activity.sign)), _read_and_target(settings, activity.rows)
+    word, group = (rare_tokens.tokens(settings)[name].to_numpy() for name in ("word", "group"))
+    marks = {"word_read": word[read], "word_target": word[target], "rare_target": group[target] == "rare",
+             "common_target": group[target] == "common"}
+    seen, occurs = _seen(settings, activity.subject.n_vocab)
+    counts = seen["count_text"].to_numpy()
+    parts = [frequency_of(output_effects(activity.subject, some, occurs) * activity.sign[some], counts)
+             for some in np.array_split(neurons, -(-len(neurons) // CHUNK))]
+    influence = _influence(settings).pivot(index="neuron", columns="group", values="mean_abs_a")
+    ranks = influence.rank(ascending=False, method="first", na_option="bottom").astype(int).reset_index(drop=True)
+    made = pd.DataFrame({"neuron": neurons, "rank": ranks["rare"], "rank_common": ranks["common"],
+                         "top": np.isin(neurons, top(settings))} | _losses(settings))
+    made = made.assign(share=made["rare"] / (made["rare"] + made["common"]),
+                       sign=activity.sign, sd=activity.sd, kurtosis=activity.kurtosis,
+                       **{f"at_{name}": _at(settings, activity, name).mean(axis=0) for name in GROUPS},
+                       **{name: np.concatenate([part[name] for part in parts]) for name in parts[0]},
+                       **strongest(activity.active, marks),
+                       **{f"{name}_base": mark.mean() for name, mark in marks.items()})
+    made = made.astype({name: np.float32 for name in made.select_dtypes(np.float64)})
+    return made.assign(positions=len(read), documents=len(np.unique(activity.documents)))
 
 
+@table(passes.LAST, reads=influences.EFFECTS)
 def portrait_tokens(settings):
     """The tokens that each top neuron raises and lowers most, among those that occur in the text.
 
@@ -152,25 +145,21 @@ def portrait_tokens(settings):
     group, count_text, effect (change of the logit, less the mean token's, by one SD of activity at the mean scale of the
     final norm)
     """
-
-    def compute():
-        activity, neurons = _activity(settings), top(settings)
-        seen, occurs = _seen(settings, activity.subject.n_vocab)
-        c = activity.capture.residual.flatten(0, 1).double()
-        c = c - c.mean(-1, keepdim=True) if activity.subject.norm == "layer" else c
-        scale = (c.square().mean(-1) + activity.subject.norm_eps).rsqrt().mean().item()
-        unit = scale * activity.sign[neurons] * activity.sd[neurons]
-        effects, rows = output_effects(activity.subject, neurons, occurs) * unit, []
-        for neuron, column in zip(neurons, effects.T):
-            order = np.argsort(-column, kind="stable")
-            for side, places in (("promoted", order[:LISTED]), ("suppressed", order[::-1][:LISTED])):
-                some = seen.loc[places, ["token_id", "token", "group", "count_text"]].reset_index(drop=True)
-                rows.append(some.assign(neuron=neuron, side=side, place=some.index + 1, effect=column[places]))
-        return pd.concat(rows, ignore_index=True)
-
-    return _stage(settings, "portrait_tokens", compute)
+    activity, neurons = _activity(settings), top(settings)
+    seen, occurs = _seen(settings, activity.subject.n_vocab)
+    c = activity.capture.residual.flatten(0, 1).double()
+    c = c - c.mean(-1, keepdim=True) if activity.subject.norm == "layer" else c
+    scale = (c.square().mean(-1) + activity.subject.norm_eps).rsqrt().mean().item()
+    unit = scale * activity.sign[neurons] * activity.sd[neurons]
+    effects = output_effects(activity.subject, neurons, occurs) * unit
+    for neuron, column in zip(neurons, effects.T):
+        order = np.argsort(-column, kind="stable")
+        for side, places in (("promoted", order[:LISTED]), ("suppressed", order[::-1][:LISTED])):
+            some = seen.loc[places, ["token_id", "token", "group", "count_text"]].reset_index(drop=True)
+            yield some.assign(neuron=neuron, side=side, place=some.index + 1, effect=column[places])
 
 
+@table(passes.LAST, reads=influences.EFFECTS)
 def portrait_contexts(settings):
     """Where each top neuron is most active on half B, one place a document.
 
@@ -179,22 +168,18 @@ def portrait_contexts(settings):
     DataFrame, one row (neuron, place): place (from 1), active (SD beyond the mean), document, block, t, and the text
     before, token (the one read), target (the one predicted), after
     """
-
-    def compute():
-        activity, tokens, rows = _activity(settings), np.stack(rare_tokens.blocks(settings)["tokens"].to_numpy()), []
-        tokenizer = activity.subject.tokenizer
-        for neuron in top(settings):
-            found = one_each(activity.active[:, neuron], activity.documents, CONTEXTS)
-            for place, at in enumerate(found, 1):
-                block, t = activity.rows[at]
-                words = context(lambda ids: tokenizer.decode(ids, clean_up_tokenization_spaces=False), tokens[block], t)
-                rows.append({"neuron": neuron, "place": place, "active": activity.active[at, neuron],
-                             "document": activity.documents[at], "block": block, "t": t} | words)
-        return pd.DataFrame(rows)
-
-    return _stage(settings, "portrait_contexts", compute)
+    activity, tokens = _activity(settings), np.stack(rare_tokens.blocks(settings)["tokens"].to_numpy())
+    tokenizer = activity.subject.tokenizer
+    for neuron in top(settings):
+        found = one_each(activity.active[:, neuron], activity.documents, CONTEXTS)
+        for place, at in enumerate(found, 1):
+            block, t = activity.rows[at]
+            words = context(lambda ids: tokenizer.decode(ids, clean_up_tokenization_spaces=False), tokens[block], t)
+            yield {"neuron": neuron, "place": place, "active": activity.active[at, neuron],
+                   "document": activity.documents[at], "block": block, "t": t} | words
 
 
+@table(passes.LAST, reads=influences.EFFECTS)
 def portrait_targets(settings):
     """The targets whose loss each top neuron changes most, over evenly spaced positions of half B.
 
@@ -204,31 +189,28 @@ def portrait_targets(settings):
     token, group, change (mean, nats), n (positions of this target), documents; for the neuron: overall (mean change over all
     positions), overall_error, positions
     """
-
-    def compute():
-        activity, neurons, vocabulary = _activity(settings), top(settings), rare_tokens.tokens(settings)
-        n = min(len(activity.rows), int(LOGITS / activity.subject.n_vocab))
-        kept = np.linspace(0, len(activity.rows) - 1, n).round().astype(int)
-        changes = ablation.loss_changes(activity.subject, activity.capture, torch.from_numpy(activity.rows[kept]),
-                                        ablation=settings.ablation, seed=settings.seed, memory_gb=MEMORY_GB,
-                                        neurons=torch.from_numpy(neurons)).double().cpu().numpy()
-        documents, (_, target) = activity.documents[kept], _read_and_target(settings, activity.rows[kept])
-        places = np.unique(documents, return_inverse=True)[1]
-        sums = np.stack([np.bincount(places, column) for column in changes.T], axis=1)
-        overall, error = over_documents(sums, np.bincount(places).astype(float))
-        rows = []
-        for at, neuron in enumerate(neurons):
-            table = by_target(changes[:, at], target, documents)
-            rises, falls = table[table["change"] > 0], table[table["change"] < 0][::-1]
-            for side, some in (("rises", rises.head(LISTED)), ("falls", falls.head(LISTED))):
-                rows.append(some.assign(neuron=neuron, side=side, place=np.arange(1, len(some) + 1), overall=overall[at],
-                                        overall_error=error[at]))
-        made = pd.concat(rows, ignore_index=True).rename(columns={"target": "token_id"}).assign(positions=n)
-        return made.join(vocabulary.set_index("token_id")[["token", "group"]], on="token_id")
-
-    return _stage(settings, "portrait_targets", compute)
+    activity, neurons, vocabulary = _activity(settings), top(settings), rare_tokens.tokens(settings)
+    n = min(len(activity.rows), int(LOGITS / activity.subject.n_vocab))
+    kept = np.linspace(0, len(activity.rows) - 1, n).round().astype(int)
+    changes = ablation.loss_changes(activity.subject, activity.capture, torch.from_numpy(activity.rows[kept]),
+                                    ablation=settings.ablation, seed=settings.seed, memory_gb=influences.MEMORY_GB,
+                                    neurons=torch.from_numpy(neurons)).double().cpu().numpy()
+    documents, (_, target) = activity.documents[kept], _read_and_target(settings, activity.rows[kept])
+    places = np.unique(documents, return_inverse=True)[1]
+    sums = np.stack([np.bincount(places, column) for column in changes.T], axis=1)
+    overall, error = over_documents(sums, np.bincount(places).astype(float))
+    rows = []
+    for at, neuron in enumerate(neurons):
+        counted = by_target(changes[:, at], target, documents)
+        rises, falls = counted[counted["change"] > 0], counted[counted["change"] < 0][::-1]
+        for side, some in (("rises", rises.head(LISTED)), ("falls", falls.head(LISTED))):
+            rows.append(some.assign(neuron=neuron, side=side, place=np.arange(1, len(some) + 1), overall=overall[at],
+                                    overall_error=error[at]))
+    made = pd.concat(rows, ignore_index=True).rename(columns={"target": "token_id"}).assign(positions=n)
+    return made.join(vocabulary.set_index("token_id")[["token", "group"]], on="token_id")
 
 
+@table(passes.LAST, reads=influences.EFFECTS)
 def portrait_histograms(settings):
     """Histograms of the activity of each top neuron on half B, and of 200 other neurons.
 
@@ -238,19 +220,15 @@ def portrait_histograms(settings):
     lies beyond); shares of the positions: all, rare, common (targets), and over the other neurons random (median),
     random_low, random_high (5 to 95 %)
     """
-
-    def compute():
-        activity, neurons = _activity(settings), top(settings)
-        others = np.setdiff1d(np.flatnonzero(activity.sd > 0), neurons)
-        drawn = np.random.default_rng(settings.seed).permutation(others)[:RANDOM]
-        band = np.quantile(shares(activity.active[:, drawn], EDGES), [0.05, 0.5, 0.95], axis=1)  # (3, bins)
-        found = {"all": activity.active, "rare": _at(settings, activity, "rare"), "common": _at(settings, activity, "common")}
-        found = {name: shares(values[:, neurons], EDGES) for name, values in found.items()}  # (bins, top)
-        bins = {"low": EDGES[:-1], "high": EDGES[1:]} | dict(zip(("random_low", "random", "random_high"), band))
-        return pd.concat([pd.DataFrame({"neuron": neuron} | bins | {name: part[:, at] for name, part in found.items()})
-                          for at, neuron in enumerate(neurons)], ignore_index=True)
-
-    return _stage(settings, "portrait_histograms", compute)
+    activity, neurons = _activity(settings), top(settings)
+    others = np.setdiff1d(np.flatnonzero(activity.sd > 0), neurons)
+    drawn = np.random.default_rng(settings.seed).permutation(others)[:RANDOM]
+    band = np.quantile(shares(activity.active[:, drawn], EDGES), [0.05, 0.5, 0.95], axis=1)  # (3, bins)
+    found = {"all": activity.active} | {name: _at(settings, activity, name) for name in GROUPS}
+    found = {name: shares(values[:, neurons], EDGES) for name, values in found.items()}  # (bins, top)
+    bins = {"low": EDGES[:-1], "high": EDGES[1:]} | dict(zip(("random_low", "random", "random_high"), band))
+    for at, neuron in enumerate(neurons):
+        yield pd.DataFrame({"neuron": neuron} | bins | {name: part[:, at] for name, part in found.items()})
 
 
 # ---- traits of single neurons
@@ -367,10 +345,10 @@ def by_target(changes, targets, documents, least=LEAST):
     -------
     DataFrame with target, change, n, documents, by falling change
     """
-    table = pd.DataFrame({"target": targets, "change": changes, "document": documents}).groupby("target")
-    table = table.agg(change=("change", "mean"), n=("change", "size"), documents=("document", "nunique"))
-    table = table[(table["n"] >= least) & (table["documents"] >= min(least, 3))]
-    return table.sort_values("change", ascending=False, kind="stable").reset_index()
+    found = pd.DataFrame({"target": targets, "change": changes, "document": documents}).groupby("target")
+    found = found.agg(change=("change", "mean"), n=("change", "size"), documents=("document", "nunique"))
+    found = found[(found["n"] >= least) & (found["documents"] >= min(least, 3))]
+    return found.sort_values("change", ascending=False, kind="stable").reset_index()
 
 
 def context(decode, tokens, t, window=WINDOW):

@@ -1,4 +1,8 @@
-"""Do the findings hold under other choices?  The robustness grid of notebook 09, judged by the claims rule."""
+"""Do the findings hold under other choices (notebook 09)? The robustness grid, judged by the claims rule; earlier layers.
+
+A cell of the grid is the default's setting with one choice changed, or another rarity and ablation. All cells take their
+positions from the default's blocks and are measured at the last checkpoint.
+"""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -9,161 +13,18 @@ import torch
 
 from rare_token_neurons import keys
 from rare_token_neurons.ablation import layers, neurons as ablation
+from rare_token_neurons.ablation.capture import ABLATIONS
 from rare_token_neurons.curve import changepoints, nulls
 from rare_token_neurons.statistics import claims, controls, documents, spectra
 from rare_token_neurons.tables import checkpoints as passes, influence as influences, rare_tokens, stage, weights
+from rare_token_neurons.tables.stage import table
 from rare_token_neurons.text import rarity
-
-READS = ("steps", "ablation", "aggregate", "ranking", *rare_tokens.POSITION_PARAMETERS)
-WIDTH = 20  # tokens that a prediction sees, where single layers are ablated
-LAYER_POSITIONS = 250  # rare ones, and as many common ones, of which those of half B are run
-NEURONS = (12, 32)  # sampled a layer: at least, at most
-BUDGET = 360  # sampled neurons in all layers together, between these bounds
-TOP = 0.25  # of the sampled neurons: the group of a layer
-LAYER_CLAIM = claims.Claim("C1", LEAN.statistic, "greater", part="in a layer", controls=("random groups",))
-
-
-def robustness_stage(settings, name, compute, module, also=()):
-    """One table of notebook 09, of the last checkpoint and of those in `also`."""
-    return stage.staged(settings, name, compute, reads=READS, inputs=passes.model_inputs(settings, also=also), modules=[module])
-
-
-def measured(settings, cell, rows, pool):
-    """The `Measured` of one cell.
-
-    rows : name of the targets -> int64 (n, 2) positions ; pool : cells.Pool of the cell's ablation.
-    """
-    subject, kept = passes.captured(settings, passes.revisions(settings)[-1])
-    half, owners = halves(settings, cell.split), {name: owners_of(settings, part) for name, part in rows.items()}
-    effects = {name: pool[part].astype(np.float64) for name, part in rows.items()}
-    if cell.aggregate == "mean_abs":
-        effects = {name: np.abs(part) for name, part in effects.items()}
-    inward = {name: part for name, part in weights.rows_of(subject).items() if name != "out"}
-    block, t = rows["rare"].T
-    return Measured(effects, owners, {name: half[part].eq("B").to_numpy() for name, part in owners.items()},
-                              kept.activations[block, t - kept.first].cpu().numpy(), subject.w_out.cpu().numpy(), inward)
-
-
-def sampled(n_layers):
-    """How many neurons of each layer are measured, int."""
-    return int(np.clip(BUDGET // n_layers, *NEURONS))
-
-
-def earlier(n_layers):
-    """The layers whose neurons are sampled: all but the last, which the grid's default measures whole; of a single one itself."""
-    return range(max(1, n_layers - 1))
-
-
-def windows(settings):
-    """Short windows before the default cell's targets: int64 (n, WIDTH + 1), bool (n,) rare, (n,) documents.
-
-    Rare targets choose a layer's group on half A; common ones only stand beside it on half B, so no others are taken.
-    """
-    found, half = candidates(settings, default(settings)), halves(settings)
-    tokens, parts = np.stack(rare_tokens.blocks(settings)["tokens"].to_numpy()), {}
-    for name, rows in found.items():
-        rows = rows[rows[:, 1] + 1 >= WIDTH][:LAYER_POSITIONS]
-        owners = owners_of(settings, rows)
-        wanted = half[owners].eq("B").to_numpy() | (name == "rare")
-        parts[name] = tokens[rows[wanted, :1], rows[wanted, 1:] + np.arange(-WIDTH + 1, 2)], owners[wanted]
-    rare = np.repeat([True, False], [len(parts[name][1]) for name in ("rare", "common")])
-    made, owners = (np.concatenate(pair) for pair in zip(parts["rare"], parts["common"]))
-    return made, rare, owners
-
-
-def layers_sampled(settings):
-    """Loss changes of neurons sampled from every layer in `earlier`, by exact recomputation of the layers above.
-
-    Returns
-    -------
-    DataFrame, one row (layer, neuron): layer (from 0), neuron, rare, common (mean |change| on half B, nats), value, low, high
-    (lean of the layer's top quarter, chosen on half A, over that of random quarters), p, positions (rare ones of half B),
-    documents: the same in all rows of a layer; fewer than 100 positions leave value, low, high, p empty
-    """
-
-    def compute():
-        revision = passes.revisions(settings)[-1]
-        subject, _ = passes.captured(settings, revision)
-        made, rare, owners = windows(settings)
-        in_b = halves(settings)[owners].eq("B").to_numpy()
-        ablation = "zero" if settings.ablation == "zero" else "mean"
-        with stage.clock("ablation"):
-            kept = layers.record_windows(subject, torch.from_numpy(made))
-            generator, rows, size = np.random.default_rng(settings.seed), [], sampled(subject.n_layers)
-            for layer in earlier(subject.n_layers):
-                neurons = np.sort(generator.choice(len(kept.means[layer]), size, replace=False))
-                effects = np.abs(layers.neuron_changes(kept, layer, neurons, ablation=ablation).double().cpu().numpy())
-                rows.append(_layer(effects, rare, owners, in_b, settings.seed).assign(layer=layer, neuron=neurons))
-        return pd.concat(rows, ignore_index=True)
-
-    return robustness_stage(settings, "layers_sampled", compute, "robustness")
-
-
-def _layer(effects, rare, owners, in_b, seed):
-    """One layer's rows: effects (n, m) absolute changes."""
-    m, parts = effects.shape[1], {"rare": rare & in_b, "common": ~rare & in_b}
-    fewest = int(min(part.sum() for part in (rare & ~in_b, *parts.values())))
-    found = claims.Evidence(p=(np.nan,), positions=fewest)
-    of_b, documents = ({name: values[one] for name, one in parts.items()} for values in (effects, owners))
-    if fewest >= LEAST:
-        members = np.argsort(-effects[rare & ~in_b].mean(axis=0), kind="stable")[: int(np.ceil(TOP * m))]
-        random = controls.random_groups(m, len(members), GROUPS, seed)
-        found = lean(of_b, documents, members, {"random": random}, kinds=("random",), seed=seed)
-    return pd.DataFrame({name: values.sum(axis=0) / max(1, len(values)) for name, values in of_b.items()}).assign(
-        value=found.value, low=found.low, high=found.high, p=found.p[0], positions=found.positions,
-        documents=len(np.unique(owners[in_b])))
-
-
-def robustness(settings):
-    """The grid: each cell's statistics and whether the claims rule calls them reproduced.
-
-    Returns
-    -------
-    DataFrame, one row (factor, setting, statistic): value, low, high (95 % over documents; of a contrast, from the control
-    groups that speak less for the claim), p and q (the less favourable control's, raw and after Benjamini-Hochberg over the
-    whole table), positions, documents, verdict, reason, claim
-    """
-
-    def compute():
-        found, pools = pools_of(settings)
-        rows, items = [], []
-        for cell, part in found.items():
-            made = measured(settings, cell, part, pools[cell.ablation])
-            for name, item in all_of(made, settings.ranking, settings.seed + cell.split).items():
-                rows.append({"factor": cell.factor, "setting": cell.value, "statistic": name,
-                             "documents": len(np.unique(made.owners["rare"]))})
-                items.append((STATISTICS[name], item))
-        for layer, part in layers_sampled(settings).groupby("layer"):
-            one = part.iloc[0]
-            rows.append({"factor": "layer", "setting": str(layer), "statistic": "rare against common",
-                         "documents": one["documents"]})
-            items.append((LAYER_CLAIM, claims.Evidence(one["value"], one["low"], one["high"], 0.0, (one["p"],),
-                                                       int(one["positions"]))))
-        return pd.concat([pd.DataFrame(rows), judged(items)], axis=1)
-
-    return robustness_stage(settings, "robustness", compute, "robustness")
-
-
-def judged(items):
-    """The claims rule on many (Claim, Evidence) pairs, p values adjusted over all of them: one row a pair."""
-    raw = [np.array(item.p or [np.nan] * len(claim.controls), dtype=float) for claim, item in items]
-    adjusted = np.split(claims.adjust(np.concatenate(raw)), np.cumsum([len(p) for p in raw])[:-1])
-    rows = []
-    for (claim, item), p, q in zip(items, raw, adjusted):
-        verdict, reason = claims.verdict(claim, item, q)
-        rows.append({"claim": claim.name, "direction": claim.direction, "value": item.value, "low": item.low, "high": item.high,
-                     "null": item.null, "p": p.max(), "q": q.max(), "positions": item.positions, "verdict": verdict,
-                     "reason": reason})
-    return pd.DataFrame(rows)
-
 
 # ---- cells of the grid
 
 MOST = 500  # rare positions a cell, and as many common ones
 PERCENTILES = (5.0, 15.0, 25.0, 50.0)
-ABLATIONS = ("mean", "zero", "resample")
 SPLITS = (1, 2, 3)  # other random halves of the documents
-MEMORY_GB = 1.0
 
 
 @dataclass(frozen=True)
@@ -184,11 +45,12 @@ class Cell:
 def default(settings):
     """The cell of the settings themselves."""
     return Cell("default", f"rarest {settings.rare_percentile:g} %, {settings.ablation}", settings.rare_percentile,
-                settings.ablation, settings.rare_of, settings.words_only, rare_tokens.counts_name(settings), settings.aggregate)
+                settings.ablation, settings.rare_of, settings.words_only, rare_tokens.counts_name(settings),
+                settings.aggregate)
 
 
 def grid(settings):
-    """All cells: the default, one factor at a time around it, and rare_percentile x ablation in full (one is the default)."""
+    """All cells: the default, one factor at a time around it, and rare_percentile x ablation in full (with the default)."""
     base = default(settings)
     other = {"rare_of": "input" if base.rare_of == "target" else "target", "words_only": not base.words_only,
              "counts": "text" if base.counts == "wordfreq" else "wordfreq",
@@ -215,7 +77,9 @@ def counts(settings, cell):
     vocabulary = rare_tokens.tokens(settings)
     if cell.counts == rare_tokens.counts_name(settings):
         return vocabulary["count"].to_numpy()
-    return vocabulary["count_wordfreq"].to_numpy() if cell.counts == "wordfreq" else rare_tokens.text_counts(settings, len(vocabulary))
+    if cell.counts == "wordfreq":
+        return vocabulary["count_wordfreq"].to_numpy()
+    return rare_tokens.text_counts(settings, len(vocabulary))
 
 
 def groups(vocabulary, counts, words_only, percentile):
@@ -237,7 +101,7 @@ def candidates(settings, cell):
     found = [rarity.candidate_positions(tokens, one, vocabulary, rare_of=cell.rare_of, words_only=cell.words_only)
              for one in chosen]
     turn = np.random.default_rng(settings.seed).permutation(tokens.size).reshape(tokens.shape)
-    return {name: one[np.argsort(turn[one[:, 0], one[:, 1]])] for name, one in zip(("rare", "common"), found)}
+    return {name: one[np.argsort(turn[one[:, 0], one[:, 1]])] for name, one in zip(stage.GROUPS, found)}
 
 
 def positions(settings, cell):
@@ -293,10 +157,10 @@ def changes(settings, rows, how):
         subject, kept = passes.captured(settings, revision)
         with stage.clock("ablation"):
             made = ablation.loss_changes(subject, kept, torch.from_numpy(rows).to(subject.device), ablation=how,
-                                         seed=settings.seed, memory_gb=MEMORY_GB)
+                                         seed=settings.seed, memory_gb=influences.MEMORY_GB)
         return {"changes": made.float().cpu().contiguous()}
 
-    key = keys.key({"ablation": how, "seed": settings.seed}, content, ["ablation", "checkpoints"])
+    key = keys.key({"ablation": how, "seed": settings.seed}, content, ["ablation.neurons", "models.checkpoints"])
     return Pool(rows, stage.tensors(settings.slug, key, compute, recompute=settings.recompute)["changes"])
 
 
@@ -318,8 +182,9 @@ def pools_of(settings):
 DRAWS = 100  # bootstrap draws of a curve, null curves, and choices of the group
 GROUPS, RESAMPLES, BASELINES = 200, 200, 10  # control groups, draws of documents, control groups with intervals
 LEAST = claims.LEAST_POSITIONS
-LEAN = claims.Claim("C1", "log ratio of the group's influence on rare to that on common targets, less that of control groups",
-                    "greater", part="rare against common", paper_note="rare token neurons act on rare tokens")
+LEAN = claims.Claim(
+    "C1", "log ratio of the group's influence on rare to that on common targets, less that of control groups", "greater",
+    part="rare against common", paper_note="rare token neurons act on rare tokens")
 NAMED = {claim.name: claim for claim in claims.CLAIMS}
 STATISTICS = {"plateau": NAMED["C2"], "rare against common": LEAN, "effective dimension": NAMED["C4"],
               "co-activation": NAMED["C5 within"], "Hill exponent": NAMED["C6"]}
@@ -376,7 +241,7 @@ def lean(effects, owners, members, nulls_of, *, kinds=controls.KINDS, draws=RESA
     names = np.unique(np.concatenate(list(owners.values())))
     weights = documents.resamples(len(names), draws, seed)
     every, at = np.concatenate([members[None], *nulls_of.values()]), {}
-    for name in ("rare", "common"):
+    for name in stage.GROUPS:
         sums, counts = documents.by_document(effects[name], owners[name], names)
         values = np.abs(weights @ sums) / np.maximum(weights @ counts, 1)[:, None]  # (1 + draws, neurons)
         at[name] = np.stack([values[:, one].mean(axis=1) for one in every], axis=1)  # (1 + draws, 1 + groups)
@@ -393,7 +258,8 @@ def lean(effects, owners, members, nulls_of, *, kinds=controls.KINDS, draws=RESA
 
 def heavy_tail(measured, members, nulls_of, seed=0):
     """Hill's exponent of the group's input weights, less that of control groups; of two matrices the less favourable."""
-    sums, counts = documents.by_document(*(part["rare"][~measured.in_b["rare"]] for part in (measured.effects, measured.owners)))
+    in_a = ~measured.in_b["rare"]
+    sums, counts = documents.by_document(measured.effects["rare"][in_a], measured.owners["rare"][in_a])
     drawn = documents.resamples(len(counts), DRAWS, seed)[1:]
     again = np.argsort(-documents.influence(sums, counts, drawn), axis=1, kind="stable")[:, : len(members)]
     rows = []
@@ -413,7 +279,8 @@ def heavy_tail(measured, members, nulls_of, seed=0):
 
 def inside(sample, members, nulls_of, names, statistic, side, seed=0):
     """The first of some statistics of the correlations inside the group, less that of control groups; side: of the claim."""
-    row = controls.within(sample, members, nulls_of, names, statistic, resamples=RESAMPLES, baselines=BASELINES, seed=seed)[0]
+    row, *_ = controls.within(sample, members, nulls_of, names, statistic, resamples=RESAMPLES, baselines=BASELINES,
+                              seed=seed)
     return claims.contrast(row | {"documents": len(np.unique(sample.documents))}, side, len(sample.values))
 
 
@@ -438,3 +305,138 @@ def all_of(measured, ranking="split_half", seed=0):
         found[name] = inside(sample, members, nulls_of, parts, statistic, STATISTICS[name].direction, seed)
     found["Hill exponent"] = heavy_tail(measured, members, nulls_of, seed)
     return found
+
+
+def measured(settings, cell, rows, pool):
+    """The `Measured` of one cell.
+
+    rows : name of the targets -> int64 (n, 2) positions ; pool : `Pool` of the cell's ablation.
+    """
+    subject, kept = passes.captured(settings, passes.revisions(settings)[-1])
+    half, owners = halves(settings, cell.split), {name: owners_of(settings, part) for name, part in rows.items()}
+    effects = {name: pool[part].astype(np.float64) for name, part in rows.items()}
+    if cell.aggregate == "mean_abs":
+        effects = {name: np.abs(part) for name, part in effects.items()}
+    inward = {name: part for name, part in weights.rows_of(subject).items() if name != "out"}
+    block, t = rows["rare"].T
+    return Measured(effects, owners, {name: half[part].eq("B").to_numpy() for name, part in owners.items()},
+                    kept.activations[block, t - kept.first].cpu().numpy(), subject.w_out.cpu().numpy(), inward)
+
+
+# ---- earlier layers
+
+WIDTH = 20  # tokens that a prediction sees, where single layers are ablated
+LAYER_POSITIONS = 250  # rare ones, and as many common ones, of which those of half B are run
+NEURONS = (12, 32)  # sampled a layer: at least, at most
+BUDGET = 360  # sampled neurons in all layers together, between these bounds
+TOP = 0.25  # of the sampled neurons: the group of a layer
+LAYER_CLAIM = claims.Claim("C1", LEAN.statistic, "greater", part="in a layer", controls=("random groups",))
+
+
+def sampled(n_layers):
+    """How many neurons of each layer are measured, int."""
+    return int(np.clip(BUDGET // n_layers, *NEURONS))
+
+
+def earlier(n_layers):
+    """The layers whose neurons are sampled: all but the last, which the default cell measures whole; a single one itself."""
+    return range(max(1, n_layers - 1))
+
+
+def windows(settings):
+    """Short windows before the default cell's targets: int64 (n, WIDTH + 1), bool (n,) rare, (n,) documents.
+
+    Rare targets choose a layer's group on half A; common ones only stand beside it on half B, so no others are taken.
+    """
+    found, half = candidates(settings, default(settings)), halves(settings)
+    tokens, parts = np.stack(rare_tokens.blocks(settings)["tokens"].to_numpy()), {}
+    for name, rows in found.items():
+        rows = rows[rows[:, 1] + 1 >= WIDTH][:LAYER_POSITIONS]
+        owners = owners_of(settings, rows)
+        wanted = half[owners].eq("B").to_numpy() | (name == "rare")
+        parts[name] = tokens[rows[wanted, :1], rows[wanted, 1:] + np.arange(-WIDTH + 1, 2)], owners[wanted]
+    rare = np.repeat([True, False], [len(parts[name][1]) for name in stage.GROUPS])
+    made, owners = (np.concatenate(pair) for pair in zip(parts["rare"], parts["common"]))
+    return made, rare, owners
+
+
+@table(passes.LAST, reads=influences.CURVE)
+def layers_sampled(settings):
+    """Loss changes of neurons sampled from every layer in `earlier`, by exact recomputation of the layers above.
+
+    Returns
+    -------
+    DataFrame, one row (layer, neuron): layer (from 0), neuron, rare, common (mean |change| on half B, nats), value, low,
+    high (lean of the layer's top quarter, chosen on half A, over that of random quarters), p, positions (rare ones of half
+    B), documents: the same in all rows of a layer; fewer than 100 positions leave value, low, high, p empty
+    """
+    revision = passes.revisions(settings)[-1]
+    subject, _ = passes.captured(settings, revision)
+    made, rare, owners = windows(settings)
+    in_b = halves(settings)[owners].eq("B").to_numpy()
+    how = "zero" if settings.ablation == "zero" else "mean"
+    with stage.clock("ablation"):
+        kept = layers.record_windows(subject, torch.from_numpy(made))
+        generator, size = np.random.default_rng(settings.seed), sampled(subject.n_layers)
+        for layer in earlier(subject.n_layers):
+            neurons = np.sort(generator.choice(len(kept.means[layer]), size, replace=False))
+            effects = np.abs(layers.neuron_changes(kept, layer, neurons, ablation=how).double().cpu().numpy())
+            yield _layer(effects, rare, owners, in_b, settings.seed).assign(layer=layer, neuron=neurons)
+
+
+def _layer(effects, rare, owners, in_b, seed):
+    """One layer's rows: effects (n, m) absolute changes."""
+    m, parts = effects.shape[1], {"rare": rare & in_b, "common": ~rare & in_b}
+    fewest = int(min(part.sum() for part in (rare & ~in_b, *parts.values())))
+    found = claims.Evidence(p=(np.nan,), positions=fewest)
+    of_b, owners_b = ({name: values[one] for name, one in parts.items()} for values in (effects, owners))
+    if fewest >= LEAST:
+        members = np.argsort(-effects[rare & ~in_b].mean(axis=0), kind="stable")[: int(np.ceil(TOP * m))]
+        random = controls.random_groups(m, len(members), GROUPS, seed)
+        found = lean(of_b, owners_b, members, {"random": random}, kinds=("random",), seed=seed)
+    return pd.DataFrame({name: values.sum(axis=0) / max(1, len(values)) for name, values in of_b.items()}).assign(
+        value=found.value, low=found.low, high=found.high, p=found.p[0], positions=found.positions,
+        documents=len(np.unique(owners[in_b])))
+
+
+# ---- the grid
+
+
+@table(passes.LAST, reads=influences.CURVE)
+def robustness(settings):
+    """The grid: each cell's statistics and whether the claims rule calls them reproduced.
+
+    Returns
+    -------
+    DataFrame, one row (factor, setting, statistic): value, low, high (95 % over documents; of a contrast, from the control
+    groups that speak less for the claim), p and q (the less favourable control's, raw and after Benjamini-Hochberg over the
+    whole table), positions, documents, verdict, reason, claim
+    """
+    found, pools = pools_of(settings)
+    rows, items = [], []
+    for cell, part in found.items():
+        made = measured(settings, cell, part, pools[cell.ablation])
+        for name, item in all_of(made, settings.ranking, settings.seed + cell.split).items():
+            rows.append({"factor": cell.factor, "setting": cell.value, "statistic": name,
+                         "documents": len(np.unique(made.owners["rare"]))})
+            items.append((STATISTICS[name], item))
+    for layer, part in layers_sampled(settings).groupby("layer"):
+        one = part.iloc[0]
+        rows.append({"factor": "layer", "setting": str(layer), "statistic": "rare against common",
+                     "documents": one["documents"]})
+        items.append((LAYER_CLAIM, claims.Evidence(one["value"], one["low"], one["high"], 0.0, (one["p"],),
+                                                   int(one["positions"]))))
+    return pd.concat([pd.DataFrame(rows), judged(items)], axis=1)
+
+
+def judged(items):
+    """The claims rule on many (Claim, Evidence) pairs, p values adjusted over all of them: one row a pair."""
+    raw = [np.array(item.p or [np.nan] * len(claim.controls), dtype=float) for claim, item in items]
+    adjusted = np.split(claims.adjust(np.concatenate(raw)), np.cumsum([len(p) for p in raw])[:-1])
+    rows = []
+    for (claim, item), p, q in zip(items, raw, adjusted):
+        verdict, reason = claims.verdict(claim, item, q)
+        rows.append({"claim": claim.name, "direction": claim.direction, "value": item.value, "low": item.low,
+                     "high": item.high, "null": item.null, "p": p.max(), "q": q.max(), "positions": item.positions,
+                     "verdict": verdict, "reason": reason})
+    return pd.DataFrame(rows)

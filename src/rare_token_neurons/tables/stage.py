@@ -48,8 +48,8 @@ def table(source, *, reads=(), per=(), at=lambda settings: settings):
             decide = {name: getattr(settings, name) for name in reads}
             inputs = {} if settings.recompute == "never" else source.inputs(settings)
             key = keys.key(decide, inputs, [make.__module__.split(".", 1)[1]])
-            return table_at(at(settings).results / f"{make.__name__}.parquet", key, lambda: _rows(make, source, per, settings),
-                            recompute=settings.recompute)
+            path = at(settings).results / f"{make.__name__}.parquet"
+            return table_at(path, key, lambda: _rows(make, source, per, settings), recompute=settings.recompute)
 
         return made
 
