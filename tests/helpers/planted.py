@@ -1,14 +1,7 @@
 """Activations of a model without weights: a rare group that shares a signal at the last of two checkpoints."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pandas as pd
-import pytest
-import torch
-
-from rare_token_neurons import settings as parameters
-from rare_token_neurons.tables import activations, checkpoints as passes, influence as influences, stage
 
 TOKENS, NEURONS = 400, 1000
 SIZE = 17  # 1.7 % of the neurons
@@ -39,20 +32,3 @@ def values_of(revision):
         values[:, PLANTED] += rng.normal(size=(TOKENS, 1))
     values[:, 100] = -0.17
     return values.astype(np.float32), np.arange(TOKENS) // 20
-
-
-@pytest.fixture
-def settings(monkeypatch):
-    """Settings of the planted model; nothing is stored."""
-    monkeypatch.setattr(passes, "revisions", lambda settings, default="last": ["step0", "step1"][-1 if default == "last" else 0:])
-    monkeypatch.setattr(passes, "activations", lambda settings, revision, where: values_of(revision))
-    weights = torch.randn(16, NEURONS, generator=torch.Generator().manual_seed(0))
-    monkeypatch.setattr(passes, "captured", lambda settings, revision: (SimpleNamespace(w_out=weights), None))
-    monkeypatch.setattr(passes, "model_inputs", lambda settings, default="last": {})
-    monkeypatch.setattr(influences, "influence", lambda settings, default="last": pd.concat(
-        [influence_rows(name) for name in passes.revisions(settings, default)], ignore_index=True))
-    monkeypatch.setattr(influences, "phases", lambda settings, default="last": phase_rows(passes.revisions(settings, default)))
-    monkeypatch.setattr(stage, "staged", lambda settings, name, compute, **options: compute())
-    activations.sample.cache_clear()
-    yield parameters.check({"model": "mini-pythia"})
-    activations.sample.cache_clear()

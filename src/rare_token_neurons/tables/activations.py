@@ -1,4 +1,5 @@
-"""Tables of how many dimensions groups of final-layer neurons span (notebook 05), and of groups over training (05, 06).
+"""The tables of activations: how many dimensions groups of final-layer neurons span (notebook 05), how far the neurons of a
+group co-activate (notebook 06), and both over training.
 
 The rare group is chosen on half A of the documents; all that is said of it here is measured on half B.
 """
@@ -8,9 +9,9 @@ from functools import lru_cache, partial
 import numpy as np
 import pandas as pd
 
-from rare_token_neurons.models import checkpoints
 from rare_token_neurons.statistics import controls, geometry
-from rare_token_neurons.tables import checkpoints as passes, influence as influences, stage
+from rare_token_neurons.tables import checkpoints as passes, influence as influences
+from rare_token_neurons.tables.stage import table
 
 WHERE = ("rare", "all")  # positions: those of rare targets, and every scored one
 MOST_TOKENS = 10_000  # of all scored positions, evenly spaced
@@ -29,6 +30,39 @@ def sample(settings, revision, where):
     kept = np.linspace(0, len(values) - 1, min(len(values), MOST_TOKENS)).round().astype(int)
     w_out = passes.captured(settings, revision)[0].w_out.cpu().numpy()
     return controls.sample(values[kept], documents[kept], w_out)
+
+
+@lru_cache(maxsize=4)
+def _read(made, settings):
+    return made(settings)  # once: each call hashes the weights of all checkpoints
+
+
+def rows_at(made, settings, revision):
+    """The rows of one checkpoint in a table of them, such as `influence.influence`."""
+    rows = _read(made, settings)
+    return rows[rows["revision"] == (revision or "")]
+
+
+def rare_group(settings, revision, default="last"):
+    """The rare group of one checkpoint, chosen on half A: (m,) int, most influential first.
+
+    default : "last" or "all", which checkpoints it is one of (see `checkpoints.revisions`).
+    """
+    more = default == "all" and passes.revisions(settings, "all") != passes.revisions(settings)
+    made = influences.influence_over_training if more else influences.influence
+    return influences.rare_group(rows_at(made, settings, revision))
+
+
+def rare_and_controls(settings, revision, where, draws=None):
+    """The rare group beside its control groups.
+
+    Returns
+    -------
+    controls.Sample, of half B ; (m,) int, the group without constant neurons ; dict of kind to (draws, m), the controls
+    """
+    measured, group = sample(settings, revision, where), rare_group(settings, revision)
+    group = group[np.isin(group, measured.living)]
+    return measured, group, controls.control_groups(measured, group, draws, settings.seed)
 
 
 def groups(influence_rows, ends, living, seed=0):
@@ -61,10 +95,9 @@ def groups(influence_rows, ends, living, seed=0):
     return made
 
 
-def phase_ends(fits, revision):
-    """Last ranks of plateau and power law at one checkpoint: a row of `influence.phases` -> (2,) int."""
-    row = fits[(fits["revision"] == (revision or "")) & (fits["group"] == "rare")].iloc[0]
-    return row[["bp_plateau_end", "bp_law_end"]].to_numpy(dtype=int)
+def phase_ends(fits):
+    """Last ranks of plateau and power law on rare targets: the rows of `influence.phases` of one revision -> (2,) int."""
+    return fits[fits["group"] == "rare"].iloc[0][["bp_plateau_end", "bp_law_end"]].to_numpy(dtype=int)
 
 
 def account(measured, group, nulls):
@@ -74,31 +107,23 @@ def account(measured, group, nulls):
             **controls.missed(measured.features, group, nulls.get("matched"))}
 
 
-def compared(settings, relations):
-    """Rows of `relations(measured, name, group, nulls)` for every checkpoint, kind of position and group."""
-    influence, fits, rows = influences.influence(settings), influences.phases(settings), []
-    for revision in passes.revisions(settings):
-        of_step = influence[influence["revision"] == (revision or "")]
-        for where in WHERE:
-            measured = sample(settings, revision, where)
-            for name, group in groups(of_step, phase_ends(fits, revision), measured.living, settings.seed).items():
-                nulls = controls.control_groups(measured, group if group.ndim == 1 else group[0], seed=settings.seed)
-                nulls = nulls if group.ndim == 1 else {"random": nulls["random"]}
-                labels = {"revision": revision or "", "step": checkpoints.step_of(revision), "where": where, "group": name}
-                rows += [labels | account(measured, group, nulls) | row for row in relations(measured, name, group, nulls)]
-    return pd.DataFrame(rows).astype({"step": "Int64"})
-
-
-def activation_stage(settings, name, compute, default="last", module="activations"):
-    """One table of notebook 05 or 06; module, where it is computed."""
-    return stage.staged(settings, name, compute, reads=influences.READS, inputs=passes.model_inputs(settings, default),
-                        modules=[module])
+def compared(settings, revision, relations):
+    """Rows of `relations(measured, name, group, nulls)` for every kind of position and group of one checkpoint."""
+    influence, fits = (rows_at(made, settings, revision) for made in (influences.influence, influences.phases))
+    for where in WHERE:
+        measured = sample(settings, revision, where)
+        for name, group in groups(influence, phase_ends(fits), measured.living, settings.seed).items():
+            nulls = controls.control_groups(measured, group if group.ndim == 1 else group[0], seed=settings.seed)
+            nulls = nulls if group.ndim == 1 else {"random": nulls["random"]}
+            labels = {"where": where, "group": name, **account(measured, group, nulls)}
+            yield from (labels | row for row in relations(measured, name, group, nulls))
 
 
 # ---- notebook 05
 
 
-def activation_dimension(settings):
+@table(passes.LAST, reads=influences.CURVE, per=("revision",))
+def activation_dimension(settings, revision):
     """Effective dimension (95 % of the variance) and participation ratio, each over the group's size.
 
     Returns
@@ -112,13 +137,14 @@ def activation_dimension(settings):
 
     def relations(measured, name, group, nulls):
         return controls.within(measured, group, nulls, controls.DIMENSIONS,
-                                  partial(controls.dimensions, tokens=len(measured.values)),
-                                  baselines=controls.BASELINES if name == "rare" else 0, seed=settings.seed)
+                               partial(controls.dimensions, tokens=len(measured.values)),
+                               baselines=controls.BASELINES if name == "rare" else 0, seed=settings.seed)
 
-    return activation_stage(settings, "activation_dimension", lambda: compared(settings, relations))
+    return compared(settings, revision, relations)
 
 
-def activation_variance(settings):
+@table(passes.LAST, reads=influences.CURVE, per=("revision",))
+def activation_variance(settings, revision):
     """Share of the standardised activations' variance in the first 1, 2, ... principal components.
 
     Returns
@@ -135,17 +161,15 @@ def activation_variance(settings):
         kept = ("value", "low", "high", *(kind + end for kind in ("random", "matched") for end in ("", "_low", "_high")))
         return [{"components": row["statistic"]} | {name: row[name] for name in kept} for row in found]
 
-    def compute():
-        table = compared(settings, relations)
-        return table.drop(columns=["living", "constant", "imbalance_scale", "imbalance_norm"])
-
-    return activation_stage(settings, "activation_variance", compute)
+    made = pd.DataFrame(compared(settings, revision, relations))
+    return made.drop(columns=["living", "constant", "imbalance_scale", "imbalance_norm"])
 
 
 # ---- notebooks 05 and 06, over training
 
 
-def activations_over_training(settings):
+@table(passes.EVERY, reads=influences.EFFECTS, per=("revision",))
+def activations_over_training(settings, revision):
     """Dimensions and co-activation at every checkpoint, for the group of that checkpoint ("rare") and for the last
     checkpoint's group followed back ("last rare", without controls); "between" at rare positions only.
 
@@ -154,27 +178,18 @@ def activations_over_training(settings):
     DataFrame with the columns of `coactivation` less those of the differences (relation "within" and
     measure "correlation" for the dimensions); without rows for a model that has one checkpoint only
     """
-
-    def compute():
-        names = passes.revisions(settings, "all")
-        if len(names) < 2:
-            return pd.DataFrame({"step": pd.array([], dtype="Int64")})
-        influence, rows = influences.influence(settings, "all"), []
-        last = influences.rare_group(influence[influence["revision"] == names[-1]])
-        for name in names:
-            of_step = influence[influence["revision"] == name]
-            for where in WHERE:
-                measured = sample(settings, name, where)
-                for label, chosen in (("rare", influences.rare_group(of_step)), ("last rare", last)):
-                    group = chosen[np.isin(chosen, measured.living)]
-                    nulls = controls.control_groups(measured, group, seed=settings.seed) if label == "rare" else {}
-                    labels = {"revision": name, "step": checkpoints.step_of(name), "where": where, "group": label}
-                    rows += [labels | account(measured, group, nulls) | row
-                             for row in _at_a_step(measured, group, nulls, where == "rare", settings.seed)]
-        table = pd.DataFrame(rows).astype({"step": "Int64"})
-        return table.drop(columns=[name for name in table.columns if name.startswith("less_")])
-
-    return activation_stage(settings, "activations_over_training", compute, "all")
+    names, rows = passes.revisions(settings, "all"), []
+    if len(names) < 2:
+        return []
+    own, last = (rare_group(settings, name, "all") for name in (revision, names[-1]))
+    for where in WHERE:
+        measured = sample(settings, revision, where)
+        for label, chosen in (("rare", own), ("last rare", last)):
+            group = chosen[np.isin(chosen, measured.living)]
+            nulls = controls.control_groups(measured, group, seed=settings.seed) if label == "rare" else {}
+            labels = {"where": where, "group": label, **account(measured, group, nulls)}
+            rows += [labels | row for row in _at_a_step(measured, group, nulls, where == "rare", settings.seed)]
+    return pd.DataFrame(rows).filter(regex="^(?!less_)")
 
 
 def _at_a_step(measured, group, nulls, outside, seed):
@@ -190,11 +205,8 @@ BINS = 50  # of correlations and cosines, from -1 to 1
 EDGES = np.linspace(-1, 1, BINS + 1)
 
 
-def _stage(settings, name, compute):
-    return activation_stage(settings, name, compute, module="coactivations")
-
-
-def coactivation(settings):
+@table(passes.LAST, reads=influences.CURVE, per=("revision",))
+def coactivation(settings, revision):
     """Correlation and cosine of activations inside the groups, and between them and all other neurons.
 
     Returns
@@ -206,12 +218,13 @@ def coactivation(settings):
 
     def relations(measured, name, group, nulls):
         return controls.relations(measured, group, nulls, outside=group.ndim == 1, seed=settings.seed,
-                                     baselines=controls.BASELINES if name == "rare" else 0)
+                                  baselines=controls.BASELINES if name == "rare" else 0)
 
-    return _stage(settings, "coactivation", lambda: compared(settings, relations))
+    return compared(settings, revision, relations)
 
 
-def coactivation_distribution(settings):
+@table(passes.LAST, reads=influences.EFFECTS, per=("revision",))
+def coactivation_distribution(settings, revision):
     """How correlations and cosines are spread over pairs of neurons.
 
     Returns
@@ -220,16 +233,15 @@ def coactivation_distribution(settings):
     pairs in it, low and high (95 % of the control groups; NaN for "rare"); relation: "within" (pairs inside the group) or
     "between" (group with all other living neurons); set: "rare", "random", "matched"; pairs in one group
     """
-
-    def rows(measured, rare, nulls):
+    for where in WHERE:
+        measured, rare, nulls = rare_and_controls(settings, revision, where)
         for measure, matrix in measured.matrices.items():
             for kind, made in ({"rare": rare[None]} | nulls).items():
                 for relation, share, pairs in spread(matrix, measured.living, made):
                     low, high = np.quantile(share, [0.025, 0.975], axis=0) if kind != "rare" else (np.nan, np.nan)
-                    yield pd.DataFrame({"relation": relation, "measure": measure, "set": kind, "left": EDGES[:-1],
-                                        "share": share.mean(axis=0), "low": low, "high": high, "pairs": pairs})
-
-    return _stage(settings, "coactivation_distribution", lambda: _of_rare_groups(settings, rows))
+                    yield pd.DataFrame({"where": where, "relation": relation, "measure": measure, "set": kind,
+                                        "left": EDGES[:-1], "share": share.mean(axis=0), "low": low, "high": high,
+                                        "pairs": pairs})
 
 
 def spread(matrix, living, groups):
@@ -254,38 +266,23 @@ def spread(matrix, living, groups):
     return ("within", inside / (m * (m - 1)), m * (m - 1) // 2), ("between", outside / (m * (p - m)), m * (p - m))
 
 
-def coactivation_matrix(settings):
+@table(passes.LAST, reads=influences.EFFECTS, per=("revision",))
+def coactivation_matrix(settings, revision):
     """The correlations inside the rare group and inside a typical random and matched group: that of median mean.
 
     Returns
     -------
     DataFrame, one row (revision, step, where, group, i, j): neurons i and j, correlation, cosine
     """
-
-    def rows(measured, rare, nulls):
-        chosen = {"rare": rare} | {kind: _typical(measured, made) for kind, made in nulls.items()}
-        for name, group in chosen.items():
+    for where in WHERE:
+        measured, rare, nulls = rare_and_controls(settings, revision, where)
+        for name, group in ({"rare": rare} | {kind: _typical(measured, made) for kind, made in nulls.items()}).items():
             first, second = np.repeat(group, len(group)), np.tile(group, len(group))
-            yield pd.DataFrame({"group": name, "i": first, "j": second} |
+            yield pd.DataFrame({"where": where, "group": name, "i": first, "j": second} |
                                {measure: matrix[first, second] for measure, matrix in measured.matrices.items()})
-
-    return _stage(settings, "coactivation_matrix", lambda: _of_rare_groups(settings, rows))
 
 
 def _typical(measured, made):
     """Of many groups (draws, m) the one whose mean correlation is the median."""
     means = geometry.mean_pair(geometry.within(measured.matrices["correlation"], made))
     return made[np.argsort(means, kind="stable")[len(means) // 2]]
-
-
-def _of_rare_groups(settings, rows):
-    """The tables that `rows(measured, rare, nulls)` yields for each checkpoint and kind of position, as one."""
-    influence, made = influences.influence(settings), []
-    for revision in passes.revisions(settings):
-        rare = influences.rare_group(influence[influence["revision"] == (revision or "")])
-        for where in WHERE:
-            measured = sample(settings, revision, where)
-            living = rare[np.isin(rare, measured.living)]
-            for part in rows(measured, living, controls.control_groups(measured, living, seed=settings.seed)):
-                made.append(part.assign(revision=revision or "", step=checkpoints.step_of(revision), where=where))
-    return pd.concat(made, ignore_index=True).astype({"step": "Int64"})

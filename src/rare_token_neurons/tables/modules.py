@@ -1,7 +1,8 @@
-"""Tables of notebook 08, first part: do the same neurons matter for rare and for common tokens?
+"""The tables of the rare group as a whole (notebook 08): the same neurons for common tokens, a module, more than its parts?
 
-Neurons are ranked on half A of the documents for one kind of token and on half B for the other, so that no document is
-in both; how far two rankings for the SAME kind of token agree across the halves is the most that can be expected.
+For the first question neurons are ranked on half A of the documents for one kind of token and on half B for the other, so
+that no document is in both; how far two rankings for the SAME kind of token agree across the halves is the most that can be
+expected. For the others the group is chosen on half A and measured on half B.
 """
 
 from functools import lru_cache
@@ -11,23 +12,14 @@ import torch
 
 from rare_token_neurons.ablation import groups, neurons as ablation
 from rare_token_neurons.statistics import controls, documents as over_documents, geometry, rankings as ranks
-from rare_token_neurons.tables import activations, checkpoints as passes, influence as influences, rare_tokens, stage
+from rare_token_neurons.tables import activations, checkpoints as passes, influence as influences, rare_tokens
+from rare_token_neurons.tables.stage import table
+
+# ---- the same neurons?
 
 SIZES = (5, 10, 20, 50, 100, 200, 500)  # top-k sets, beside the rare group's own size
 PAIRS = (("rare", "common"), ("rare", "rare"), ("common", "common"))  # half A, half B
 RESAMPLES = 500  # draws of documents
-READS = ("steps", "ablation", *rare_tokens.POSITION_PARAMETERS)
-
-
-def module_stage(settings, name, compute, module):
-    """A table of the settings' checkpoints, with the key of everything that this notebook's tables depend on."""
-    return stage.staged(settings, name, compute, reads=READS, inputs=passes.model_inputs(settings), modules=[module])
-
-
-def rare_group(settings, revision):
-    """The rare group of one checkpoint, chosen on half A: (m,) int, most influential first."""
-    influence = influences.influence(settings)
-    return influences.rare_group(influence[influence["revision"] == (revision or "")])
 
 
 @lru_cache(maxsize=1)
@@ -44,7 +36,8 @@ def _rankings(settings, revision):
     return rankings
 
 
-def overlap(settings):
+@table(passes.LAST, reads=influences.EFFECTS, per=("revision",))
+def overlap(settings, revision):
     """How many of the top k neurons two rankings share: rare targets on half A against common or rare ones on half B.
 
     Returns
@@ -53,22 +46,19 @@ def overlap(settings):
     unrelated rankings would give: null_jaccard, null_low, null_high (95 %), p (hypergeometric); group, whether k is the
     rare group's size
     """
-
-    def rows(revision):
-        rankings = _rankings(settings, revision)
-        neurons, size = rankings["rare", "A"].shape[1], len(rare_group(settings, revision))
-        sizes = sorted({k for k in SIZES if k <= neurons // 2} | {size})
-        for first, second in PAIRS:
-            one, other = rankings[first, "A"], rankings[second, "B"]
-            for row in ranks.jaccard_table(one[0], other[0], sizes).to_dict("records"):
-                low, high = controls.spread(row["jaccard"], ranks.jaccard(one[1:], other[1:], row["k"]))
-                yield {"first": first, "second": second} | row | {"low": max(low, 0.0), "high": min(high, 1.0),
-                                                                  "group": row["k"] == size}
-
-    return module_stage(settings, "overlap", lambda: passes.each_revision(settings, rows), "overlaps")
+    rankings = _rankings(settings, revision)
+    neurons, size = rankings["rare", "A"].shape[1], len(activations.rare_group(settings, revision))
+    sizes = sorted({k for k in SIZES if k <= neurons // 2} | {size})
+    for first, second in PAIRS:
+        one, other = rankings[first, "A"], rankings[second, "B"]
+        for row in ranks.jaccard_table(one[0], other[0], sizes).to_dict("records"):
+            low, high = controls.spread(row["jaccard"], ranks.jaccard(one[1:], other[1:], row["k"]))
+            yield {"first": first, "second": second} | row | {"low": max(low, 0.0), "high": min(high, 1.0),
+                                                              "group": row["k"] == size}
 
 
-def rankings(settings):
+@table(passes.LAST, reads=influences.EFFECTS, per=("revision",))
+def rankings(settings, revision):
     """Spearman's correlation of the influence of all neurons, half A against half B.
 
     Returns
@@ -76,16 +66,12 @@ def rankings(settings):
     DataFrame, one row (revision, step, first, second): correlation, low, high (95 % over documents); corrected: that of
     rare and common over the geometric mean of their own agreement between the halves (1: the kinds differ by noise alone)
     """
-
-    def rows(revision):
-        made = _rankings(settings, revision)
-        found = {pair: ranks.rank_correlation(made[pair[0], "A"], made[pair[1], "B"]) for pair in PAIRS}
-        corrected = found["rare", "common"] / np.sqrt(found["rare", "rare"] * found["common", "common"])
-        for pair, values in (*found.items(), (("rare", "common corrected"), corrected)):
-            low, high = controls.spread(values[0], values[1:])
-            yield {"first": pair[0], "second": pair[1], "correlation": values[0], "low": low, "high": high}
-
-    return module_stage(settings, "rankings", lambda: passes.each_revision(settings, rows), "overlaps")
+    made = _rankings(settings, revision)
+    found = {pair: ranks.rank_correlation(made[pair[0], "A"], made[pair[1], "B"]) for pair in PAIRS}
+    corrected = found["rare", "common"] / np.sqrt(found["rare", "rare"] * found["common", "common"])
+    for pair, values in (*found.items(), (("rare", "common corrected"), corrected)):
+        low, high = controls.spread(values[0], values[1:])
+        yield {"first": pair[0], "second": pair[1], "correlation": values[0], "low": low, "high": high}
 
 
 # ---- is the group a module?
@@ -97,7 +83,8 @@ SEEDS = 20  # of Louvain's algorithm, for the rare group; the controls take one 
 WEIGHTS = ("positive", "absolute")
 
 
-def modules(settings):
+@table(passes.LAST, reads=influences.EFFECTS, per=("revision",))
+def modules(settings, revision):
     """Modularity of the rare group's correlation graph (Louvain's communities) against control groups.
 
     Returns
@@ -111,20 +98,16 @@ def modules(settings):
     in the group and its controls alike; main row only); size, positions, documents, imbalance_scale and imbalance_norm
     (what matching missed, in standard deviations)
     """
-
-    def rows(revision):
-        for where in ("rare", "all"):
-            for weights in WEIGHTS:
-                for resolution in geometry.RESOLUTIONS if weights == "positive" else (1.0,):
-                    main = (where, weights, resolution) == ("rare", "positive", 1.0)
-                    yield {"where": where, "weights": weights, "resolution": resolution, "main": main} | _modularity(
-                        settings, revision, where, weights, resolution, main)
-
-    return module_stage(settings, "modules", lambda: passes.each_revision(settings, rows), "communities")
+    for where in ("rare", "all"):
+        for weights in WEIGHTS:
+            for resolution in geometry.RESOLUTIONS if weights == "positive" else (1.0,):
+                main = (where, weights, resolution) == ("rare", "positive", 1.0)
+                yield {"where": where, "weights": weights, "resolution": resolution, "main": main} | _modularity(
+                    settings, revision, where, weights, resolution, main)
 
 
 def _modularity(settings, revision, where, weights, resolution, main):
-    sample, group, nulls = compared(settings, revision, where)
+    sample, group, nulls = activations.rare_and_controls(settings, revision, where, MODULE_DRAWS)
 
     def found(block):
         return geometry.modularity(np.nan_to_num(block), resolution, 1, weights)
@@ -156,14 +139,8 @@ def _modularity(settings, revision, where, weights, resolution, main):
     return row | controls.missed(sample.features, group, nulls.get("matched"))
 
 
-def compared(settings, revision, where):
-    """The sample of half B, the rare group without constant neurons, and its control groups."""
-    sample, group = activations.sample(settings, revision, where), rare_group(settings, revision)
-    group = group[np.isin(group, sample.living)]
-    return sample, group, controls.control_groups(sample, group, MODULE_DRAWS, settings.seed)
-
-
-def module_members(settings):
+@table(passes.LAST, reads=influences.EFFECTS, per=("revision",))
+def module_members(settings, revision):
     """The correlations behind the main row: inside the rare group and inside a typical random group, by community.
 
     Returns
@@ -171,19 +148,15 @@ def module_members(settings):
     DataFrame, one row (revision, step, group, i, j): correlation of neurons i and j, community of i (1 is the largest);
     the random group is the one whose modularity is the median
     """
-
-    def rows(revision):
-        sample, group, nulls = compared(settings, revision, "rare")
-        matrix = sample.matrices["correlation"]
-        order = np.argsort(geometry.modularity(geometry.within(matrix, nulls["random"]), 1.0, 1), kind="stable")
-        for name, chosen in (("rare", group), ("random", nulls["random"][order[len(order) // 2]])):
-            parts = sorted(geometry.communities(geometry.within(matrix, chosen)), key=lambda part: (-len(part), min(part)))
-            community = {chosen[at]: number for number, part in enumerate(parts, 1) for at in part}
-            for i in sorted(chosen, key=community.get):
-                for j in chosen:
-                    yield {"group": name, "i": i, "j": j, "correlation": matrix[i, j], "community": community[i]}
-
-    return module_stage(settings, "module_members", lambda: passes.each_revision(settings, rows), "communities")
+    sample, group, nulls = activations.rare_and_controls(settings, revision, "rare", MODULE_DRAWS)
+    matrix = sample.matrices["correlation"]
+    order = np.argsort(geometry.modularity(geometry.within(matrix, nulls["random"]), 1.0, 1), kind="stable")
+    for name, chosen in (("rare", group), ("random", nulls["random"][order[len(order) // 2]])):
+        parts = sorted(geometry.communities(geometry.within(matrix, chosen)), key=lambda part: (-len(part), min(part)))
+        community = {chosen[at]: number for number, part in enumerate(parts, 1) for at in part}
+        for i in sorted(chosen, key=community.get):
+            for j in chosen:
+                yield {"group": name, "i": i, "j": j, "correlation": matrix[i, j], "community": community[i]}
 
 
 # ---- the group as a whole
@@ -203,7 +176,8 @@ def scattered(settings, half, count):
     return rare_tokens.group_positions(chosen.loc[turn.index[:count]], "rare")
 
 
-def group_ablation(settings):
+@table(passes.LAST, reads=influences.EFFECTS, per=("revision",))
+def group_ablation(settings, revision):
     """All neurons of a group ablated at once, against the sum of their single effects, at rare positions of half B.
 
     Returns
@@ -212,33 +186,27 @@ def group_ablation(settings):
     columns of `groups.synergy`; ratio_low and ratio_high, joint_low and joint_high (95 % over documents, rare group only);
     size, positions, documents
     """
-
-    def rows(revision):
-        subject, kept = passes.captured(settings, revision)
-        positions, documents = scattered(settings, "B", POSITIONS)
-        sample, group = activations.sample(settings, revision, "all"), rare_group(settings, revision)
-        group = group[np.isin(group, sample.living)]
-        nulls = controls.control_groups(sample, group, JOINT_DRAWS, settings.seed)
-        sets = np.concatenate([group[None], *nulls.values()])
-        options = {"ablation": settings.ablation, "seed": settings.seed, "memory_gb": influences.MEMORY_GB}
-        together = groups.joint_changes(subject, kept, positions.to(subject.device), sets, **options)
-        used, place = np.unique(sets, return_inverse=True)
-        alone = ablation.loss_changes(subject, kept, positions.to(subject.device), neurons=torch.from_numpy(used), **options)
-        added, absolute = groups.sum_of_singles(alone, place.reshape(sets.shape))
-        table = groups.synergy(together, added, absolute)
-        table.insert(0, "draw", np.concatenate([[0], *[np.arange(JOINT_DRAWS)] * len(nulls)]))
-        table.insert(0, "group", np.repeat(["rare", *nulls], [1, *[JOINT_DRAWS] * len(nulls)]))
-        size = np.abs(together[0].double().cpu().numpy()), np.abs(added[0].double().cpu().numpy())
-        for name, over in (("joint", None), ("ratio", size[1])):
-            ends = over_documents.mean(size[0], documents, seed=settings.seed, over=over)[1:]
-            table.loc[0, [f"{name}_low", f"{name}_high"]] = ends
-        account = {"size": len(group), "positions": len(positions), "documents": len(np.unique(documents))}
-        return table.assign(**account).to_dict("records")
-
-    return module_stage(settings, "group_ablation", lambda: passes.each_revision(settings, rows), "ensembles")
+    subject, kept = passes.captured(settings, revision)
+    positions, documents = scattered(settings, "B", POSITIONS)
+    _, group, nulls = activations.rare_and_controls(settings, revision, "all", JOINT_DRAWS)
+    sets = np.concatenate([group[None], *nulls.values()])
+    options = {"ablation": settings.ablation, "seed": settings.seed, "memory_gb": influences.MEMORY_GB}
+    together = groups.joint_changes(subject, kept, positions.to(subject.device), sets, **options)
+    used, place = np.unique(sets, return_inverse=True)
+    alone = ablation.loss_changes(subject, kept, positions.to(subject.device), neurons=torch.from_numpy(used), **options)
+    added, absolute = groups.sum_of_singles(alone, place.reshape(sets.shape))
+    made = groups.synergy(together, added, absolute)
+    made.insert(0, "draw", np.concatenate([[0], *[np.arange(JOINT_DRAWS)] * len(nulls)]))
+    made.insert(0, "group", np.repeat(["rare", *nulls], [1, *[JOINT_DRAWS] * len(nulls)]))
+    size = np.abs(together[0].double().cpu().numpy()), np.abs(added[0].double().cpu().numpy())
+    for name, over in (("joint", None), ("ratio", size[1])):
+        ends = over_documents.mean(size[0], documents, seed=settings.seed, over=over)[1:]
+        made.loc[0, [f"{name}_low", f"{name}_high"]] = ends
+    return made.assign(size=len(group), positions=len(positions), documents=len(np.unique(documents)))
 
 
-def greedy_search(settings):
+@table(passes.LAST, reads=influences.EFFECTS, per=("revision",))
+def greedy_search(settings, revision):
     """A group grown neuron by neuron on half A (greedy), beside the individually best ones; both measured on half B.
 
     Returns
@@ -248,24 +216,20 @@ def greedy_search(settings):
     random (mean of 10 growing random groups) with _low, _high (their range); gain, greedy over individual, with _low and
     _high (95 % over documents); chosen_on and positions, the numbers of positions of half A and B
     """
-
-    def rows(revision):
-        subject, kept = passes.captured(settings, revision)
-        options = {"ablation": settings.ablation, "seed": settings.seed, "memory_gb": influences.MEMORY_GB}
-        positions, _ = scattered(settings, "A", SEARCHED)
-        found = groups.greedy(subject, kept, positions.to(subject.device), LARGEST, **options)
-        best = ranks.top(found.alone, LARGEST)
-        random = controls.random_groups(subject.n_neurons, LARGEST, GROWN, settings.seed)
-        grown = [order[:size] for order in (found.neurons, best, *random) for size in range(1, LARGEST + 1)]
-        measured, documents = scattered(settings, "B", POSITIONS)
-        changes = groups.joint_changes(subject, kept, measured.to(subject.device), grown, **options)
-        changes = changes.double().abs().cpu().numpy().reshape(-1, LARGEST, len(measured))
-        for at in range(LARGEST):
-            greedy, individual, null = changes[0, at], changes[1, at], changes[2:, at].mean(axis=1)
-            gain, low, high = over_documents.mean(greedy, documents, seed=settings.seed, over=individual)
-            yield {"size": at + 1, "neuron": found.neurons[at], "best": best[at],
-                   "shared": len(set(found.neurons[: at + 1]) & set(best[: at + 1])), "greedy": greedy.mean(),
-                   "individual": individual.mean(), "random": null.mean(), "random_low": null.min(), "random_high": null.max(),
-                   "gain": gain, "gain_low": low, "gain_high": high, "chosen_on": len(positions), "positions": len(measured)}
-
-    return module_stage(settings, "greedy_search", lambda: passes.each_revision(settings, rows), "ensembles")
+    subject, kept = passes.captured(settings, revision)
+    options = {"ablation": settings.ablation, "seed": settings.seed, "memory_gb": influences.MEMORY_GB}
+    positions, _ = scattered(settings, "A", SEARCHED)
+    found = groups.greedy(subject, kept, positions.to(subject.device), LARGEST, **options)
+    best = ranks.top(found.alone, LARGEST)
+    random = controls.random_groups(subject.n_neurons, LARGEST, GROWN, settings.seed)
+    grown = [order[:size] for order in (found.neurons, best, *random) for size in range(1, LARGEST + 1)]
+    measured, documents = scattered(settings, "B", POSITIONS)
+    changes = groups.joint_changes(subject, kept, measured.to(subject.device), grown, **options)
+    changes = changes.double().abs().cpu().numpy().reshape(-1, LARGEST, len(measured))
+    for at in range(LARGEST):
+        greedy, individual, null = changes[0, at], changes[1, at], changes[2:, at].mean(axis=1)
+        gain, low, high = over_documents.mean(greedy, documents, seed=settings.seed, over=individual)
+        yield {"size": at + 1, "neuron": found.neurons[at], "best": best[at],
+               "shared": len(set(found.neurons[: at + 1]) & set(best[: at + 1])), "greedy": greedy.mean(),
+               "individual": individual.mean(), "random": null.mean(), "random_low": null.min(), "random_high": null.max(),
+               "gain": gain, "gain_low": low, "gain_high": high, "chosen_on": len(positions), "positions": len(measured)}

@@ -1,4 +1,4 @@
-"""Tables of notebook 08, second part: do rare and common tokens use the same attention heads?
+"""The tables of attention heads (notebook 08): do rare and common tokens use the same ones?
 
 Heads are ablated on short windows of half B that end at rare targets; rare and common targets of the same windows are
 compared, and the rare group's activations with those of control groups.
@@ -15,13 +15,13 @@ from rare_token_neurons.ablation import layers
 from rare_token_neurons.models import checkpoints
 from rare_token_neurons.statistics import controls, rankings
 from rare_token_neurons.statistics.documents import resamples
-from rare_token_neurons.tables import activations, checkpoints as passes, modules, rare_tokens, stage
+from rare_token_neurons.tables import activations, checkpoints as passes, influence as influences, rare_tokens, stage
+from rare_token_neurons.tables.stage import table
 from rare_token_neurons.text import rarity
 
-WORK = 1.5e13  # floating-point operations for all heads: some two minutes on two cores
-MOST_TOKENS = 2000
-
 WIDTH = 32  # tokens a window
+MOST_TOKENS = 2000  # in all windows
+WORK = 1.5e13  # floating-point operations for all heads: some two minutes on two cores
 SHUFFLES = 10_000  # of the labels rare and common
 RESAMPLES = 500  # draws of documents
 
@@ -57,10 +57,11 @@ def _effects(settings, revision):
 
     def compute():
         with stage.clock("forward"):
-            made = layers.effects(subject, windows, positions, torch.arange(subject.n_neurons), first=rarity.FIRST, ablation=how)
+            made = layers.effects(subject, windows, positions, torch.arange(subject.n_neurons), first=rarity.FIRST,
+                                  ablation=how)
         return {"layer": made.layer, "head": made.head, "changes": made.loss_changes.cpu(), "moved": made.moved(rare).cpu()}
 
-    key = keys.key({"ablation": how}, content, ["heads", "checkpoints"])
+    key = keys.key({"ablation": how}, content, ["ablation.layers", "models.checkpoints"])
     kept = stage.tensors(settings.slug, key, compute, recompute=settings.recompute)
     kept = {name: values.numpy() for name, values in kept.items()}
     return kept | {"changes": kept["changes"].astype(np.float64), "rare": rare.numpy(), "documents": documents.numpy(),
@@ -73,7 +74,8 @@ def _account(found):
             "documents": len(np.unique(found["documents"])), "tokens": found["tokens"]}
 
 
-def heads(settings):
+@table(passes.LAST, reads=influences.EFFECTS, per=("revision",))
+def heads(settings, revision):
     """Every attention head ablated, at every position of windows of 32 tokens: what the losses do.
 
     Returns
@@ -84,26 +86,23 @@ def heads(settings):
     effect on rare targets over its share of that on common ones, p_lean (labels shuffled within documents), q_lean
     (Benjamini-Hochberg over heads); rare_positions, common_positions, documents, tokens (run for each head)
     """
-
-    def rows(revision):
-        found = _effects(settings, revision)
-        changes, rare, documents = found["changes"], found["rare"], found["documents"]
-        lean, _ = leaning(changes, rare, documents, settings.seed)
-        one = shuffled(rare, documents, 1, settings.seed)[0]
-        effect = {name: means(np.abs(changes[:, mask]), documents[mask], settings.seed)
-                 for name, mask in (("rare", rare), ("common", ~rare))}
-        for at, (layer, head) in enumerate(zip(found["layer"].tolist(), found["head"].tolist())):
-            row = {"layer": layer, "head": head}
-            for name, mask, other in (("rare", rare, one), ("common", ~rare, ~one)):
-                low, high = controls.spread(effect[name][0, at], effect[name][1:, at])
-                row |= {name: effect[name][0, at], f"{name}_low": max(low, 0.0), f"{name}_high": high,
-                        f"{name}_signed": changes[at, mask].mean(), f"{name}_shuffled": np.abs(changes[at, other]).mean()}
-            yield row | {name: values[at] for name, values in lean.items()} | _account(found)
-
-    return modules.module_stage(settings, "heads", lambda: passes.each_revision(settings, rows), "routes")
+    found = _effects(settings, revision)
+    changes, rare, documents = found["changes"], found["rare"], found["documents"]
+    lean, _ = leaning(changes, rare, documents, settings.seed)
+    one = shuffled(rare, documents, 1, settings.seed)[0]
+    effect = {name: means(np.abs(changes[:, mask]), documents[mask], settings.seed)
+             for name, mask in (("rare", rare), ("common", ~rare))}
+    for at, (layer, head) in enumerate(zip(found["layer"].tolist(), found["head"].tolist())):
+        row = {"layer": layer, "head": head}
+        for name, mask, other in (("rare", rare, one), ("common", ~rare, ~one)):
+            low, high = controls.spread(effect[name][0, at], effect[name][1:, at])
+            row |= {name: effect[name][0, at], f"{name}_low": max(low, 0.0), f"{name}_high": high,
+                    f"{name}_signed": changes[at, mask].mean(), f"{name}_shuffled": np.abs(changes[at, other]).mean()}
+        yield row | {name: values[at] for name, values in lean.items()} | _account(found)
 
 
-def routes(settings):
+@table(passes.LAST, reads=influences.EFFECTS, per=("revision",))
+def routes(settings, revision):
     """Do the heads matter in the same order for rare and for common targets?
 
     Returns
@@ -113,23 +112,20 @@ def routes(settings):
     p (as low as observed or lower); heads, leaning (heads with q_lean below 0.05), rare_positions, common_positions,
     documents, tokens
     """
-
-    def rows(revision):
-        found = _effects(settings, revision)
-        changes, rare, documents = found["changes"], found["rare"], found["documents"]
-        lean, null = leaning(changes, rare, documents, settings.seed)
-        of_kind = [means(np.abs(changes[:, mask]), documents[mask], settings.seed) for mask in (rare, ~rare)]
-        values = rankings.rank_correlation(*of_kind)
-        low, high = controls.spread(values[0], values[1:])
-        yield {"correlation": values[0], "low": low, "high": min(high, 1.0), "null": null.mean(),
-               "null_low": np.quantile(null, 0.025), "null_high": np.quantile(null, 0.975),
-               "p": controls.empirical_p(values[0], null, "less"), "heads": len(changes),
-               "leaning": int((lean["q_lean"] < 0.05).sum())} | _account(found)
-
-    return modules.module_stage(settings, "routes", lambda: passes.each_revision(settings, rows), "routes")
+    found = _effects(settings, revision)
+    changes, rare, documents = found["changes"], found["rare"], found["documents"]
+    lean, null = leaning(changes, rare, documents, settings.seed)
+    of_kind = [means(np.abs(changes[:, mask]), documents[mask], settings.seed) for mask in (rare, ~rare)]
+    values = rankings.rank_correlation(*of_kind)
+    low, high = controls.spread(values[0], values[1:])
+    return [{"correlation": values[0], "low": low, "high": min(high, 1.0), "null": null.mean(),
+             "null_low": np.quantile(null, 0.025), "null_high": np.quantile(null, 0.975),
+             "p": controls.empirical_p(values[0], null, "less"), "heads": len(changes),
+             "leaning": int((lean["q_lean"] < 0.05).sum())} | _account(found)]
 
 
-def head_layers(settings):
+@table(passes.LAST, reads=influences.EFFECTS, per=("revision",))
+def head_layers(settings, revision):
     """What ablating a head does to the rare group's activations at rare targets, on average over the heads of a layer.
 
     Returns
@@ -138,23 +134,20 @@ def head_layers(settings):
     neuron's standard deviation, with low, high (95 % over documents); random and matched (means of 1,000 control groups),
     each with _low, _high (95 % of them) and p_ ("greater"); heads, positions, documents
     """
+    found, (sample, group, nulls) = _effects(settings, revision), activations.rare_and_controls(settings, revision, "all")
+    documents = found["documents"][found["rare"]]
+    scale = np.where(np.isin(np.arange(sample.values.shape[1]), sample.living), sample.values.std(axis=0), np.inf)
+    for layer, moved in zip(np.unique(found["layer"]).tolist(), found["moved"] / scale):  # (r, neurons)
+        values = means(moved[:, group].mean(axis=1)[None], documents, settings.seed)[:, 0]
+        null = {kind: moved.mean(axis=0)[groups].mean(axis=1)[:, None] for kind, groups in nulls.items()}
+        row = controls.against({"": "greater"}, values[:1], values[1:, None], null, {})[0]
+        kept = [name for name in row if not name.startswith(("less_", "statistic", "side"))]
+        yield {"layer": layer} | {name: row[name] for name in kept} | {
+            "heads": int((found["layer"] == layer).sum()), "positions": len(documents),
+            "documents": len(np.unique(documents))}
 
-    def rows(revision):
-        found, sample = _effects(settings, revision), activations.sample(settings, revision, "all")
-        documents, group = found["documents"][found["rare"]], modules.rare_group(settings, revision)
-        group = group[np.isin(group, sample.living)]
-        nulls = controls.control_groups(sample, group, seed=settings.seed)
-        scale = np.where(np.isin(np.arange(sample.values.shape[1]), sample.living), sample.values.std(axis=0), np.inf)
-        for layer, moved in zip(np.unique(found["layer"]).tolist(), found["moved"] / scale):  # (r, neurons)
-            values = means(moved[:, group].mean(axis=1)[None], documents, settings.seed)[:, 0]
-            null = {kind: moved.mean(axis=0)[groups].mean(axis=1)[:, None] for kind, groups in nulls.items()}
-            row = controls.against({"": "greater"}, values[:1], values[1:, None], null, {})[0]
-            kept = [name for name in row if not name.startswith(("less_", "statistic", "side"))]
-            yield {"layer": layer} | {name: row[name] for name in kept} | {
-                "heads": int((found["layer"] == layer).sum()), "positions": len(documents),
-                "documents": len(np.unique(documents))}
 
-    return modules.module_stage(settings, "head_layers", lambda: passes.each_revision(settings, rows), "routes")
+# ---- statistics of heads
 
 
 def means(values, documents, seed):
@@ -183,7 +176,7 @@ def leaning(changes, rare, documents, seed):
 
     Returns
     -------
-    lean : dict of (h,): lean, p_lean, q_lean (see `head_effects`), NaN for a head without effect.
+    lean : dict of (h,): lean, p_lean, q_lean (see `heads`), NaN for a head without effect.
     null : (1000,) rank correlations over heads of rare and common effects after shuffling the labels.
     """
     values = np.abs(changes)  # (h, n)
@@ -198,6 +191,9 @@ def leaning(changes, rare, documents, seed):
     q = np.full(len(p), np.nan)
     q[np.isfinite(p)] = stats.false_discovery_control(p[np.isfinite(p)])
     return {"lean": lean[0], "p_lean": p, "q_lean": q}, null
+
+
+# ---- the choice of windows
 
 
 def affordable(subject, width, *, work=WORK, most=MOST_TOKENS):

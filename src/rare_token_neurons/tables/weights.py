@@ -1,4 +1,4 @@
-"""The weights of neuron groups against those of random groups: the tables of notebook 07.
+"""The tables of weights (notebook 07): neuron groups against random ones, their spectra, and whole layers.
 
 A group's weights are rows of W_in (for a gated MLP of the gate and of the up projection) and columns of W_out. Each
 statistic of the rare group stands beside its spread over groups of the same size: random ones, ones matched on
@@ -14,16 +14,15 @@ import numpy as np
 import pandas as pd
 
 from rare_token_neurons.curve import phases
-from rare_token_neurons.models import checkpoints
 from rare_token_neurons.statistics import controls, spectra
 from rare_token_neurons.statistics.controls import compare
 from rare_token_neurons.statistics.documents import resampled_groups
 from rare_token_neurons.statistics.spectra import FITS, measure, shuffles, standardised
-from rare_token_neurons.tables import checkpoints as passes, influence as influences, rare_tokens, stage
+from rare_token_neurons.tables import activations, checkpoints as passes, influence as influences, rare_tokens
+from rare_token_neurons.tables.stage import table
 
 DRAWS = 1000  # groups: for the closed forms; of them weightwatcher fits `spectra.FITS`
 LEAST_PLATEAU = 20
-READS = ("steps", "ablation", *rare_tokens.POSITION_PARAMETERS)
 
 
 # ---- groups
@@ -33,16 +32,6 @@ def rows_of(subject):
     """The final MLP's weights with one row a neuron: {"in" or "gate" and "up", "out"} -> float64 (neurons, d)."""
     parts = subject.w_in | {"out": subject.w_out.T}
     return {name: part.double().cpu().numpy() for name, part in parts.items()}
-
-
-def influence_rows(settings):
-    """The influence table of every checkpoint asked for; of a model without checkpoints, of the model."""
-    return influences.influence(settings, "all" if len(passes.revisions(settings, "all")) > 1 else "last")
-
-
-def at(rows, revision):
-    """The rows of one checkpoint."""
-    return rows[rows["revision"] == (revision or "")]
 
 
 def _resampled(settings, revision, target, size, halves="A"):
@@ -59,7 +48,7 @@ def chosen_groups(settings, revision):
     "rare" and "common": the top 1.7 % by influence on these targets, chosen on half A; "plateau": what the paper's rule
     calls so, from both halves, where it has 20 neurons and at most a quarter of the width and of the neurons.
     """
-    rows = at(influence_rows(settings), revision)
+    rows = activations.rows_at(influences.influence, settings, revision)
     found = {name: influences.rare_group(rows, name) for name in ("rare", "common")}
     chosen = {name: (group, _resampled(settings, revision, name, len(group))) for name, group in found.items()}
     influence = rows[rows["group"] == "rare"].sort_values("neuron")["mean_abs"].to_numpy()
@@ -85,16 +74,10 @@ def _features(settings, revision, subject):
     return np.where(np.isfinite(features), features, lowest)
 
 
-# ---- tables
+# ---- groups and their controls
 
 
-def weight_stage(settings, name, compute, modules=("weights",)):
-    """`stage.staged` with what every table of this notebook depends on."""
-    several = settings.recompute != "never" and len(passes.revisions(settings, "all")) > 1
-    return stage.staged(settings, name, compute, reads=READS, modules=list(modules),
-                        inputs=passes.model_inputs(settings, "all" if several else "last"))
-
-
+@table(passes.LAST, reads=influences.EFFECTS)
 def weight_groups(settings):
     """Each group of the last checkpoint against its controls: the evidence on heavy tails (claim C6).
 
@@ -106,110 +89,105 @@ def weight_groups(settings):
     weightwatcher's fits of random groups that it warns of so), log (its words on failures), imbalance_scale and
     imbalance_norm (what matching missed, in standard deviations), revision, step
     """
-
-    def compute():
-        revision, parts = passes.revisions(settings)[-1], []
-        subject, _ = passes.captured(settings, revision)
-        features = _features(settings, revision, subject)
-        for name, (group, anew) in chosen_groups(settings, revision).items():
-            for rows in ("raw", "standardised") if name == "rare" else ("raw",):
-                draws = DRAWS if name == "rare" and rows == "raw" else FITS
-                plain = controls.random_groups(subject.n_neurons, len(group), draws, settings.seed)
-                alike = controls.matched_groups(features, group, draws=draws, seed=settings.seed)
-                for matrix, weights in rows_of(subject).items():
-                    weights = standardised(weights) if rows == "standardised" else weights
-                    nulls = {"random": measure(weights[plain]), "matched": measure(weights[alike]),
-                             "shuffled": measure(shuffles(weights[group], FITS, settings.seed), FITS // 4)}
-                    own, resampled = measure(weights[group][None]), measure(weights[anew])
-                    log = pd.concat([own, resampled, *nulls.values()])["log"].dropna()
-                    parts.append(compare(own, resampled, nulls, spectra.SIDES, spectra.FITTED).assign(
-                        group=name, size=len(group), matrix=matrix, weights="W_out" if matrix == "out" else "W_in", rows=rows,
-                        log="; ".join(sorted(set(log) - {""})), **_behind(settings, name),
-                        **controls.missed(features, group, alike),
-                        under_trained=nulls["random"]["warning"].dropna().eq("under-trained").mean()))
-        return passes.labelled(pd.concat(parts, ignore_index=True), revision)
-
-    return weight_stage(settings, "weight_groups", compute)
+    revision, parts = passes.revisions(settings)[-1], []
+    subject, _ = passes.captured(settings, revision)
+    features = _features(settings, revision, subject)
+    for name, (group, anew) in chosen_groups(settings, revision).items():
+        for rows in ("raw", "standardised") if name == "rare" else ("raw",):
+            draws = DRAWS if name == "rare" and rows == "raw" else FITS
+            plain = controls.random_groups(subject.n_neurons, len(group), draws, settings.seed)
+            alike = controls.matched_groups(features, group, draws=draws, seed=settings.seed)
+            for matrix, weights in rows_of(subject).items():
+                weights = standardised(weights) if rows == "standardised" else weights
+                nulls = {"random": measure(weights[plain]), "matched": measure(weights[alike]),
+                         "shuffled": measure(shuffles(weights[group], FITS, settings.seed), FITS // 4)}
+                own, resampled = measure(weights[group][None]), measure(weights[anew])
+                log = pd.concat([own, resampled, *nulls.values()])["log"].dropna()
+                parts.append(compare(own, resampled, nulls, spectra.SIDES, spectra.FITTED).assign(
+                    group=name, size=len(group), matrix=matrix, weights="W_out" if matrix == "out" else "W_in", rows=rows,
+                    log="; ".join(sorted(set(log) - {""})), **_behind(settings, name),
+                    **controls.missed(features, group, alike),
+                    under_trained=nulls["random"]["warning"].dropna().eq("under-trained").mean()))
+    return passes.labelled(pd.concat(parts, ignore_index=True), revision)
 
 
-def weights_over_training(settings):
+@table(passes.EVERY, reads=influences.EFFECTS, per=("revision",))
+def weights_over_training(settings, revision):
     """The rare group of each checkpoint, and the last checkpoint's traced back, against random groups.
 
     Returns
     -------
-    DataFrame: `compare`'s columns with the null random; kind ("own": chosen at this checkpoint, "last": chosen at the
-    last one), matrix, revision, step. 200 groups, half of them fitted by weightwatcher; no matched groups.
+    DataFrame, one row (revision, step, kind, matrix, statistic): `compare`'s columns with the null random; kind ("own":
+    chosen at this checkpoint, "last": chosen at the last one), matrix. 200 groups, half of them fitted by weightwatcher;
+    no matched groups.
     """
-
-    def compute():
-        rows, parts = influence_rows(settings), []
-        every = passes.revisions(settings, "all")
-        last = influences.rare_group(at(rows, every[-1]))
-        for revision in every:
-            own = influences.rare_group(at(rows, revision))
-            anew = _resampled(settings, revision, "rare", len(own))
-            plain = controls.random_groups(rows["neuron"].nunique(), len(own), FITS, settings.seed)
-            for matrix, weights in rows_of(passes.load(settings, revision)).items():
-                null = {"random": measure(weights[plain], FITS // 2)}
-                for kind, group, again in (("own", own, anew), ("last", last, last[None])):
-                    table = compare(measure(weights[group][None]), measure(weights[again], 0), null, spectra.SIDES, spectra.FITTED)
-                    parts.append(passes.labelled(table, revision, kind=kind, matrix=matrix))
-        return pd.concat(parts, ignore_index=True)
-
-    return weight_stage(settings, "weights_over_training", compute)
+    subject = passes.load(settings, revision)
+    own, last = (activations.rare_group(settings, name, "all") for name in (revision, passes.revisions(settings, "all")[-1]))
+    anew = _resampled(settings, revision, "rare", len(own))
+    plain = controls.random_groups(subject.n_neurons, len(own), FITS, settings.seed)
+    for matrix, weights in rows_of(subject).items():
+        null = {"random": measure(weights[plain], FITS // 2)}
+        for kind, group, again in (("own", own, anew), ("last", last, last[None])):
+            found = compare(measure(weights[group][None]), measure(weights[again], 0), null, spectra.SIDES, spectra.FITTED)
+            yield found.assign(kind=kind, matrix=matrix)
 
 
 # ---- eigenvalues, first and last checkpoint
 
+SPECTRA = 40  # random groups, and shuffles, whose spectra are kept
 SLOW = 20  # random groups that weightwatcher fits the bulk of: a second each
 TESTED = 99  # random groups, and shuffles, that the power-law test is given
 
 
-@lru_cache(maxsize=1)
-def ends(settings):
-    """First and last checkpoint, each with its weights, rare group, and random groups."""
-    every, rows, found = passes.revisions(settings, "all"), influence_rows(settings), []
-    for revision in dict.fromkeys((every[0], every[-1])):
-        subject = passes.load(settings, revision)
-        group = influences.rare_group(at(rows, revision))
-        plain = controls.random_groups(subject.n_neurons, len(group), DRAWS, settings.seed)
-        found.append((revision, rows_of(subject), group, plain))
-    return found
+class Ends(passes.Checkpoints):
+    """The first and the last of all checkpoints."""
+
+    def walk(self, settings):
+        first, *others = super().walk(settings)
+        return [first, *others[-1:]]
 
 
-def _kinds(settings, draws):
-    """(revision, matrix, kind, weights (g, m, d)) of the rare group, random groups and shuffles, first and last checkpoint."""
-    for revision, matrices, group, plain in ends(settings):
-        for matrix, part in matrices.items():
-            yield revision, matrix, "rare", part[group][None]
-            yield revision, matrix, "random", part[plain[:draws]]
-            yield revision, matrix, "shuffled", shuffles(part[group], draws, settings.seed)
+ENDS = Ends("all")
 
 
-def weight_eigenvalues(settings, kept=40):
-    """Spectra of the rare group, of `kept` random groups and of as many shuffles, at the first and the last checkpoint.
+@lru_cache(maxsize=2)
+def rare_and_random(settings, revision):
+    """One checkpoint's weights, matrix by matrix, its rare group (m,), and random groups (DRAWS, m)."""
+    subject, group = passes.load(settings, revision), activations.rare_group(settings, revision, "all")
+    return rows_of(subject), group, controls.random_groups(subject.n_neurons, len(group), DRAWS, settings.seed)
+
+
+def _kinds(settings, revision, draws):
+    """(matrix, kind, weights (g, m, d)) of the rare group, of random groups and of shuffles."""
+    matrices, group, plain = rare_and_random(settings, revision)
+    for matrix, part in matrices.items():
+        yield matrix, "rare", part[group][None]
+        yield matrix, "random", part[plain[:draws]]
+        yield matrix, "shuffled", shuffles(part[group], draws, settings.seed)
+
+
+@table(ENDS, reads=influences.EFFECTS, per=("revision",))
+def weight_eigenvalues(settings, revision):
+    """Spectra of the rare group, of 40 random groups and of as many shuffles, at the first and the last checkpoint.
 
     Returns
     -------
     DataFrame with revision, step, matrix, kind ("rare", "random", "shuffled"), draw, rank (from 1), columns (d),
     eigenvalue (of Xi = W W^T / d), relative (over the mean eigenvalue of the random groups)
     """
-
-    def compute():
-        parts = []
-        for revision, matrix, kind, taken in _kinds(settings, kept):
-            values = spectra.eigenvalues(taken)  # (draws, m)
-            draw, rank = np.indices(values.shape)
-            table = pd.DataFrame({"draw": draw.ravel(), "rank": rank.ravel() + 1, "eigenvalue": values.ravel()})
-            parts.append(passes.labelled(table, revision, matrix=matrix, kind=kind, columns=taken.shape[-1]))
-        table = pd.concat(parts, ignore_index=True)
-        unit = table["eigenvalue"].where(table["kind"].eq("random")).groupby([table["revision"], table["matrix"]])
-        return table.assign(relative=table["eigenvalue"] / unit.transform("mean"))
-
-    return weight_stage(settings, "weight_eigenvalues", compute, modules=["eigenvalues"])
+    parts = []
+    for matrix, kind, taken in _kinds(settings, revision, SPECTRA):
+        values = spectra.eigenvalues(taken)  # (draws, m)
+        draw, rank = np.indices(values.shape)
+        parts.append(pd.DataFrame({"matrix": matrix, "kind": kind, "draw": draw.ravel(), "rank": rank.ravel() + 1,
+                                   "columns": taken.shape[-1], "eigenvalue": values.ravel()}))
+    made = pd.concat(parts, ignore_index=True)
+    unit = made["eigenvalue"].where(made["kind"].eq("random")).groupby(made["matrix"])
+    return made.assign(relative=made["eigenvalue"] / unit.transform("mean"))
 
 
-def weight_power_laws(settings):
+@table(ENDS, reads=influences.EFFECTS, per=("revision",))
+def weight_power_laws(settings, revision):
     """The power-law test of the groups' spectra (Clauset et al. 2009), first and last checkpoint.
 
     Returns
@@ -217,18 +195,13 @@ def weight_power_laws(settings):
     DataFrame, one row a group (the rare one, 99 random ones, 99 shuffles of the rare one) and matrix: revision, step,
     matrix, kind, draw, and the columns of `spectra.power_laws`
     """
-
-    def compute():
-        parts = []
-        for revision, matrix, kind, taken in _kinds(settings, TESTED):
-            table = spectra.power_laws(spectra.eigenvalues(taken), seed=settings.seed)
-            parts.append(passes.labelled(table, revision, matrix=matrix, kind=kind, draw=range(len(table))))
-        return pd.concat(parts, ignore_index=True)
-
-    return weight_stage(settings, "weight_power_laws", compute, modules=["eigenvalues"])
+    for matrix, kind, taken in _kinds(settings, revision, TESTED):
+        tests = spectra.power_laws(spectra.eigenvalues(taken), seed=settings.seed)
+        yield tests.assign(matrix=matrix, kind=kind, draw=range(len(tests)))
 
 
-def weight_hill_curves(settings):
+@table(ENDS, reads=influences.EFFECTS, per=("revision",))
+def weight_hill_curves(settings, revision):
     """Hill's exponent over the tail size k, first and last checkpoint.
 
     Returns
@@ -236,24 +209,20 @@ def weight_hill_curves(settings):
     DataFrame with revision, step, matrix, k, value (rare group), chosen (k by the fix-finger rule), and mean, low and
     high (95 %) of 1,000 random groups (random_) and of 200 shuffles (shuffled_)
     """
-
-    def compute():
-        parts = []
-        for revision, matrices, group, plain in ends(settings):
-            for matrix, part in matrices.items():
-                own = spectra.eigenvalues(part[group])
-                table = pd.DataFrame({"k": np.arange(1, len(own)), "value": spectra.hill_plot(own)})
-                for name, taken in (("random", part[plain]), ("shuffled", shuffles(part[group], FITS, settings.seed))):
-                    curves = spectra.hill_plot(spectra.eigenvalues(taken))  # (draws, m - 1)
-                    low, high = np.nanquantile(curves, [0.025, 0.975], axis=0)
-                    table = table.assign(**{f"{name}_mean": np.nanmean(curves, axis=0), f"{name}_low": low, f"{name}_high": high})
-                parts.append(passes.labelled(table, revision, matrix=matrix, chosen=spectra.tail_size(own)))
-        return pd.concat(parts, ignore_index=True)
-
-    return weight_stage(settings, "weight_hill_curves", compute, modules=["eigenvalues"])
+    matrices, group, plain = rare_and_random(settings, revision)
+    for matrix, part in matrices.items():
+        own = spectra.eigenvalues(part[group])
+        columns = {"matrix": matrix, "k": np.arange(1, len(own)), "value": spectra.hill_plot(own),
+                   "chosen": spectra.tail_size(own)}
+        for name, taken in (("random", part[plain]), ("shuffled", shuffles(part[group], FITS, settings.seed))):
+            curves = spectra.hill_plot(spectra.eigenvalues(taken))  # (draws, m - 1)
+            low, high = np.nanquantile(curves, [0.025, 0.975], axis=0)
+            columns |= {f"{name}_mean": np.nanmean(curves, axis=0), f"{name}_low": low, f"{name}_high": high}
+        yield pd.DataFrame(columns)
 
 
-def weight_bulk_fits(settings):
+@table(ENDS, reads=influences.EFFECTS, per=("revision",))
+def weight_bulk_fits(settings, revision):
     """weightwatcher's fit of the Marchenko-Pastur law and its shuffled matrix, first and last checkpoint.
 
     Returns
@@ -261,21 +230,15 @@ def weight_bulk_fits(settings):
     DataFrame, one row a group (the rare one, 20 random ones) and matrix: revision, step, matrix, kind, draw, and the
     columns of `spectra.metrics` with mp_fit and randomize
     """
-
-    def compute():
-        parts = []
-        for revision, matrices, group, plain in ends(settings):
-            for matrix, part in matrices.items():
-                taken = [group, *plain[:SLOW]]
-                table = spectra.metrics([part[one] for one in taken], mp_fit=True, randomize=True, seed=settings.seed)
-                parts.append(passes.labelled(table.drop(columns="name"), revision, matrix=matrix, draw=range(len(taken)),
-                                               kind=["rare"] + ["random"] * SLOW))
-        return pd.concat(parts, ignore_index=True)
-
-    return weight_stage(settings, "weight_bulk_fits", compute, modules=["eigenvalues"])
+    matrices, group, plain = rare_and_random(settings, revision)
+    for matrix, part in matrices.items():
+        taken = [group, *plain[:SLOW]]
+        fits = spectra.metrics([part[one] for one in taken], mp_fit=True, randomize=True, seed=settings.seed)
+        yield fits.drop(columns="name").assign(matrix=matrix, draw=range(len(taken)), kind=["rare"] + ["random"] * SLOW)
 
 
 # ---- weightwatcher, layer by layer
+
 
 def layer_of(name):
     """ "gpt_neox.layers.2.mlp.dense_h_to_4h" -> (2, "mlp.dense_h_to_4h"); (-1, name) outside the layers."""
@@ -283,35 +246,26 @@ def layer_of(name):
     return (int(found.group(1)), found.group(2)) if found else (-1, name)
 
 
-def weight_layers(settings):
+@table(passes.Checkpoints("all", text=False), reads=("steps",), per=("revision",))
+def weight_layers(settings, revision):
     """weightwatcher's metrics of every linear layer of the model but the unembedding, at every checkpoint.
 
     Returns
     -------
     DataFrame with revision, step, layer (from 0), matrix (its name inside the layer) and the columns of `spectra.metrics`
     """
-
-    def compute():
-        parts = []
-        for revision in passes.revisions(settings, "all"):
-            model = passes.load(settings, revision).model
-            table = spectra.metrics({name: weight.cpu() for name, weight in spectra.linear_layers(model).items()})
-            found = [layer_of(name) for name in table["name"]]
-            parts.append(passes.labelled(table.drop(columns="name"), revision, layer=[layer for layer, _ in found],
-                                          matrix=[matrix for _, matrix in found]))
-        return pd.concat(parts, ignore_index=True)
-
-    inputs = {} if settings.recompute == "never" else {
-        name or "": checkpoints.model_hash(settings.model, name) for name in passes.revisions(settings, "all")}
-    return stage.staged(settings, "weight_layers", compute, reads=("steps",), inputs=inputs, modules=["layers"])
+    layers = spectra.linear_layers(passes.load(settings, revision).model)
+    metrics = spectra.metrics({name: weight.cpu() for name, weight in layers.items()})
+    place = pd.DataFrame([layer_of(name) for name in metrics["name"]], columns=["layer", "matrix"])
+    return place.join(metrics.drop(columns="name"))
 
 
-def special(table, column="alpha"):
+def special(fits, column="alpha"):
     """The last layer's place among the layers of one checkpoint, matrix by matrix.
 
     Parameters
     ----------
-    table : rows of `fits` of one checkpoint ; column : a metric.
+    fits : rows of `weight_layers` of one checkpoint ; column : a metric.
 
     Returns
     -------
@@ -320,7 +274,7 @@ def special(table, column="alpha"):
     layer's fit failed)
     """
     rows = {}
-    for matrix, part in table[table["layer"] >= 0].groupby("matrix", sort=False):
+    for matrix, part in fits[fits["layer"] >= 0].groupby("matrix", sort=False):
         values = part.sort_values("layer")[column]
         last, others = values.iloc[-1], values.iloc[:-1].dropna()
         below = int((others < last).sum())

@@ -1,0 +1,36 @@
+"""Tables without files, and a planted model without weights."""
+
+from types import SimpleNamespace
+
+import pandas as pd
+import planted
+import pytest
+import torch
+
+from rare_token_neurons import settings as parameters
+from rare_token_neurons.tables import activations, checkpoints as passes, influence as influences, rare_tokens, stage
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    """Declared tables compute each time they are asked for: nothing is stored, and no text or weights are hashed."""
+    monkeypatch.setattr(stage, "table_at", lambda path, key, compute, recompute: compute())
+    monkeypatch.setattr(passes.Checkpoints, "inputs", lambda self, settings: {})
+    for source in (rare_tokens.Text, passes.Weights):
+        monkeypatch.setattr(source, "inputs", lambda settings: {})
+
+
+@pytest.fixture
+def planted_model(computed, monkeypatch):
+    """Settings of two checkpoints without weights: a rare group that shares a signal at the last one (see `planted`)."""
+    monkeypatch.setattr(passes, "revisions", lambda settings, default="last": ["step0", "step1"][-1 if default == "last" else 0:])
+    monkeypatch.setattr(passes, "activations", lambda settings, revision, where: planted.values_of(revision))
+    weights = torch.randn(16, planted.NEURONS, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(passes, "captured", lambda settings, revision: (SimpleNamespace(w_out=weights), None))
+    for name, default in (("influence", "last"), ("influence_over_training", "all")):
+        monkeypatch.setattr(influences, name, lambda settings, default=default: pd.concat(
+            [planted.influence_rows(revision) for revision in passes.revisions(settings, default)], ignore_index=True))
+    monkeypatch.setattr(influences, "phases", lambda settings: planted.phase_rows(passes.revisions(settings)))
+    activations.sample.cache_clear()
+    yield parameters.check({"model": "mini-pythia"})
+    activations.sample.cache_clear()
