@@ -1,10 +1,11 @@
 """Labels shuffled within documents, heads that lean to one kind of target, means over documents: known answers."""
 
 import numpy as np
-import pandas as pd
 import pytest
+import torch
 
-from rare_token_neurons.tables import modules, rare_tokens, routes
+from rare_token_neurons.ablation.layers import layers_of
+from rare_token_neurons.tables import routes
 
 
 @pytest.fixture
@@ -62,14 +63,39 @@ def test_means_and_their_resamples_over_documents(rng):
     assert same == pytest.approx(np.ones_like(same))
 
 
-def test_positions_reach_every_document_before_one_has_a_second(monkeypatch):
-    table = pd.DataFrame({"block": np.arange(60) // 6, "t": np.arange(60) % 6, "group": np.tile(["rare", "common"], 30),
-                          "document": np.arange(60) // 12, "half": np.where(np.arange(60) // 12 == 2, "A", "B")})
-    monkeypatch.setattr(rare_tokens, "positions", lambda settings: table)
-    settings = type("Settings", (), {"seed": 0})
-    chosen, documents = modules.scattered(settings, "B", 10)
-    assert sorted(np.unique(documents, return_counts=True)[1]) == [2, 2, 3, 3]
-    assert set(documents) == {0, 1, 3, 4} and len({tuple(row) for row in chosen.tolist()}) == 10
-    assert all(table.set_index(["block", "t"]).loc[tuple(row), "group"] == "rare" for row in chosen.tolist())
-    everything, _ = modules.scattered(settings, "A", 100)
-    assert len(everything) == 6
+# ---- which windows are run
+
+
+def test_windows_end_at_positions_and_spread_over_documents():
+    tokens = torch.arange(40 * 64).reshape(40, 64)
+    documents = torch.arange(40) // 2
+    positions = torch.cartesian_prod(torch.arange(40), torch.tensor([3, 20, 30, 33, 61]))
+    made, kept, rows = routes.choose_windows(tokens, documents, positions, width=16, budget=16 * 20)
+    assert made.shape == (20, 16) and len(set(rows.tolist())) == len(rows) >= 20
+    assert len(set(documents[positions[rows, 0]].tolist())) == 20
+    block, t = positions[rows].unbind(1)
+    assert torch.equal(made[kept[:, 0], kept[:, 1]], tokens[block, t])
+    assert torch.equal(made[kept[:, 0], kept[:, 1] + 1], tokens[block, t + 1])
+    again = routes.choose_windows(tokens, documents, positions, width=16, budget=16 * 20)
+    assert all(torch.equal(a, b) for a, b in zip((made, kept, rows), again))
+    whole = routes.choose_windows(tokens, documents, positions, width=64, budget=64)
+    assert whole[0].shape == (1, 64) and set(whole[1][:, 1].tolist()) <= {3, 20, 30, 33, 61}
+    with pytest.raises(ValueError, match="Windows"):
+        routes.choose_windows(tokens, documents, positions, width=65)
+
+
+def test_windows_end_where_they_may():
+    tokens, documents = torch.arange(10 * 32).reshape(10, 32), torch.arange(10)
+    positions = torch.cartesian_prod(torch.arange(10), torch.tensor([12, 20, 23, 28]))
+    ends = positions[:, 1] == 23
+    made, kept, rows = routes.choose_windows(tokens, documents, positions, width=16, budget=16 * 10, ends=ends)
+    assert made.shape == (10, 16) and sorted(made[:, 15].tolist()) == [32 * block + 24 for block in range(10)]
+    assert torch.unique(positions[rows, 1]).tolist() == [20, 23] and len(rows) == 20
+
+
+def test_what_is_affordable(tiny):
+    subject = tiny("llama-tied")
+    layer = sum(weight.numel() for weight in layers_of(subject)[0].parameters())
+    cost = 2 * 4 * 3 * layer  # a token: multiply and add, four heads in each layer, two layers from the first and one from the last
+    assert routes.affordable(subject, 8, work=cost * 50) == 48 and routes.affordable(subject, 8, work=1) == 8
+    assert routes.affordable(subject, 8, work=cost * 1e6) == 2000

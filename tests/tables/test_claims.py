@@ -1,0 +1,244 @@
+"""From tables to evidence to verdicts: each claim's row, what is missing, the page's table, and a model without training."""
+
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+from rare_token_neurons import paths, settings as parameters
+from rare_token_neurons.figures import axes as plots, claims as claim_figures
+from rare_token_neurons.statistics import claims, spectra as spectra_of
+from rare_token_neurons.statistics.claims import NOT, REPRODUCED, UNTESTED
+from rare_token_neurons.tables import activations, claims as claim_tables, emergence, influence as influences, stage, weights
+from rare_token_neurons.text import documents as texts, rarity
+
+P = {"p_random": 0.001, "p_matched": 0.002}
+
+
+def head(group="rare", statistic="ratio", **columns):
+    return pd.DataFrame([{"revision": "step9", "group": group, "statistic": statistic, "value": 9.0, "low": 8.0, "high": 11.0,
+                          "null": 4.0, "positions": 1000, "documents": 120, "p_lognormal": 0.01, "p_half_normal": 0.03,
+                          **P, **columns}])
+
+
+def contrast(**columns):
+    return pd.DataFrame([{"revision": "step9", "where": where, "group": "rare", "value": 0.4, "random": 0.5, "less_random": -0.1,
+                          "less_random_low": -0.15, "less_random_high": -0.04, "less_matched": -0.2, "less_matched_low": -0.25,
+                          "less_matched_high": -0.05, "tokens": 800, "documents": 110, **P, **columns}
+                         for where in ("rare", "all")])
+
+
+def course(first=0.0, step=0, documents=120):
+    rows = [{"part": part, "step": at, "value": value, "low": value - 0.002, "high": value + 0.002} for part, at, value in
+            (("first", step, first), ("last", 900, 0.02), ("gain", pd.NA, 0.02 - first))]
+    return pd.DataFrame(rows).assign(group="rare", rule="change points", statistic="plateau", p_head_lognormal=0.01,
+                                     p_head_half_normal=0.02, positions=500, documents=documents)
+
+
+def spectra():
+    rows = [{"matrix": name, "value": 2.0, "low": 1.8, "high": 2.1, "p_random": 0.01, "p_matched": 0.01, "random_mean": 3.0,
+             "random_low": 2.6, "random_high": 3.6, "matched_mean": 3.0, "matched_low": 2.6, "matched_high": 3.6}
+            for name in ("gate", "up", "out")]
+    return pd.DataFrame(rows).assign(revision="", group="rare", rows="raw", statistic="alpha_hill", positions=1000, documents=130,
+                                     missing=0.01)
+
+
+# ---- one function a claim
+
+
+def test_each_claim_takes_its_row():
+    assert claim_tables.ratio(head()) == claims.Evidence(9.0, 8.0, 11.0, 4.0, (0.03,), 1000)
+    both = pd.concat([head(statistic="plateau", value=0.02), head("common", "plateau", value=0.03)])
+    assert claim_tables.plateau(both).value == 0.02 and claim_tables.plateau(both).p == (0.01, 0.03) and claim_tables.plateau(both).null == 0
+    assert claim_tables.common_plateau(both).value == 0.03
+    row = claim_tables.dimension(contrast(statistic="effective dimension"))
+    assert (row.value, row.low, row.high, row.null, row.p, row.positions) == (-0.1, -0.15, -0.04, 0, (0.001, 0.002), 800)
+    pairs = pd.concat([contrast(relation=name, measure="correlation", statistic="mean") for name in ("within", "between")])
+    assert claim_tables.within(pairs).value == -0.2 and claim_tables.between(pairs).value == -0.1
+
+
+def test_of_random_and_matched_groups_the_one_that_speaks_less_for_the_claim_counts():
+    found = {"less_random": 0.3, "less_random_low": 0.1, "less_random_high": 0.5, "less_matched": 0.2, "less_matched_low": 0.15,
+             "less_matched_high": 0.25}
+    assert claims.less_controls(found, "greater") == (0.3, 0.1, 0.5)
+    assert claims.less_controls(found, "less") == claims.less_controls(found, "absent") == (0.3, 0.1, 0.5)
+    assert claims.less_controls(found | {"less_random_low": 0.2}, "greater") == (0.2, 0.15, 0.25)
+    assert claims.less_controls(found | {"less_matched_low": -0.6}, "absent") == (0.2, -0.6, 0.25)
+    assert claims.less_controls({name: found[name] for name in found if "random" in name}, "greater") == (0.3, 0.1, 0.5)
+    assert claims.less_controls(found | {"less_random_high": np.nan}, "less") == (0.2, 0.15, 0.25)  # no interval, no evidence
+
+
+def test_emergence_is_the_gain_with_the_p_values_of_the_end():
+    found = claim_tables.emergence(course(first=0.004))
+    assert found.value == pytest.approx(0.016) and found.null == 0 and found.p == (0.01, 0.02)
+    assert claim_tables.before_training(course(first=0.004)).value == 0.004
+    for function in (claim_tables.emergence, claim_tables.before_training):
+        with pytest.raises(claim_tables.Missing, match="not step 0"):
+            function(course(step=16))
+
+
+@pytest.mark.parametrize("breaks, verdict", [(0, claims.UNTESTED), (2, claims.REPRODUCED)])
+def test_a_curve_without_breaks_shows_no_absence(breaks, verdict):
+    """Noise takes the breaks away, and then no draw of documents has a plateau: an interval without width."""
+    flat = {"value": 0.0, "low": 0.0, "high": 0.0}
+    early = claim_tables.before_training(course().assign(**flat, breaks=breaks))
+    common = claim_tables.common_plateau(head("common", "plateau", **flat, breaks=breaks))
+    for name, found in (("C3 before training", early), ("C7", common)):
+        claim = next(claim for claim in claims.CLAIMS if claim.name == name)
+        assert claims.verdict(claim, found, np.array([]))[0] == verdict
+    assert claim_tables.plateau(head("rare", "plateau", **flat, breaks=0)).low == 0  # a claim of presence is refuted all the same
+
+
+def test_of_a_gated_mlp_the_less_favourable_matrix_counts_and_never_the_output():
+    worse = claim_tables.hill(spectra().assign(value=lambda rows: np.where(rows["matrix"] == "gate", 2.09, 2.0), p_random=[0.3, 0.01, 0.01]))
+    assert worse.value == pytest.approx(-0.91) and worse.p == (0.3, 0.01)
+    found = claim_tables.hill(spectra().assign(value=lambda rows: np.where(rows["matrix"] == "out", 9.0, 2.0)))
+    assert found.value == pytest.approx(-1.0) and found.missing == 0.01
+    assert claim_tables.hill(spectra().assign(matched_mean=2.1, matched_low=1.7, matched_high=2.6)).value == pytest.approx(-0.1)
+
+
+def test_the_interval_of_a_difference_adds_squared_distances():
+    assert claims.apart(2.0, 1.7, 2.3, 3.0, 2.6, 3.4) == pytest.approx((-1.0, -1.5, -0.5))
+    assert claims.apart(2.0, 2.0, 2.0, 3.0, 2.6, 3.4) == pytest.approx((-1.0, -1.4, -0.6))  # a fixed group against a random one
+
+
+def test_of_a_module_the_farther_control_counts():
+    found = {"less_random": 0.01, "less_random_low": -0.01, "less_random_high": 0.02, "less_matched": 0.03, "less_matched_low": 0.0,
+             "less_matched_high": 0.04, "positions": 900, "documents": 120}
+    table = pd.DataFrame([found | {"main": True}, found | {"main": False, "less_matched": 9.0}])
+    assert (claim_tables.modules(table).value, claim_tables.modules(table).high) == (0.03, 0.04)
+    assert claim_tables.modules(table.assign(less_random_low=-0.05)).low == -0.05 and claim_tables.modules(table).p == ()
+
+
+def test_the_last_checkpoint_counts_and_few_documents_are_noted():
+    two = pd.concat([head(revision="step0", value=1.0), head(documents=60)])
+    found = claim_tables.collect({"prominence": two})["C1"]
+    assert found.value == 9.0 and found.note == "60 documents only"
+
+
+def test_a_poor_match_is_noted_beside_the_verdict():
+    missed = {"imbalance_scale": -0.54, "imbalance_norm": 0.3}
+    poor = claim_tables.dimension(contrast(statistic="effective dimension", **missed))
+    assert poor.note == "matched groups differ by 0.54 SD in scale" and poor.value == -0.1
+    few = claim_tables.dimension(contrast(statistic="effective dimension", **missed | {"documents": 60}))
+    assert few.note == "60 documents only; matched groups differ by 0.54 SD in scale"
+    for missed in ({"imbalance_scale": 0.25, "imbalance_norm": -0.1}, {"imbalance_scale": np.nan, "imbalance_norm": np.nan}, {}):
+        assert claim_tables.dimension(contrast(statistic="effective dimension", **missed)).note == ""
+    assert claim_tables.hill(spectra().assign(imbalance_scale=0.1, imbalance_norm=0.4)).note.endswith("0.40 SD in norm")
+    nothing = contrast(statistic="effective dimension", less_random=np.nan, less_matched=np.nan, imbalance_scale=0.5)
+    assert claim_tables.dimension(nothing).note == ""  # the reason is that there is no estimate
+    table = claims.judge({"C4": poor}).set_index("name").loc["C4"]
+    assert claim_figures.finding(table).endswith("; matched groups differ by 0.54 SD in scale")
+    figure, ax = plots.panels()
+    claim_figures.draw(ax, table, (-1, 1))
+    assert [one.get_text() for one in ax.texts][1:] == ["matched groups differ by 0.54 SD in scale"]
+    plots.plt.close(figure)
+
+
+# ---- what is missing
+
+
+def test_what_is_missing_cannot_be_tested_and_says_what_to_run():
+    found = claims.judge(claim_tables.collect({"prominence": head(), "coactivation": None})).set_index("name")
+    assert found.verdict["C1"] == REPRODUCED and set(found.verdict.drop("C1")) == {UNTESTED}
+    assert found.reason["C4"] == "no table yet: run notebook 05"
+    assert found.reason["C3 emergence"].endswith("run notebook 04") and "0 rows" in found.reason["C2"]
+    alone = claims.judge(claim_tables.collect({"prominence": head(revision="")})).set_index("name")
+    assert alone.reason["C3 emergence"] == "the model has no checkpoints"
+    assert set(claims.judge(claim_tables.collect({})).reason[:2]) == {claim_tables.PENDING}
+
+
+def test_the_claims_have_a_source_each():
+    assert list(claim_tables.SOURCES) == [claim.name for claim in claims.CLAIMS]
+    assert {source for source, _ in claim_tables.SOURCES.values()} == set(claim_tables.NOTEBOOKS)
+
+
+# ---- the page's table, the paper's grid
+
+
+def test_the_page_has_a_column_a_model_and_one_for_what_was_not_run():
+    parts = [claims.judge(claim_tables.collect(tables)).assign(model=name) for name, tables in
+             (("small", {"prominence": head()}), ("owner/one", {}), ("owner/two", {}))]
+    page = claim_figures.markdown(pd.concat(parts)).splitlines()
+    assert page[0] == "| claim | statistic | paper | small | one and two |"
+    assert page[2].startswith("| C1 |") and "**reproduced**" in page[2] and "9 [8, 11], null 4" in page[2]
+    assert page[2].endswith("| not run yet |") and len(page) == 2 + len(claims.CLAIMS) + 2  # C3 and C5 have parts
+    assert {line.count("|") for line in page} == {6}
+
+
+def test_the_figure_marks_null_paper_margin_and_verdict():
+    table = claims.judge(claim_tables.collect({"prominence": pd.concat([head(), head("common", "plateau", value=0.001)])})).set_index("name")
+    figure, axes = plots.panels(1, 3)
+    for ax, name in zip(axes, ("C1", "C7", "C4")):
+        claim_figures.draw(ax, table.loc[name], claim_figures.limits(table.loc[[name]]))
+    assert [ax.texts[0].get_text().split(":")[0] for ax in axes] == [REPRODUCED, UNTESTED, UNTESTED]
+    marks = [[line.get_marker() for line in ax.lines] for ax in axes]
+    assert "o" in marks[0] and "D" not in marks[0] and "D" in marks[2] and "o" not in marks[2]  # C1: no number in the paper
+    assert len(axes[1].patches) == 1 and not axes[0].patches  # the margin of an absence
+    assert axes[0].get_xlim()[0] < 4 and axes[0].get_xlim()[1] > 11
+    plots.plt.close(figure)
+    assert claim_figures.counted(table.reset_index()) == "1 of 8 claims reproduced,\n0 partly, 0 not, 7 cannot be tested"
+
+
+def test_an_axis_over_much_more_than_itself_is_logarithmic():
+    rows = pd.DataFrame([{"value": 29.0, "low": 27.0, "high": 31.0, "null": 4.0, "paper": np.nan, "margin": np.nan}])
+    assert claim_figures.limits(rows) == pytest.approx((4 / 1.3, 31 * 1.3))
+    low, high = claim_figures.limits(rows.assign(margin=0.05, null=0.0, value=0.02, low=0.01, high=0.03))
+    assert low < -0.05 and 0.05 < high < 0.2
+
+
+def test_the_readme_shows_the_committed_table():
+    readme, committed = (paths.ROOT / "README.md").read_text(), paths.RESULTS / parameters.ALL_MODELS / "claims.parquet"
+    if "<!-- claims -->" not in readme:
+        pytest.skip("the README has no claims table yet")
+    shown = readme.split("<!-- claims -->")[1].split("<!-- /claims -->")[0]
+    assert claim_figures.markdown(pd.read_parquet(committed)) in shown
+
+
+def test_the_grid_is_the_papers_configuration():
+    rows = claim_tables.grid()
+    assert [one.model for one in rows] == ["EleutherAI/pythia-70m-deduped", "EleutherAI/pythia-410m-deduped"]
+    for one in rows:
+        assert one.steps == (0, 4000, *range(14000, 124001, 10000), 143000) and len(one.steps) == 15
+        assert (one.rare_percentile, one.rare_of, one.ablation) == (50.0, "target", "mean")
+        assert one.text == "stas/c4-en-10k[:500]" and rarity.BLOCK == 256
+
+
+# ---- a model without training: random weights through the same tables
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory):
+    """Tables of a suite of two "checkpoints" whose weights are both random; without weightwatcher's fits, which take a minute."""
+    folder, kept = tmp_path_factory.mktemp("untrained"), pytest.MonkeyPatch()
+    for seed, step in enumerate(("step0", "step1")):
+        torch.manual_seed(seed)
+        config = GPTNeoXConfig(vocab_size=8192, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=600,
+                               max_position_embeddings=256)
+        GPTNeoXForCausalLM(config).save_pretrained(folder / "model" / step)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(paths.MINI_PYTHIA / name, folder / "model")
+    pieces = texts.documents()["text"].str.slice(0, 3000)
+    (folder / "text.txt").write_text("\n\n".join(pieces[pieces.str.len() > 2000].iloc[:: len(pieces) // 260]), encoding="utf-8")
+    kept.setattr(parameters, "RESULTS", folder / "results")
+    kept.setattr(stage, "CACHE", folder / "cache")
+    kept.setattr(weights, "DRAWS", 200)
+    kept.setattr(spectra_of, "metrics", lambda matrices, **options: pd.DataFrame(columns=[*spectra_of.FITTED, "status", "warning", "log"]))
+    settings = parameters.check({"model": str(folder / "model"), "text": str(folder / "text.txt"), "positions": 600})
+    made = {"prominence": influences.prominence, "emergence_statistics": emergence.emergence_statistics,
+            "activation_dimension": activations.activation_dimension, "coactivation": activations.coactivation,
+            "weight_groups": weights.weight_groups}
+    yield {name: function(settings) for name, function in made.items()}
+    kept.undo()
+
+
+def test_random_weights_reproduce_nothing(untrained):
+    table = claims.judge(claim_tables.collect(untrained))
+    found = table.drop_duplicates("id").set_index("id").claim_verdict
+    told = table[["name", "value", "low", "high", "null", "q", "positions", "reason"]].to_string()
+    assert (found[[f"C{i}" for i in range(1, 7)]] == NOT).all(), told
+    assert (found[["C7", "C8"]] == UNTESTED).all(), told
+    assert np.isfinite(table.loc[table["id"].isin(["C1", "C4", "C5", "C6"]), ["value", "low", "high"]]).all(axis=None), told

@@ -1,0 +1,236 @@
+"""Portraits of neurons: planted tails, outputs and contexts come out; the tables agree with brute force; cards are safe."""
+
+import html
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from rare_token_neurons import settings as parameters
+from rare_token_neurons.ablation import capture as captures, neurons as ablation
+from rare_token_neurons.figures import portraits as portrait_figures
+from rare_token_neurons.models import checkpoints
+from rare_token_neurons.tables import checkpoints as passes, influence as influences, portraits, rare_tokens, stage
+
+FIRST = 3
+DECODE = SimpleNamespace(decode=lambda ids, clean_up_tokenization_spaces: "".join(f"<{token}>" for token in ids))
+
+
+# ---- traits
+
+
+def test_moments_and_the_side_of_the_longer_tail():
+    values = np.array([[-1.0, 1, 0], [-1, 1, 0], [2, -2, 0]])
+    assert portraits.moments(values) == pytest.approx(np.array([[2, 2, 0], [2, -2, 0], [6, 6, 0]]))
+    assert portraits.tail_side([2, -2, 0]).tolist() == [1, -1, 1]
+
+
+@pytest.mark.parametrize("kind", ["neox-parallel", "llama-tied"])
+def test_output_effects_are_what_the_norm_and_the_unembedding_make_of_the_weights(tiny, kind):
+    subject = tiny(kind, torch.float64)
+    kept = np.arange(subject.n_vocab) % 3 != 0
+    found = portraits.output_effects(subject, np.array([5, 2]), kept)
+    for column, neuron in zip(found.T, (5, 2)):
+        w = subject.w_out[:, neuron]
+        w = w - w.mean() if subject.norm == "layer" else w
+        logits = [float(sum(row * subject.norm_gain * w)) for row, wanted in zip(subject.unembedding, kept) if wanted]
+        assert column == pytest.approx(np.array(logits) - np.mean(logits))
+
+
+def test_a_neuron_that_raises_common_tokens_is_told_from_one_that_raises_rare_ones():
+    counts = np.array([1, 10, 100, 1000, 10_000])
+    up = np.log(counts) - np.log(counts).mean()
+    effects = np.stack([up, -up, np.zeros(5)], axis=1)
+    found = portraits.frequency_of(effects, counts, extremes=1)
+    assert found["correlation"][:2] == pytest.approx([1, -1]) and np.isnan(found["correlation"][2])
+    assert found["promoted"][:2] == pytest.approx([1, 0]) and found["suppressed"][:2] == pytest.approx([0, 1])
+
+
+def test_means_over_documents_count_positions_and_their_error_documents():
+    mean, error = portraits.over_documents(np.array([[2.0, 6.0], [4.0, 2.0]]), np.array([1.0, 3.0]))
+    assert mean == pytest.approx([1.5, 2])  # excess over the mean: 0.5 and -0.5, 4 and -4
+    assert error == pytest.approx(np.sqrt(2 * np.array([0.5, 32])) / 4)
+    assert np.isnan(portraits.over_documents(np.ones((1, 2)), np.array([5.0]))[1]).all()
+
+
+def test_the_strongest_positions_and_what_they_have_in_common():
+    active = np.zeros((200, 2))
+    active[[3, 50], 0], active[[7, 9], 1] = 5, 4
+    mark = np.zeros(200, dtype=bool)
+    mark[[3, 50, 7]] = True
+    assert portraits.strongest(active, {"x": mark})["x"].tolist() == [1, 0.5]
+
+
+def test_one_position_a_document_the_strongest_first():
+    active, documents = np.array([9.0, 8, 1, 7, 6, 2]), np.array([4, 4, 2, 2, 0, 0])
+    assert portraits.one_each(active, documents, 2).tolist() == [0, 3] and portraits.one_each(active, documents, 9).tolist() == [0, 3, 4]
+
+
+def test_targets_are_listed_with_enough_positions_and_documents():
+    targets = np.repeat([1, 2, 3, 4], [6, 5, 5, 4])
+    documents = np.concatenate([np.arange(6), np.arange(5), [0, 0, 0, 1, 1], np.arange(4)])
+    changes = np.concatenate([np.arange(6) - 10.0, np.full(5, 0.5), np.full(5, 9), np.full(4, 9)])
+    found = portraits.by_target(changes, targets, documents)
+    assert found["target"].tolist() == [2, 1] and found["change"].tolist() == [0.5, -7.5] and found["n"].tolist() == [5, 6]
+
+
+def test_context_at_the_start_of_a_block_and_in_it():
+    tokens = np.arange(10, 20)
+    found = portraits.context(lambda ids: ",".join(map(str, ids)), tokens, 4, window=(2, 2))
+    assert found == {"before": "12,13", "token": "14", "target": "15", "after": "16,17"}
+    assert portraits.context(lambda ids: len(ids), tokens, 1, window=(5, 20)) == {"before": 1, "token": 1, "target": 1, "after": 7}
+
+
+def test_shares_keep_what_lies_outside_in_the_outermost_bins():
+    found = portraits.shares(np.array([[-9.0, 0], [0, 0.5], [0.5, 1], [9, 1.5]]), np.array([-1.0, 0, 1, 2]))
+    assert found.T.tolist() == [[0.25, 0.5, 0.25], [0, 0.5, 0.5]]
+
+
+# ---- tables
+
+
+@pytest.fixture
+def planted(tiny, tokens, monkeypatch):
+    """Settings of a tiny model on six documents; nothing is stored."""
+    subject = tiny("neox-parallel")
+    subject.tokenizer = DECODE
+    kept = captures.capture(subject, tokens, first=FIRST)
+    rows = kept.positions.numpy()
+    chosen = pd.DataFrame({"block": rows[:, 0], "t": rows[:, 1], "document": rows[:, 0], "half": np.where(rows[:, 0] < 3, "A", "B"),
+                           "group": np.where(rows.sum(1) % 2, "rare", "common")})
+    ids = np.arange(97)
+    vocabulary = pd.DataFrame({"token_id": ids, "token": [f" {token}" for token in ids], "word": ids % 2 == 0, "group": "",
+                               "count_text": np.where(ids < 90, np.maximum(0, ids - 4), 0)})
+    monkeypatch.setattr(stage, "staged", lambda settings, name, compute, **options: compute())
+    monkeypatch.setattr(rare_tokens, "positions", lambda settings: chosen)
+    monkeypatch.setattr(rare_tokens, "tokens", lambda settings: vocabulary)
+    monkeypatch.setattr(rare_tokens, "blocks", lambda settings: pd.DataFrame({"document": range(6), "tokens": list(tokens.numpy())}))
+    monkeypatch.setattr(checkpoints, "weight_hash", lambda model, revision: "")
+    for name, found in (("revisions", [None]), ("model_inputs", {}), ("captured", (subject, kept))):
+        monkeypatch.setattr(passes, name, lambda *arguments, found=found: found)
+    monkeypatch.setattr(influences, "GROUP_SHARE", 0.1)
+    monkeypatch.setattr(influences.store, "tensors", lambda name, key, compute, **options: compute())
+    portraits._activity.cache_clear()
+    yield parameters.check({"model": "mini-pythia"}), subject, kept, chosen
+    portraits._activity.cache_clear()
+
+
+def test_portraits_agree_with_single_loss_changes_and_activations(planted):
+    settings, subject, kept, chosen = planted
+    table = portraits.portraits(settings)
+    changes = {at: ablation.loss_changes(subject, kept, torch.tensor(rows[["block", "t"]].to_numpy())).numpy()
+               for at, rows in chosen.groupby(["group", "half"])}
+    for group in ("rare", "common"):
+        assert table[group].to_numpy() == pytest.approx(np.abs(changes[group, "B"]).mean(0), rel=1e-3, abs=1e-6)
+        assert table[f"change_{group}"].to_numpy() == pytest.approx(changes[group, "B"].mean(0), rel=1e-3, abs=1e-6)
+    assert table.loc[table["top"], "neuron"].tolist() == sorted(np.argsort(-np.abs(changes["rare", "A"]).mean(0))[:5])
+    assert sorted(table.loc[table["top"], "rank"]) == [1, 2, 3, 4, 5]
+    values = kept.activations[3:, :, 7].numpy().ravel() - kept.means[7].item()
+    assert table["sd"][7] == pytest.approx(np.sqrt((values**2).mean()), rel=1e-4)
+    assert table["sign"][7] == np.sign((values**3).sum())
+    assert table["kurtosis"][7] == pytest.approx((values**4).mean() / (values**2).mean() ** 2 - 3, rel=1e-3)
+
+
+def test_what_a_neuron_promotes_turns_with_the_side_of_its_tail(planted):
+    settings, subject, *_ = planted
+    table, listed = portraits.portraits(settings).set_index("neuron"), portraits.portrait_tokens(settings)
+    assert listed["token_id"].between(5, 89).all()  # tokens that the text never uses are not listed
+    for neuron in portraits.top(settings):
+        w = subject.w_out[:, neuron]
+        effect = (subject.unembedding @ (subject.norm_gain * (w - w.mean())))[5:90] * int(table.loc[neuron, "sign"])
+        rows = listed[(listed["neuron"] == neuron) & (listed["place"] == 1)].set_index("side")
+        assert rows.loc["promoted", "token_id"] == 5 + effect.argmax() and rows.loc["suppressed", "token_id"] == 5 + effect.argmin()
+        assert rows.loc["promoted", "effect"] > rows.loc["suppressed", "effect"]
+
+
+def test_contexts_are_the_strongest_places_of_half_b(planted, tokens):
+    settings, _, kept, _ = planted
+    found, table = portraits.portrait_contexts(settings), portraits.portraits(settings).set_index("neuron")
+    for neuron, rows in found.groupby("neuron"):
+        values = (kept.activations[3:, :, neuron] - kept.means[neuron]).numpy() * table.loc[neuron, "sign"]
+        block, column = np.unravel_index(values.argmax(), values.shape)
+        first = rows[rows["place"] == 1].iloc[0]
+        assert (first["block"], first["t"]) == (3 + block, FIRST + column) and rows["document"].is_unique and len(rows) == 3
+        assert first["active"] == pytest.approx(values.max() / table.loc[neuron, "sd"], rel=1e-4)
+        before, token, target = (f"<{token}>" for token in tokens[first["block"], first["t"] - 1 : first["t"] + 2])
+        assert first["before"].endswith(before) and first["token"] == token and first["target"] == target
+
+
+def test_targets_hold_mean_changes_of_half_b(planted, tokens, monkeypatch):
+    settings, subject, kept, chosen = planted
+    monkeypatch.setattr(portraits.by_target, "__defaults__", (1,))
+    found, neuron = portraits.portrait_targets(settings), portraits.top(settings)[0]
+    rows = torch.tensor(chosen.loc[chosen["half"] == "B", ["block", "t"]].to_numpy())
+    changes = pd.Series(ablation.loss_changes(subject, kept, rows)[:, neuron], index=tokens[rows[:, 0], rows[:, 1] + 1].numpy())
+    means = changes.groupby(level=0).mean()
+    some = found[(found["neuron"] == neuron) & (found["place"] == 1)].set_index("side")
+    assert some.loc["rises", "token_id"] == means.idxmax() and some.loc["falls", "token_id"] == means.idxmin()
+    assert some.loc["rises", "change"] == pytest.approx(means.max(), rel=1e-3)
+    assert some["overall"].to_numpy() == pytest.approx(np.full(2, changes.mean()), rel=1e-3)
+
+
+def test_histograms_are_shares(planted):
+    settings = planted[0]
+    found = portraits.portrait_histograms(settings).groupby("neuron")
+    assert set(found.groups) == set(portraits.top(settings))
+    assert found[["all", "rare", "common"]].sum().to_numpy() == pytest.approx(1)
+
+
+# ---- cards
+
+NASTY = "a|b *c* `d` $e$ <b>&amp;\n#[x](y) _z_ ~"
+
+
+def test_text_of_any_kind_is_no_markup():
+    made = portrait_figures.code(NASTY)
+    assert made.startswith("<code>") and made.endswith("</code>")
+    inner = made.removeprefix("<code>").removesuffix("</code>")
+    assert re.fullmatch(r"(?:[A-Za-z0-9␣↵]|&#\d+;)+", inner)  # nothing that Markdown, HTML or a formula could read
+    assert html.unescape(inner) == NASTY.replace(" ", "␣").replace("\n", "↵")
+
+
+def test_what_leaves_no_ink_is_shown():
+    assert portrait_figures.visible(" a\tb\r\n") == "␣a⇥b␍↵"
+    assert portrait_figures.visible(" two words  here ", spaces=False) == "␣two words␣␣here␣".replace("␣two", " two")
+    assert portrait_figures.visible("\u200b\u0301x\ufffd") == "[U+200B][U+0301]x\ufffd"
+    assert portrait_figures.code("") == "" and portrait_figures.words([]) == "none" and portrait_figures.words(["a", "b", "a"]).count("<code>") == 2
+
+
+def neuron_row(**changed):
+    row = {"neuron": 3, "rank": 1, "top": True, "rare": 0.2, "common": 0.1, "share": 2 / 3, "change_rare": 0.1,
+           "change_rare_error": 0.01, "change_common": 0.0, "change_common_error": 0.01, "unigram_rare": 1.0,
+           "unigram_rare_error": 0.1, "correlation": -0.9, "kurtosis": 500.0, "at_rare": 0.4, "at_common": 0.3,
+           "word_read": 0.9, "word_target": 0.1, "rare_target": 0.05}
+    row |= {f"{name}_base": 0.5 for name in ("word_read", "word_target", "rare_target")}
+    return pd.Series(row | changed)
+
+
+def test_the_title_says_whom_it_helps():
+    assert portrait_figures.title(neuron_row()) == "helps rare targets, no clear mean effect on common ones"
+    assert portrait_figures.title(neuron_row(change_common=-0.1)) == "helps rare targets, hurts common targets"
+    assert portrait_figures.title(neuron_row(change_rare=-0.1, change_common=-0.1)) == "hurts rare and common targets"
+    assert portrait_figures.title(neuron_row(change_rare=0)) == "no clear mean effect"
+
+
+def test_every_line_of_a_card_has_two_cells_whatever_its_text():
+    tokens = pd.DataFrame({"neuron": 3, "side": ["promoted", "suppressed"], "place": 1, "token": [NASTY, "|"]})
+    targets = pd.DataFrame({"neuron": 3, "side": ["rises"], "place": [1], "token": ["|\n|"], "change": [0.5]})
+    contexts = pd.DataFrame({"neuron": [3], "place": [1], "active": [7.0], "before": [NASTY], "token": ["|"], "target": ["\n"],
+                             "after": [""]})
+    made = portrait_figures.gallery(neuron_row().to_frame().T, tokens, targets, contexts).splitlines()
+    assert made[0].startswith("### 1 · Neuron 3: helps rare") and "falls most without it | none" in "\n".join(made)
+    assert all(line.count("|") == 3 for line in made[2:])
+
+
+def test_the_tally_counts_the_top_neurons_against_the_others():
+    rng = np.random.default_rng(0)
+    others = pd.DataFrame([neuron_row(neuron=at, top=False, share=0.5, kurtosis=20 + at / 100,
+                                      correlation=rng.uniform(-0.3, 0.3)) for at in range(10, 110)])
+    other = neuron_row(neuron=4, change_rare=-0.1, unigram_rare=-1, correlation=0.1, kurtosis=0, share=0.4)
+    top = pd.DataFrame([neuron_row(), other])
+    found = portrait_figures.tally(pd.concat([top, others], ignore_index=True))
+    assert found == {"neurons": 2, "helps_rare": 1, "hurts_rare": 1, "helps_common": 0, "hurts_common": 0, "against": 1, "along": 1,
+                     "frequency": 1, "rare_share": 1, "dense": 1, "sparse": 1, "word_read": 2, "word_target": 0}
