@@ -1,11 +1,10 @@
 """A planted training: three checkpoints of 1,024 neurons, homogeneous at first, three phases in the end."""
 
 import numpy as np
-import pandas as pd
 
 from rare_token_neurons import settings as parameters
 from rare_token_neurons.curve import calibration
-from rare_token_neurons.tables import emergence
+from rare_token_neurons.tables import checkpoints as passes, emergence, stage
 
 STEPS, NEURONS, SIZE = (0, 16, 64), 1024, 18  # the top 1.7 % of 1,024, rounded up
 
@@ -24,10 +23,10 @@ def checkpoints(seed=0):
 
 
 def tell(monkeypatch, seed=0):
-    """Let `lineage` and `emergence` read the planted training instead of a model; returns settings of their own."""
+    """Let the tables of emergence read the planted training instead of a model, and store nothing; returns their settings."""
     monkeypatch.setattr(emergence, "sums_over_training", lambda settings, planted=checkpoints(seed): planted)
-    for module in (emergence, emergence):
-        monkeypatch.setattr(module, "stage", lambda settings, name, compute: pd.DataFrame(compute(settings)))
+    monkeypatch.setattr(passes.Checkpoints, "inputs", lambda self, settings: {})
+    monkeypatch.setattr(stage, "table_at", lambda path, key, compute, recompute: compute())
     emergence.halves_over_training.cache_clear()
     emergence._fits.cache_clear()
     return parameters.Settings(model="planted", seed=seed)

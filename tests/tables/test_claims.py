@@ -1,6 +1,7 @@
 """From tables to evidence to verdicts: each claim's row, what is missing, the page's table, and a model without training."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,7 @@ import pytest
 import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from rare_token_neurons import paths, settings as parameters
+from rare_token_neurons import files, paths, settings as parameters
 from rare_token_neurons.figures import axes as plots, claims as claim_figures
 from rare_token_neurons.statistics import claims, spectra as spectra_of
 from rare_token_neurons.statistics.claims import NOT, REPRODUCED, UNTESTED
@@ -154,6 +155,38 @@ def test_what_is_missing_cannot_be_tested_and_says_what_to_run():
 def test_the_claims_have_a_source_each():
     assert list(claim_tables.SOURCES) == [claim.name for claim in claims.CLAIMS]
     assert {source for source, _ in claim_tables.SOURCES.values()} == set(claim_tables.NOTEBOOKS)
+
+
+# ---- the table of all models
+
+
+def test_the_table_is_made_anew_when_one_that_it_reads_comes_changes_or_goes(monkeypatch, tmp_path):
+    monkeypatch.setattr(parameters, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(stage, "CACHE", tmp_path / "cache")
+    settings = parameters.check({"positions": 700})
+    place = claim_tables.everywhere(settings).results / "claims.parquet"
+    assert place.relative_to(tmp_path / "results").parts == (parameters.ALL_MODELS, "positions=700", "claims.parquet")
+    with pytest.raises(FileNotFoundError, match="claims.parquet"):
+        claim_tables.claims(replace(settings, recompute="never"))
+
+    def values():
+        table = claim_tables.claims(settings)
+        assert list(table.columns)[0] == "model" and table.equals(files.read_table(place))
+        assert list(table["model"].unique()) == [one.model for one in claim_tables.models(settings)] and len(table) == 4 * len(claims.CLAIMS)
+        return table[table["name"] == "C1"].set_index("model")["value"].dropna().to_dict()
+
+    assert values() == {}
+    other = replace(settings, model="mini-pythia").results / "prominence.parquet"
+    files.write_table(other, head())
+    assert values() == {"mini-pythia": 9.0}
+    paper = claim_tables.grid()[1].results / "prominence.parquet"
+    files.write_table(paper, head(value=7.0))
+    assert values() == {"mini-pythia": 9.0, "EleutherAI/pythia-410m-deduped": 7.0}
+    files.write_table(other, head(value=8.0))
+    assert values() == {"mini-pythia": 8.0, "EleutherAI/pythia-410m-deduped": 7.0}
+    paper.unlink()
+    known, before = claim_tables.claims(replace(settings, recompute="never")), values()
+    assert before == {"mini-pythia": 8.0} and known["value"].notna().sum() == 2  # as it lay there
 
 
 # ---- the page's table, the paper's grid

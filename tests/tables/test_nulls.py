@@ -92,7 +92,7 @@ def test_shares_say_what_vanishes():
     assert null_tables.share([2.0, 2.0, 1.0, 0.0], [0.5, 2.0, 1.5, 0.0]) == pytest.approx([0.75, 0.0, -0.5, np.nan], nan_ok=True)
 
 
-def table(n=200, seed=0, **scores):
+def scored(n=200, seed=0, **scores):
     """Neurons whose share through the unigram direction is their influence, and whose other scores are of no size or given."""
     rng = np.random.default_rng(seed)
     influence = rng.lognormal(size=n)
@@ -108,7 +108,7 @@ def in_proportion(influence, rng):
 
 
 def test_overlap_is_whole_where_share_is_influence_and_chance_where_not():
-    found = null_tables.overlaps(table()).set_index(["score", "side"])
+    found = null_tables.overlaps(scored()).set_index(["score", "side"])
     assert (found.loc["unigram_share", "shared"] == found.loc["unigram_share", "k"]).all()
     assert found.loc[("unigram_share", "all"), "correlation"] == pytest.approx(1)
     assert found.loc[("unigram_share", "all"), "p"] < 1e-6 and found.loc[("scale_share", "all"), "p"] > 0.01
@@ -119,7 +119,7 @@ def test_overlap_is_whole_where_share_is_influence_and_chance_where_not():
 
 
 def test_scores_that_only_grow_with_influence_share_all_and_test_nothing():
-    runs = [null_tables.overlaps(table(seed=seed, kl=in_proportion)).set_index(["score", "side"]).loc[("kl", "all")]
+    runs = [null_tables.overlaps(scored(seed=seed, kl=in_proportion)).set_index(["score", "side"]).loc[("kl", "all")]
             for seed in range(40)]
     shared, relative, p = (np.array([run[name] for run in runs]) for name in ("shared", "relative", "p"))
     assert (shared >= runs[0]["k"] - 3).all()
@@ -130,13 +130,13 @@ def test_scores_beyond_their_influence_are_found_with_their_sign():
     def more(influence, rng):
         return in_proportion(influence, rng) * np.where(influence >= np.sort(influence)[-10], 2, 1)
 
-    row = null_tables.overlaps(table(kl=more)).set_index(["score", "side"]).loc[("kl", "all")]
+    row = null_tables.overlaps(scored(kl=more)).set_index(["score", "side"]).loc[("kl", "all")]
     assert row["relative"] == row["k"] == 10 and row["p"] < 1e-6
     assert row["group"] == pytest.approx(-2, abs=0.1) and row["others"] == pytest.approx(-1, abs=0.1)
 
 
 def test_neurons_without_influence_have_no_score_per_nat():
-    silent = table(kl=in_proportion)
+    silent = scored(kl=in_proportion)
     silent.loc[silent["influence"].nsmallest(50).index, ["influence", "kl", "entropy"]] = 0.0
     found = null_tables.overlaps(silent)
     assert null_tables.per_nat(silent, "kl").isna().sum() == 50

@@ -96,7 +96,7 @@ def measured(n=400, boost=1.0, together=0.0, seed=0):
     active = rng.normal(size=(n, NEURONS))
     active[:, :SPECIAL] += together * rng.normal(size=(n, 1))
     return robustness.Measured(effects, owners, {name: part % 2 == 1 for name, part in owners.items()}, active.astype(np.float32),
-                              rng.normal(size=(16, NEURONS)), {"in": rng.normal(size=(NEURONS, 16))})
+                               rng.normal(size=(16, NEURONS)), {"in": rng.normal(size=(NEURONS, 16))})
 
 
 def test_the_group_is_the_top_of_half_a():
@@ -144,7 +144,7 @@ def row_inside(made, members):
     sample = controls.sample(made.activations[late], made.owners["rare"][late], made.w_out)
     nulls = controls.control_groups(sample, members, robustness.GROUPS)
     return controls.within(sample, members, nulls, controls.PAIRS, controls.pairs, resamples=robustness.RESAMPLES,
-                              baselines=robustness.BASELINES)[0] | {"tokens": late.sum(), "documents": 30}
+                           baselines=robustness.BASELINES)[0] | {"tokens": late.sum(), "documents": 30}
 
 
 def test_what_matched_groups_show_too_is_no_finding():

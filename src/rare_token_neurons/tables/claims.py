@@ -32,7 +32,7 @@ def last(rows):
     return rows[rows["revision"] == rows["revision"].iloc[-1]] if len(rows) and "revision" in rows else rows
 
 
-def row(rows, **where):
+def row(rows, /, **where):
     """The one row in which the columns have these values."""
     for column, value in where.items():
         rows = rows[rows[column] == value] if column in rows else rows.iloc[:0]

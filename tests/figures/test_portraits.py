@@ -1,0 +1,63 @@
+"""Cards of single neurons: text of any kind is safe, titles and tallies say what the numbers say."""
+
+import html
+import re
+
+import numpy as np
+import pandas as pd
+
+from rare_token_neurons.figures import portraits as portrait_figures
+
+NASTY = "a|b *c* `d` $e$ <b>&amp;\n#[x](y) _z_ ~"
+
+
+def test_text_of_any_kind_is_no_markup():
+    made = portrait_figures.code(NASTY)
+    assert made.startswith("<code>") and made.endswith("</code>")
+    inner = made.removeprefix("<code>").removesuffix("</code>")
+    assert re.fullmatch(r"(?:[A-Za-z0-9␣↵]|&#\d+;)+", inner)  # nothing that Markdown, HTML or a formula could read
+    assert html.unescape(inner) == NASTY.replace(" ", "␣").replace("\n", "↵")
+
+
+def test_what_leaves_no_ink_is_shown():
+    assert portrait_figures.visible(" a\tb\r\n") == "␣a⇥b␍↵"
+    assert portrait_figures.visible(" two words  here ", spaces=False) == "␣two words␣␣here␣".replace("␣two", " two")
+    assert portrait_figures.visible("\u200b\u0301x\ufffd") == "[U+200B][U+0301]x\ufffd"
+    assert portrait_figures.code("") == "" and portrait_figures.words([]) == "none" and portrait_figures.words(["a", "b", "a"]).count("<code>") == 2
+
+
+def neuron_row(**changed):
+    row = {"neuron": 3, "rank": 1, "top": True, "rare": 0.2, "common": 0.1, "share": 2 / 3, "change_rare": 0.1,
+           "change_rare_error": 0.01, "change_common": 0.0, "change_common_error": 0.01, "unigram_rare": 1.0,
+           "unigram_rare_error": 0.1, "correlation": -0.9, "kurtosis": 500.0, "at_rare": 0.4, "at_common": 0.3,
+           "word_read": 0.9, "word_target": 0.1, "rare_target": 0.05}
+    row |= {f"{name}_base": 0.5 for name in ("word_read", "word_target", "rare_target")}
+    return pd.Series(row | changed)
+
+
+def test_the_title_says_whom_it_helps():
+    assert portrait_figures.title(neuron_row()) == "helps rare targets, no clear mean effect on common ones"
+    assert portrait_figures.title(neuron_row(change_common=-0.1)) == "helps rare targets, hurts common targets"
+    assert portrait_figures.title(neuron_row(change_rare=-0.1, change_common=-0.1)) == "hurts rare and common targets"
+    assert portrait_figures.title(neuron_row(change_rare=0)) == "no clear mean effect"
+
+
+def test_every_line_of_a_card_has_two_cells_whatever_its_text():
+    tokens = pd.DataFrame({"neuron": 3, "side": ["promoted", "suppressed"], "place": 1, "token": [NASTY, "|"]})
+    targets = pd.DataFrame({"neuron": 3, "side": ["rises"], "place": [1], "token": ["|\n|"], "change": [0.5]})
+    contexts = pd.DataFrame({"neuron": [3], "place": [1], "active": [7.0], "before": [NASTY], "token": ["|"], "target": ["\n"],
+                             "after": [""]})
+    made = portrait_figures.gallery(neuron_row().to_frame().T, tokens, targets, contexts).splitlines()
+    assert made[0].startswith("### 1 · Neuron 3: helps rare") and "falls most without it | none" in "\n".join(made)
+    assert all(line.count("|") == 3 for line in made[2:])
+
+
+def test_the_tally_counts_the_top_neurons_against_the_others():
+    rng = np.random.default_rng(0)
+    others = pd.DataFrame([neuron_row(neuron=at, top=False, share=0.5, kurtosis=20 + at / 100,
+                                      correlation=rng.uniform(-0.3, 0.3)) for at in range(10, 110)])
+    other = neuron_row(neuron=4, change_rare=-0.1, unigram_rare=-1, correlation=0.1, kurtosis=0, share=0.4)
+    top = pd.DataFrame([neuron_row(), other])
+    found = portrait_figures.tally(pd.concat([top, others], ignore_index=True))
+    assert found == {"neurons": 2, "helps_rare": 1, "hurts_rare": 1, "helps_common": 0, "hurts_common": 0, "against": 1, "along": 1,
+                     "frequency": 1, "rare_share": 1, "dense": 1, "sparse": 1, "word_read": 2, "word_target": 0}
