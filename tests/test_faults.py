@@ -15,11 +15,11 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
-from test_run import tree, write  # noqa: F401 (a fixture)
+from small_notebooks import copy_package, write
 
 from rare_token_neurons import files, paths, settings as parameters
 from rare_token_neurons.embedded.mini_pythia import train as training
-from rare_token_neurons.figures import axes as plots
+from rare_token_neurons.figures import axes
 from rare_token_neurons.models import gguf
 from rare_token_neurons.runner import jobs as runner_jobs, run
 from rare_token_neurons.tables import checkpoints as passes, influence as influences, rare_tokens, stage
@@ -58,8 +58,8 @@ def cache(tmp_path, monkeypatch):
 
 
 def lines(mode, folder):
-    """What tests/killed.py saw."""
-    done = subprocess.run([sys.executable, HERE / "killed.py", mode, folder], capture_output=True, text=True,
+    """What tests/helpers/killed.py saw."""
+    done = subprocess.run([sys.executable, HERE / "helpers" / "killed.py", mode, folder], capture_output=True, text=True,
                           env=os.environ | {"PYTHONPATH": str(HERE.parent / "src")})
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -84,7 +84,8 @@ def test_processes_that_do_the_same_at_once_end_alike(tmp_path, mode):
 STAGES = """
 import os, time
 import pandas as pd
-from rare_token_neurons import parameters, store
+from rare_token_neurons import keys, settings as parameters
+from rare_token_neurons.tables import stage
 settings = parameters.check(globals() | {"__file__": 0}, ["model", "steps", "seed"])
 
 def made(name):
@@ -96,8 +97,8 @@ def made(name):
 
 for name in ("first", "second"):
     place = settings.results / f"{name}.parquet"
-    store.stage(place, store.key({"seed": seed}, {}, ["store"]), lambda: made(name))
-store.finish(settings.folder, "01")
+    stage.table_at(place, keys.key({"seed": seed}, {}, ["tables.stage"]), lambda: made(name))
+stage.finish(settings.folder, "01")
 """
 
 
@@ -124,7 +125,7 @@ def wait_for(condition, seconds=120):
 def repository(tmp_path_factory):
     """A copy of the source with one notebook of two stages, the second of which waits for the file `go`."""
     root = tmp_path_factory.mktemp("repository")
-    shutil.copytree(HERE.parent / "src", root / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    copy_package(root)
     write(root, "01_one", STAGES)
     return root
 
@@ -187,7 +188,7 @@ def test_names_of_folders_stay_readable():
     assert all(len(part.encode()) < 200 for part in folder.split("/"))
 
 
-def test_what_killed_processes_left_is_swept_after_a_day(tree):  # noqa: F811
+def test_what_killed_processes_left_is_swept_after_a_day(tree):
     old, young = tree / "data/results/m", tree / "figures/m"
     for folder in (old, young):
         (folder / ".new-folder").mkdir(parents=True)
@@ -220,9 +221,9 @@ def weights(path):
 
 
 def figure(path):
-    drawn, axes = plt.subplots()
-    axes.imshow(np.random.default_rng(0).random((900, 900)))
-    plots.save(drawn, path.parent, path.name)
+    drawn, ax = plt.subplots()
+    ax.imshow(np.random.default_rng(0).random((900, 900)))
+    axes.save(drawn, path.parent, path.name)
     plt.close(drawn)
 
 
@@ -261,7 +262,7 @@ def test_a_full_disk_is_one_sentence_and_costs_nothing(small_disk, monkeypatch, 
     assert len(calls) == 1
 
 
-def test_a_run_on_a_full_disk_ends_with_a_sentence_and_the_same_command_goes_on(small_disk, tree, capsys):  # noqa: F811
+def test_a_run_on_a_full_disk_ends_with_a_sentence_and_the_same_command_goes_on(small_disk, tree, capsys):
     """Neither the executed copy nor a record can be written."""
     write(tree, "01_one")
     job = runner_jobs.plan()[0]
@@ -324,7 +325,7 @@ SPOIL = [*DAMAGE, lambda path: path.write_text("[]"), lambda path: path.write_te
 
 @pytest.mark.parametrize("name", ["record", "executed"])
 @pytest.mark.parametrize("damage", SPOIL)
-def test_a_damaged_record_or_executed_copy_runs_the_notebook_again(tree, name, damage):  # noqa: F811
+def test_a_damaged_record_or_executed_copy_runs_the_notebook_again(tree, name, damage):
     write(tree, "01_one")
     job = runner_jobs.plan()[0]
     job.executed.parent.mkdir(parents=True)
@@ -336,7 +337,7 @@ def test_a_damaged_record_or_executed_copy_runs_the_notebook_again(tree, name, d
     assert runner_jobs.finished(job) is None
 
 
-def test_a_damaged_account_is_one_sentence(tree, capsys):  # noqa: F811
+def test_a_damaged_account_is_one_sentence(tree, capsys):
     account = "data/cache/runs/mini-pythia/01.account.json"
     write(tree, "01_one", f'with open("{account}", "w") as file:\n    file.write("{{")')
     assert run.main([]) == 1

@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import VOCABULARY
+from own_model import edit_config, sentence
 from safetensors.torch import load_file, save_file
-from test_checkpoints import edit_config, folder, sentence  # noqa: F401 (folder: a fixture)
-from test_run import marks, tree, write  # noqa: F401 (tree: a fixture)
+from small_notebooks import marks, write
+from tiny_models import VOCABULARY
 
 from rare_token_neurons import paths, settings as parameters
-from rare_token_neurons.ablation import capture as captures
+from rare_token_neurons.ablation.capture import capture
 from rare_token_neurons.models import checkpoints
 from rare_token_neurons.runner import run, sweep
-from rare_token_neurons.statistics import spectra as spectra_of
+from rare_token_neurons.statistics import spectra
 from rare_token_neurons.tables import checkpoints as passes
 from rare_token_neurons.text import documents as texts, rarity
 
@@ -31,7 +31,7 @@ DECLARED = 'model: str = "m"  # a\ntext: str = "mini-pile"  # b\nsteps: list = [
 # ---- parameters are data
 
 
-def test_strings_reach_the_notebook_as_they_are_and_are_never_run(tree, monkeypatch):  # noqa: F811
+def test_strings_reach_the_notebook_as_they_are_and_are_never_run(tree, monkeypatch):
     """One real papermill run: a model's name and the name of a real text file hold every sign that means something to
     Python, a shell, papermill or a path."""
     dump = 'import json\nwith open("seen.json", "w") as file:\n    json.dump([model, text], file)'
@@ -51,14 +51,14 @@ def test_strings_reach_the_notebook_as_they_are_and_are_never_run(tree, monkeypa
     "model: !!python/object/apply:os.system ['touch owned']", "!!python/object/new:os.system ['touch owned']",
     "model: !!python/name:os.system", "steps: !!python/object/apply:subprocess.check_output [[touch, owned]]",
     "? !!python/tuple [a]\n: b"])
-def test_yaml_makes_no_objects(tree, capsys, given):  # noqa: F811
+def test_yaml_makes_no_objects(tree, capsys, given):
     write(tree, "01_one")
     assert run.main(["-y", given]) == 2
     assert capsys.readouterr().err.startswith("-y takes YAML such as 'steps: [0, 512]'")
     assert not (tree / "data").exists() and not Path("owned").exists()
 
 
-def test_a_value_that_would_fill_the_memory_is_one_short_sentence(tree, capsys):  # noqa: F811
+def test_a_value_that_would_fill_the_memory_is_one_short_sentence(tree, capsys):
     write(tree, "01_one")
     bomb = "a: &a0 [x,x,x,x,x,x,x,x,x,x]\n" + "".join(f"b{n}: &a{n + 1} [{','.join([f'*a{n}'] * 10)}]\n" for n in range(12))
     for arguments in (["-y", f"{bomb}steps: *a12"], ["-y", "seed: " + "[x, " * 9 + "]" * 9], ["-p", "steps", "[" * 100_000]):
@@ -68,7 +68,7 @@ def test_a_value_that_would_fill_the_memory_is_one_short_sentence(tree, capsys):
 
 @pytest.mark.parametrize("cell", [*CODE, "=1+1", "@SUM(A1)", "+1", "-1"])
 @pytest.mark.parametrize("column", ["model", "seed", "steps", "text", "notebooks"])
-def test_the_cells_of_a_grid_are_data(tree, tmp_path, column, cell):  # noqa: F811
+def test_the_cells_of_a_grid_are_data(tree, tmp_path, column, cell):
     write(tree, "01_one", declared=DECLARED)
     path = tmp_path / "grid.csv"
     quoted = cell.replace('"', '""')
@@ -131,7 +131,7 @@ class Bomb:
 PICKLES = ["pytorch_model.bin", "training_args.bin", "optimizer.pt", "tokenizer.pkl", "tokenizer.model", "counts.pkl"]
 
 
-def test_a_pickle_beside_or_in_place_of_safetensors_is_never_opened(folder, tmp_path, monkeypatch):  # noqa: F811
+def test_a_pickle_beside_or_in_place_of_safetensors_is_never_opened(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in PICKLES:
         (folder / name).write_bytes(pickle.dumps(Bomb()))
@@ -146,7 +146,7 @@ def test_a_pickle_beside_or_in_place_of_safetensors_is_never_opened(folder, tmp_
 
 
 @pytest.mark.parametrize("kind", ["gpt_neox", "evil"])
-def test_code_that_a_models_files_name_is_never_run(folder, tmp_path, monkeypatch, kind):  # noqa: F811
+def test_code_that_a_models_files_name_is_never_run(folder, tmp_path, monkeypatch, kind):
     monkeypatch.chdir(tmp_path)
     for name in ("evil", "modeling_evil", "tokenization_evil"):
         (folder / f"{name}.py").write_text("open('owned', 'w')\nclass C: pass\nclass M: pass\nclass T: pass\n")
@@ -163,7 +163,7 @@ def test_code_that_a_models_files_name_is_never_run(folder, tmp_path, monkeypatc
     assert not (tmp_path / "owned").exists() and not (folder / "owned").exists()
 
 
-def test_activations_that_overflow_are_named(folder):  # noqa: F811
+def test_activations_that_overflow_are_named(folder):
     """Finite weights whose products are not: float32 ends at 3e38."""
     weights = load_file(folder / "model.safetensors")
     for name, weight in weights.items():
@@ -172,7 +172,7 @@ def test_activations_that_overflow_are_named(folder):  # noqa: F811
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     subject = checkpoints.load(str(folder))
     with pytest.raises(ValueError, match=r"^The (activations|residual stream) of .* holds? values that are not finite\.$"):
-        captures.capture(subject, torch.randint(0, 40, (2, 16)))
+        capture(subject, torch.randint(0, 40, (2, 16)))
 
 
 @pytest.mark.parametrize(("tokens", "message"), [
@@ -186,7 +186,7 @@ def test_activations_that_overflow_are_named(folder):  # noqa: F811
 ])
 def test_token_ids_outside_the_vocabulary_are_refused(tiny, tokens, message):
     with pytest.raises(ValueError, match=message):
-        captures.capture(tiny("llama-tied"), tokens)
+        capture(tiny("llama-tied"), tokens)
 
 
 # ---- texts
@@ -295,7 +295,7 @@ def test_counts_are_whole_numbers_whatever_their_type(tmp_path):
 ])
 def test_a_group_without_a_spectrum_is_one_sentence(weights, group, message):
     with pytest.raises(ValueError, match=message) as error:
-        spectra_of.group_spectra(weights, group[None])
+        spectra.group_spectra(weights, group[None])
     sentence(error)
 
 
@@ -303,9 +303,9 @@ def test_a_group_without_a_spectrum_is_one_sentence(weights, group, message):
                                     np.zeros(8)])
 def test_weightwatcher_is_given_no_matrix_without_a_spectrum(matrix):
     with pytest.raises(ValueError, match="^The matrix W_in must have rows and columns of finite numbers"):
-        spectra_of.metrics({"W_in": matrix})
+        spectra.metrics({"W_in": matrix})
 
 
 def test_weightwatcher_says_what_it_skips():
-    row = spectra_of.metrics({"few": np.random.default_rng(0).standard_normal((5, 32))}).iloc[0]
+    row = spectra.metrics({"few": np.random.default_rng(0).standard_normal((5, 32))}).iloc[0]
     assert row["status"] == "skipped" and np.isnan(row["alpha"])

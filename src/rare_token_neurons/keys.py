@@ -37,12 +37,13 @@ TEXTS = read(Path(__file__).parent)
 # ---- source
 
 
-def imported(code):
+def imported(code, without=()):
     """The package's modules that Python code imports, or names as a table, directly or through one another.
 
     Parameters
     ----------
     code : str, the source of a module or of a notebook's code cells.
+    without : names of modules that are left out, and what is imported through them alone.
 
     Returns
     -------
@@ -51,15 +52,15 @@ def imported(code):
     found, queue = {}, list(_names(code))
     while queue:
         name = queue.pop()
-        if name in TEXTS and name not in found:
+        if name in TEXTS and name not in found and name not in without:
             found[name] = statements(TEXTS[name])
             queue += _names(TEXTS[name])
     return found
 
 
-def code_behind(name):
-    """A module of the package and all that it imports: dict of name to its statements."""
-    return {name: statements(TEXTS[name])} | imported(TEXTS[name])
+def code_behind(name, without=()):
+    """A module of the package and all that it imports (see `imported`): dict of name to its statements."""
+    return {name: statements(TEXTS[name])} | imported(TEXTS[name], without)
 
 
 @lru_cache(maxsize=None)
@@ -131,16 +132,16 @@ def _refuse_odd(content):
 
 def array_hash(arrays):
     """Hash of the values of numpy arrays."""
-    digest = hashlib.sha256()
+    found = hashlib.sha256()
     for array in arrays:
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
 
 
 @lru_cache(maxsize=None)
 def source_hash(module):
     """Hash of the source of a module of this package and of all its modules behind it, but those that only deliver."""
-    return digest({name: code for name, code in code_behind(module).items() if name not in DELIVERING})
+    return digest(code_behind(module, DELIVERING))
 
 
 def key(settings, inputs, modules):

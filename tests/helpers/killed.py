@@ -1,4 +1,4 @@
-"""Work of every kind that the store keeps, done by processes that are killed, or by several at once.
+"""Work of every kind that `tables.stage` keeps, done by processes that are killed, or by several at once.
 
 `python killed.py kill FOLDER` kills a process at every moment there is and lets another one do the work again;
 `python killed.py race FOLDER` and `unlocked` let four do the same at once. One JSON line each says what was seen.
@@ -18,7 +18,7 @@ import torch
 from rare_token_neurons import files, keys, paths
 from rare_token_neurons.tables import stage
 
-KEY = keys.key({"seed": 0}, {"weights": "aa"}, ["store"])
+KEY = keys.key({"seed": 0}, {"weights": "aa"}, ["tables.stage"])
 
 
 def tell(**seen):

@@ -1,4 +1,6 @@
-"""Which documents are held out, how blocks are cut, which tokens are words, and which positions are rare."""
+"""How blocks are cut, which tokens are words, which are rare by which counts, and which positions are chosen."""
+
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -6,6 +8,8 @@ import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from rare_token_neurons import paths, settings as parameters
+from rare_token_neurons.tables import rare_tokens, robustness, stage
 from rare_token_neurons.text import documents as texts, rarity
 
 # A hand-made vocabulary: the id of a token is its place in this list. The last is the special one.
@@ -32,81 +36,7 @@ def mask(*tokens, size=7):
     return np.isin(np.arange(size), tokens)
 
 
-@pytest.fixture(scope="module")
-def pile():
-    return texts.documents()
-
-
-# ---- documents
-
-
-def test_about_five_percent_of_each_source_are_held_out(pile):
-    held_out = (pile["split"] == "held-out").groupby(pile["source"]).agg(["sum", "size", "mean"])
-    assert set(pile["split"]) == {"train", "held-out"}
-    np.testing.assert_array_equal(held_out["sum"], np.floor(held_out["size"] * 0.05))
-    assert held_out["mean"].between(0.045, 0.05).all()
-
-
-def test_the_split_depends_on_the_names_of_a_source_alone(pile):
-    again = texts.documents()
-    pd.testing.assert_frame_equal(pile, again)
-    first = pile[pile["source"] == "austen"]["split"].to_numpy()
-    assert (first[:30] == "train").any() and not (first == np.sort(first)).all()  # drawn, not the first or last ones
-
-
-def test_no_document_is_on_both_sides(pile):
-    assert not pile["text"].duplicated().any()
-    assert not pile[["source", "document"]].duplicated().any()
-
-
-def test_a_plain_file_is_cut_at_blank_lines_into_documents(tmp_path):
-    paragraph = "word " * 150  # 750 characters
-    path = tmp_path / "own.txt"
-    path.write_text("\n\n".join([paragraph] * 8))
-    found = texts.documents(str(path))
-    assert found["text"].str.len().tolist() == [3 * 750 + 4, 3 * 750 + 4, 2 * 750 + 2]  # 3 paragraphs exceed 2,000
-    assert found["source"].eq("own").all()
-    assert "\n\n".join(found["text"]) == path.read_text()
-
-
-@pytest.mark.parametrize("content", [b"", b" \n\n \t\n", b"\0\0\0", b"\xef\xbb\xbf"])
-def test_a_file_without_text_is_named(tmp_path, content):
-    path = tmp_path / "blank.txt"
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"^The text file blank.txt is empty\.$"):
-        texts.documents(str(path))
-
-
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"^There is no text file nowhere.txt\.$"):
-        texts.documents(str(tmp_path / "nowhere.txt"))
-
-
-def test_odd_bytes_are_text(tmp_path):
-    path = tmp_path / "odd.txt"
-    path.write_bytes(b"\xef\xbb\xbfthe\0cat \xff \xf0\x9f\x98\x80" + b" cat" * 300)
-    assert texts.documents(str(path))["text"].tolist() == ["the cat \ufffd \U0001f600" + " cat" * 300]
-
-
-def test_the_hash_of_a_text_is_that_of_its_content(tmp_path):
-    path, other = tmp_path / "a.txt", tmp_path / "b.txt"
-    path.write_text("the cat")
-    other.write_text("the cat")
-    before = texts.text_hash(str(path))
-    assert before == texts.text_hash(str(other)) != texts.text_hash()
-    path.write_text("the Cat")
-    assert texts.text_hash(str(path)) != before
-
-
 # ---- tokens and blocks
-
-
-def test_encoding_is_whole_and_adds_nothing():
-    cutting = tokenizer()
-    cutting.backend_tokenizer.enable_truncation(2)
-    cutting.backend_tokenizer.enable_padding(length=9)
-    found = texts.encode(cutting, [" the cat.", "", " the the the cat"])
-    assert [ids.tolist() for ids in found] == [[THE, CAT, STOP], [], [THE, THE, THE, CAT]]
 
 
 def test_no_block_crosses_documents():
@@ -348,8 +278,9 @@ def test_no_position_on_one_side_is_one_sentence(sample):
         rarity.choose(blocks, np.array([[0, 3]]), np.array([[1, 3]]), n=10)
 
 
-def test_rare_and_common_differ_on_the_real_text(pile):
+def test_rare_and_common_differ_on_the_real_text():
     """The trap of a filter that is silently off: both sets would be the same."""
+    pile = texts.documents()
     novels = pile[pile["source"] == "austen"]["text"].head(40).str.replace("\n", " ")
     words = novels.str.findall(r" [a-z]+").explode().unique()
     backend = Tokenizer(models.WordLevel({word: row for row, word in enumerate(["?", *words])}, unk_token="?"))
@@ -367,3 +298,85 @@ def test_rare_and_common_differ_on_the_real_text(pile):
         assert not as_sets["rare", rare_of] & as_sets["common", rare_of]
         assert 0 < 5 * len(as_sets["rare", rare_of]) < len(as_sets["common", rare_of])
     assert len(as_sets["rare", "target"] & as_sets["rare", "input"]) < 0.2 * len(as_sets["rare", "target"])
+
+
+# ---- which counts decide rarity, and which documents are new to a model
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """Tables are written here; the caches of the module are new."""
+    monkeypatch.setattr(stage, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(parameters, "RESULTS", tmp_path / "results")
+    for kept in (rare_tokens._corpus, rare_tokens._chosen):
+        kept.cache_clear()
+    yield tmp_path
+    for kept in (rare_tokens._corpus, rare_tokens._chosen):
+        kept.cache_clear()
+
+
+def copied(folder, *names):
+    """A folder with some of mini-pythia's files."""
+    folder.mkdir(parents=True)
+    for name in names:
+        (shutil.copytree if (paths.MINI_PYTHIA / name).is_dir() else shutil.copy)(paths.MINI_PYTHIA / name, folder / name)
+    return folder
+
+
+def trained_here(model):
+    return parameters.Settings(model=str(model)).trained_here
+
+
+def test_a_model_was_trained_here_where_its_counts_are_those_of_the_training_text(tmp_path):
+    assert trained_here("mini-pythia") and trained_here(paths.MINI_PYTHIA) and trained_here(paths.MINI_PYTHIA / "step512")
+    assert not trained_here("smollm2") and not trained_here("EleutherAI/pythia-70m")
+    mine = copied(tmp_path / "renamed", rarity.COUNTS_FILE, "step16")
+    assert trained_here(mine) and trained_here(mine / "step16")
+    assert not trained_here(copied(tmp_path / "mini-pythia-of-another", "step16"))  # a name says nothing
+    other = copied(tmp_path / "own", "step16")
+    np.save(other / rarity.COUNTS_FILE, np.arange(8_192))
+    assert not trained_here(other) and not trained_here(other / "step16")
+
+
+def test_without_the_embedded_model_nothing_was_trained_here(tmp_path, monkeypatch):
+    monkeypatch.setattr(parameters, "MINI_PYTHIA", tmp_path / "nowhere")
+    assert not trained_here(tmp_path / "own")
+
+
+def own_text(root, documents=12):
+    pile = texts.documents()
+    path = root / "own.txt"
+    path.write_text("\n\n".join(pile.loc[pile["source"] == "devil", "text"].head(documents)))
+    return str(path)
+
+
+def test_all_documents_of_another_text_are_new_and_the_training_text_decides_what_is_rare(root):
+    """Fewer than 20 documents leave none held out: a text that was not trained on is measured whole."""
+    settings = parameters.Settings(model="mini-pythia", text=own_text(root), positions=10_000)
+    documents, trained = texts.documents(settings.text), np.load(paths.MINI_PYTHIA / rarity.COUNTS_FILE)
+    assert len(documents) < 20 and not documents["split"].eq("held-out").any()
+    assert rare_tokens.positions(settings)["document"].nunique() > len(documents) / 2
+    assert rare_tokens.tokens(settings)["count"].to_numpy().tolist() == trained.tolist()
+    assert rare_tokens.counts_name(settings) == rare_tokens.TRAINING
+    of_text = parameters.Settings(model="mini-pythia", text=settings.text, counts="text")
+    assert rare_tokens.tokens(of_text).eval("count == count_text").all()
+    assert robustness.counts(of_text, robustness.default(of_text)).tolist() == rare_tokens.tokens(of_text)["count"].tolist()
+    by_text = robustness.Cell("counts", "text", 50.0, "mean", "target", True, "text", "mean_abs")
+    assert robustness.counts(settings, by_text).tolist() == rare_tokens.tokens(settings)["count_text"].tolist()
+
+
+@pytest.mark.parametrize("default, other", [("auto", "wordfreq"), ("wordfreq", "text")])
+def test_a_cell_with_other_counts_counts_otherwise(root, default, other):
+    """Of the embedded text, mini-pythia has read the train split: that alone is counted, whatever the default counts."""
+    settings = parameters.Settings(model="mini-pythia", counts=default)
+    cell = next(cell for cell in robustness.grid(settings) if cell.factor == "counts")
+    found, base = robustness.counts(settings, cell), rare_tokens.tokens(settings)["count"].to_numpy()
+    assert cell.counts == other and (found != base).any()
+    assert found.tolist() == rare_tokens.tokens(parameters.Settings(model="mini-pythia", counts=other))["count"].tolist()
+
+
+def test_the_embedded_text_is_measured_where_it_was_held_out():
+    settings = parameters.Settings(model="mini-pythia")
+    assert settings.read_before and rare_tokens.counts_name(settings) == "text"
+    assert not parameters.Settings(model="smollm2").read_before
+    assert rare_tokens.counts_name(parameters.Settings()) == "wordfreq"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from rare_token_neurons.models import checkpoints, gguf
+from rare_token_neurons.models import checkpoints, gguf as converting
 
 WORDS = ["<unk>", "<s>", "</s>", *"abcdefgh", "ab", "cd", "Ġ", "Ġab"]
 HEADS, KEY_HEADS = 4, 2
@@ -17,7 +17,7 @@ HEADS, KEY_HEADS = 4, 2
 @pytest.fixture(autouse=True)
 def folders(monkeypatch, tmp_path):
     """Conversions go to a folder of the test."""
-    monkeypatch.setattr(gguf, "FOLDERS", tmp_path / "converted")
+    monkeypatch.setattr(converting, "FOLDERS", tmp_path / "converted")
 
 
 def network():
@@ -118,7 +118,7 @@ def test_a_damaged_file_is_one_sentence(tmp_path, share):
     with pytest.raises(ValueError, match="^The GGUF file tiny.gguf cannot be read: ") as error:
         checkpoints.load(str(path))
     sentence(error)
-    assert not list(gguf.FOLDERS.glob("*"))
+    assert not list(converting.FOLDERS.glob("*"))
 
 
 @pytest.mark.parametrize("content", [b"x" * 5000, b"version https://git-lfs.github.com/spec/v1\n", b"GGUF" + b"\xff" * 2000])

@@ -4,16 +4,18 @@ import copy
 
 import pytest
 import torch
-from conftest import FAMILIES, LLAMA_LIKE, NEURONS, OPT, VOCABULARY, WIDTH
 from oracle import exact_norms, hooked_changes
 from safetensors.torch import load_file, save_file
+from tiny_models import FAMILIES, LLAMA_LIKE, NEURONS, OPT, VOCABULARY, WIDTH
 from tokenizers import Tokenizer, models
 from transformers import (AutoModelForCausalLM, CohereConfig, Gemma2Config, Gemma3TextConfig, GPT2Config, GraniteConfig,
                           Olmo2Config, Olmo3Config, OPTConfig, PreTrainedTokenizerFast, VaultGemmaConfig)
 
-from rare_token_neurons.ablation import capture as captures, neurons as ablation
-from rare_token_neurons.models import checkpoints, subject as subjects
-from rare_token_neurons.statistics import spectra as spectra_of
+from rare_token_neurons.ablation.capture import capture
+from rare_token_neurons.ablation.neurons import loss_changes
+from rare_token_neurons.models import checkpoints
+from rare_token_neurons.models.subject import dissect
+from rare_token_neurons.statistics import spectra
 from rare_token_neurons.tables import weights
 
 POSITIONS = torch.tensor([(block, t) for block in range(6) for t in (3, 7, 14)])
@@ -36,8 +38,8 @@ def test_changes_match_hooks_on_the_whole_model(tiny, tokens, kind, ablated, fre
     loss, _, _ = hooked_changes(wide, tokens, POSITIONS, **where)
     assert loss.abs().mean() > 1e-3, "the model is too tame to test anything"
     with exact_norms(wide.model):
-        assert (ablation.loss_changes(wide, captures.capture(wide, tokens), POSITIONS, **where) - loss).abs().max() < 1e-9
-    found = ablation.loss_changes(narrow, captures.capture(narrow, tokens), POSITIONS, **where)
+        assert (loss_changes(wide, capture(wide, tokens), POSITIONS, **where) - loss).abs().max() < 1e-9
+    found = loss_changes(narrow, capture(narrow, tokens), POSITIONS, **where)
     assert ((found - loss).abs() <= (1e-3 * loss.abs()).clamp_min(2e-6)).all()
 
 
@@ -97,21 +99,21 @@ def test_opt_predicts_the_same_taken_apart_once_or_twice(tiny, tokens):
     with torch.no_grad():
         expected = plain(tokens).logits
         assert torch.equal(subject.model(tokens).logits, expected)
-        assert torch.equal(subjects.dissect(subject.model).model(tokens).logits, expected)
+        assert torch.equal(dissect(subject.model).model(tokens).logits, expected)
 
 
 @by_kind
 def test_weight_spectra_find_every_matrix(tiny, kind):
     subject = tiny(kind)
     assert weights.rows_of(subject)["out"].shape == (NEURONS, WIDTH)
-    found = spectra_of.linear_layers(subject.model)
+    found = spectra.linear_layers(subject.model)
     assert len(found) == 2 * {"gpt2": 4, "opt": 6, "phi": 6}.get(subject.family, 7)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "opt-tied"])
 def test_blocks_longer_than_the_learned_positions_are_refused(tiny, kind):
     with pytest.raises(ValueError, match="^Blocks of 17 tokens are too long for the model, which has embeddings for 16 positions"):
-        captures.capture(tiny(kind), torch.zeros(2, 17, dtype=torch.int64))
+        capture(tiny(kind), torch.zeros(2, 17, dtype=torch.int64))
 
 
 # ---- refused
@@ -158,7 +160,7 @@ def test_an_unknown_family_is_named():
     model.config.model_type = "unheard-of"
     known = "gpt_neox, gpt2, opt, phi, llama, mistral, qwen2, qwen3, olmo"
     with pytest.raises(ValueError, match=rf"^own is of the family 'unheard-of'; known are {known}\.$"):
-        subjects.dissect(model, model_id="own")
+        dissect(model, model_id="own")
 
 
 @pytest.mark.parametrize("value", [float("nan"), -float("inf")])

@@ -1,14 +1,19 @@
-"""Files are whole or absent, damage is seen, and a stage computes exactly when something that decides it has changed."""
+"""Files are whole or absent, damage is seen, and a table is computed exactly when something that decides it has changed."""
 
+import ast
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
 
+import grimp
+import numpy
 import pandas as pd
 import pytest
 import torch
@@ -62,7 +67,7 @@ def test_a_stage_that_two_want_at_once_is_computed_once(root):
 
 
 def test_a_lock_ends_with_its_process(root):
-    code = "import os\nfrom rare_token_neurons import store\nwith store.lock('file'):\n    os.kill(os.getpid(), 9)"
+    code = "import os\nfrom rare_token_neurons import files\nwith files.lock('file'):\n    os.kill(os.getpid(), 9)"
     assert subprocess.run([sys.executable, "-c", code], cwd=root).returncode == -signal.SIGKILL
     assert (root / ".lock-file").exists()
     with files.lock(root / "file"):
@@ -106,8 +111,8 @@ def test_a_killed_process_leaves_the_old_file(tmp_path):
     path.write_text("old")
     script = textwrap.dedent(f"""
         import os, signal
-        from rare_token_neurons import store
-        with store.new_file({str(path)!r}) as temporary:
+        from rare_token_neurons import files
+        with files.new_file({str(path)!r}) as temporary:
             temporary.write_text("half of the n")
             os.kill(os.getpid(), signal.SIGKILL)""")
     assert subprocess.run([sys.executable, "-c", script]).returncode == -signal.SIGKILL
@@ -181,19 +186,181 @@ def test_the_digest_of_plain_data_is_what_it_was():
 
 
 def test_a_key_differs_when_any_part_differs():
-    parts = [({"seed": 0}, {"weights": "aa"}, ["text"]), ({"seed": 1}, {"weights": "aa"}, ["text"]),
-             ({"seeds": 0}, {"weights": "aa"}, ["text"]), ({"seed": 0}, {"weights": "ab"}, ["text"]),
-             ({"seed": 0}, {"weight": "aa"}, ["text"]), ({"seed": 0}, {"weights": "aa"}, ["text", "phases"]),
-             ({"seed": 0}, {"weights": "aa"}, ["phases"]), ({"seed": "0"}, {"weights": "aa"}, ["text"]),
-             ({"seed": 0, "weights": "aa"}, {}, ["text"])]
+    parts = [({"seed": 0}, {"weights": "aa"}, ["text.rarity"]), ({"seed": 1}, {"weights": "aa"}, ["text.rarity"]),
+             ({"seeds": 0}, {"weights": "aa"}, ["text.rarity"]), ({"seed": 0}, {"weights": "ab"}, ["text.rarity"]),
+             ({"seed": 0}, {"weight": "aa"}, ["text.rarity"]), ({"seed": 0}, {"weights": "aa"}, ["text.rarity", "curve.phases"]),
+             ({"seed": 0}, {"weights": "aa"}, ["curve.phases"]), ({"seed": "0"}, {"weights": "aa"}, ["text.rarity"]),
+             ({"seed": 0, "weights": "aa"}, {}, ["text.rarity"])]
     assert len({keys.key(*part) for part in parts}) == len(parts)
-    assert keys.key(*parts[0]) == keys.key({"seed": 0}, {"weights": "aa"}, ["text"])
+    assert keys.key(*parts[0]) == keys.key({"seed": 0}, {"weights": "aa"}, ["text.rarity"])
+
+
+# ---- sources
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package of its own: `top` imports `middle` imports `low.bottom`, which imports `top`; nobody imports `beside`."""
+    written = {"__init__": "", "top": "import os\n\nfrom tiny import (middle,\n    other)\n", "other": "X = 1\n",
+               "middle": "def late():\n    from tiny.low.bottom import VALUE\n    return VALUE\n", "low/__init__": "",
+               "low/bottom": "from tiny import top, absent\nimport tiny.low.last as last\n", "low/last": "", "beside": "VALUE = 1\n",
+               "tables/__init__": "", "tables/one": "from tiny import other\n\n\n@table(LAST, per=('group',))\ndef curves(settings):\n"
+               "    @table(LAST)\n    def inner():\n        pass\n\n\ndef fitted(settings):\n    pass\n\n\n@lru_cache\ndef kept():\n    pass\n",
+               "tables/two": "@lru_cache(maxsize=1)\ndef loss():\n    pass\n\n\n@table(EVERY)\ndef losses(settings):\n    pass\n"}
+    for name, source in written.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.py").write_text(source)
+    monkeypatch.setattr(keys, "PACKAGE", "tiny")
+    monkeypatch.setattr(keys, "TEXTS", keys.read(tmp_path))
+    forget()
+    yield tmp_path
+    forget()
+
+
+def forget():
+    """What is kept of the sources that were there before."""
+    for kept in (keys.makers, keys._names, keys.source_hash):
+        kept.cache_clear()
+
+
+def test_imports_are_followed(package):
+    found = keys.imported("from tiny.middle import late\nimport numpy")
+    assert set(found) == {"middle", "low.bottom", "low.last", "top", "other"}
+    assert set(keys.code_behind("low.last")) == {"low.last"} and keys.imported("import numpy, tiny") == {}
+    assert keys.code_behind("top")["other"] == "X = 1"
+    assert set(keys.code_behind("top", without=["middle"])) == {"top", "other"}
+
+
+def test_a_table_is_known_by_its_declaration_and_asked_for_by_its_name(package):
+    assert keys.makers() == {"curves": "tables.one", "losses": "tables.two"}
+    assert set(keys.imported("rows = nb.table('curves')\nnb.table(name)\nnb.table('unheard-of')")) == {"tables.one", "other"}
+
+
+def test_words_about_code_are_no_part_of_it():
+    code = '"""What it is for."""\n\nclass One:  # a thing\n    """A thing."""\n\n\ndef two(x):\n    """Twice."""\n    return (x\n            * 2)\n'
+    assert keys.statements(code) == keys.statements("class One:\n    pass\ndef two(x):\n    return x * 2")
+    assert keys.statements("X = '# no comment'") != keys.statements("X = '# another'")
+    assert keys.statements("def two():\n    return 'twice'") != keys.statements("def two():\n    return 'Twice'")
+    assert keys.statements("if x:\n    raise ValueError(f'{x} is odd') from None") == keys.statements("if x:\n    raise ValueError('odd') from None")
+    assert keys.statements("if x:\n    raise ValueError('odd')") != keys.statements("if x:\n    raise KeyError('odd')")
+
+
+@pytest.mark.parametrize("edited, changes", [("top", True), ("other", True), ("middle", True), ("low/bottom", True), ("beside", False)])
+def test_a_new_process_sees_an_edit_and_this_one_does_not(package, monkeypatch, edited, changes):
+    before = keys.source_hash("top")
+    with (package / f"{edited}.py").open("a") as file:
+        file.write("LATER = 1\n")
+    keys.source_hash.cache_clear()
+    assert keys.source_hash("top") == before
+    monkeypatch.setattr(keys, "TEXTS", keys.read(package))
+    keys.source_hash.cache_clear()
+    assert (keys.source_hash("top") != before) is changes
+
+
+# ---- what changes the key of a table, counted over all of them
+
+
+@pytest.fixture
+def hashes(monkeypatch):
+    """A function: the hash of the source behind each table, by name, were these modules' sources (dict) the package's."""
+
+    def of(edits):
+        with monkeypatch.context() as patch:
+            patch.setattr(keys, "TEXTS", keys.TEXTS | edits)
+            forget()
+            return {name: keys.source_hash(module) for name, module in keys.makers().items()}
+
+    yield of
+    forget()
+
+
+class Reworded(ast.NodeTransformer):
+    """Other docstrings, other words in errors."""
+
+    def visit_Raise(self, node):
+        if isinstance(node.exc, ast.Call):
+            node.exc.args = [ast.Constant("other words")]
+        return node
+
+    def reworded(self, node):
+        self.generic_visit(node)
+        if ast.get_docstring(node) is not None:
+            node.body[0].value = ast.Constant("Another docstring.")
+        return node
+
+    visit_Module = visit_ClassDef = visit_FunctionDef = reworded
+
+
+ROOMS = ("text.", "models.", "ablation.", "statistics.", "curve.")
+ARITHMETIC = sorted(name for name in keys.TEXTS if name.startswith(ROOMS) and name not in keys.DELIVERING)
+MORE = "\n\nLATER = 1\n"
+
+
+def changed(before, after):
+    assert before.keys() == after.keys() and len(before) > 40
+    return {name for name in before if before[name] != after[name]}
+
+
+def test_every_table_is_made_in_one_place_and_every_committed_one_is_made():
+    marks = re.findall(r"^@table\(.*\)\ndef (\w+)", "\n".join(keys.TEXTS.values()), flags=re.M)
+    assert sorted(marks) == sorted(keys.makers()) and set(keys.makers().values()) <= set(keys.TEXTS)
+    committed = {path.stem for path in paths.RESULTS.glob("*/*.parquet") if path.parent != paths.MINI_PYTHIA_SEEDS}
+    assert committed - {"training_log"} <= set(keys.makers())
+
+
+def test_docstrings_comments_and_the_words_of_errors_change_no_key_in_whatever_file(hashes):
+    edits = {name: f"# a comment\n{ast.unparse(Reworded().visit(ast.parse(text)))}" for name, text in keys.TEXTS.items()}
+    assert "other words" in edits["curve.phases"] and "Another docstring." in edits["curve.phases"]
+    assert changed(hashes({}), hashes(edits)) == set()
+
+
+def test_figures_runner_settings_and_files_change_no_key(hashes):
+    names = [name for name in keys.TEXTS if name in keys.DELIVERING or name.split(".")[0] in ("figures", "runner", "__main__", "bench")]
+    assert {"files", "settings", "figures.axes", "runner.run"} <= set(names)
+    edits = {name: keys.TEXTS[name] + "\nfrom rare_token_neurons.curve import calibration" + MORE for name in names}
+    assert changed(hashes({}), hashes(edits)) == set()
+
+
+@pytest.fixture(scope="module")
+def graph():
+    """Who imports whom, as import-linter sees it, without the modules that only deliver."""
+    made = grimp.build_graph(keys.PACKAGE, cache_dir=None)
+    for name in keys.DELIVERING:
+        made.remove_module(f"{keys.PACKAGE}.{name}")
+    return made
+
+
+@pytest.mark.parametrize("edited", ARITHMETIC)
+def test_a_statement_changes_the_keys_of_the_tables_that_stand_on_its_file_and_of_no_other(hashes, graph, edited):
+    above = {name.removeprefix(f"{keys.PACKAGE}.") for name in graph.find_downstream_modules(f"{keys.PACKAGE}.{edited}")}
+    found = changed(hashes({}), hashes({edited: keys.TEXTS[edited] + MORE}))
+    assert found == {name for name, module in keys.makers().items() if module in above}
+
+
+def test_the_power_laws_file_renews_the_tables_of_weights_and_nulls_alone(hashes):
+    found = changed(hashes({}), hashes({"statistics.powerlaws": keys.TEXTS["statistics.powerlaws"] + MORE}))
+    assert {"weight_power_laws", "power_laws", "emergence_phases"} <= found
+    assert not found & {"influence", "rank_curves", "modules", "heads", "portraits", "claims", "losses"}
+
+
+@pytest.mark.parametrize("library, changes", [("jupyterlab", False), ("seaborn", False), ("tqdm", False), ("scipy", True), ("torch", True)])
+def test_only_a_numerical_library_changes_keys(monkeypatch, library, changes):
+    before, version = keys.key({}, {}, ["curve.phases"]), metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "0" if name == library else version(name))
+    keys.libraries.cache_clear()
+    after = keys.key({}, {}, ["curve.phases"])
+    keys.libraries.cache_clear()
+    assert (after != before) is changes
+
+
+def test_the_libraries_are_those_installed():
+    assert keys.libraries()["numpy"] == numpy.__version__
 
 
 # ---- stages
 
 
-def run(root, work, *, settings=None, inputs=None, modules=("phases",), recompute="changed", name="influence"):
+def run(root, work, *, settings=None, inputs=None, modules=("curve.phases",), recompute="changed", name="influence"):
     key = keys.key(settings or {"seed": 0}, inputs or {"weights": "aa"}, list(modules))
     return stage.table_at(root / "results" / "model" / f"{name}.parquet", key, work, recompute=recompute)
 
@@ -206,7 +373,7 @@ def test_a_stage_computes_once(root):
     pd.testing.assert_frame_equal(pd.read_parquet(root / "results" / "model" / "influence.parquet"), TABLE)
 
 
-@pytest.mark.parametrize("change", [{"settings": {"seed": 1}}, {"inputs": {"weights": "ab"}}, {"modules": ("text",)}])
+@pytest.mark.parametrize("change", [{"settings": {"seed": 1}}, {"inputs": {"weights": "ab"}}, {"modules": ("text.rarity",)}])
 def test_a_stage_computes_again_when_what_decides_it_changes_and_both_results_are_kept(root, change):
     first, second = Work(TABLE), Work(TABLE.assign(influence=0.0))
     run(root, first)

@@ -6,14 +6,12 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import (AutoModelForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM,
-                          PreTrainedTokenizerFast)
+from own_model import LAYERS, NEURONS, VOCABULARY, WIDTH, edit, edit_config, network, sentence, words
+from transformers import AutoModelForCausalLM
 
-from rare_token_neurons.models import checkpoints, subject as subjects
+from rare_token_neurons.models import checkpoints
+from rare_token_neurons.models.subject import dissect
 
-VOCABULARY, WIDTH, NEURONS, LAYERS = 40, 16, 48, 3
 KINDS = ["neox", "neox-tied", "llama", "llama-tied"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -22,56 +20,6 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 def offline(monkeypatch):
     """No test reaches for the hub: it is as if HF_HUB_OFFLINE=1 had been set."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-
-
-def network(kind="neox", seed=0):
-    """A small model with every weight away from its initial value."""
-    torch.manual_seed(seed)
-    shape = dict(vocab_size=VOCABULARY, hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=2,
-                 intermediate_size=NEURONS, max_position_embeddings=32, tie_word_embeddings=kind.endswith("tied"))
-    if kind.startswith("neox"):
-        model = GPTNeoXForCausalLM(GPTNeoXConfig(**shape))
-    else:
-        model = LlamaForCausalLM(LlamaConfig(**shape, num_key_value_heads=1))
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.add_(0.1 * torch.randn_like(weight))
-    return model.eval()
-
-
-def words(size=30):
-    backend = Tokenizer(models.WordLevel({f"w{row}": row for row in range(size)}, unk_token="w0"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=backend)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """A whole checkpoint, to be damaged."""
-    path = tmp_path / "own-model"
-    network().save_pretrained(path)
-    words().save_pretrained(path)
-    return path
-
-
-def edit(path, change):
-    """Apply `change` to the tensors of a checkpoint's file."""
-    tensors = load_file(path / "model.safetensors")
-    change(tensors)
-    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
-
-
-def edit_config(path, **values):
-    config = json.loads((path / "config.json").read_text())
-    config.update(values)
-    (path / "config.json").write_text(json.dumps({name: value for name, value in config.items() if value is not None}))
-
-
-def sentence(error):
-    """The message of an error, checked to be one line."""
-    text = str(error.value)
-    assert "\n" not in text and len(text) < 400, text
-    return text
 
 
 # ---- what a Subject holds
@@ -108,7 +56,7 @@ def test_float64_on_request(tmp_path, kind):
 def test_the_pieces_of_the_final_layer_rebuild_the_logits(kind):
     """Residual stream before the MLP's neurons are written, plus w_out @ activations, through norm and unembedding."""
     model = network(kind)
-    subject = subjects.dissect(model)
+    subject = dissect(model)
     seen = {}
     subject.mlp_out.register_forward_hook(lambda _, inputs, output: seen.update(activations=inputs[0], written=output))
     subject.final_norm.register_forward_hook(lambda _, inputs, output: seen.update(residual=inputs[0]))
@@ -125,7 +73,7 @@ def test_the_pieces_of_the_final_layer_rebuild_the_logits(kind):
 
 
 def test_names_and_shapes_are_those_of_the_field():
-    neox, llama = subjects.dissect(network("neox")), subjects.dissect(network("llama-tied"))
+    neox, llama = dissect(network("neox")), dissect(network("llama-tied"))
     for subject in (neox, llama):
         assert (subject.n_neurons, subject.d_model, subject.n_vocab, subject.n_layers) == (NEURONS, WIDTH, VOCABULARY, LAYERS)
         assert subject.w_out.shape == (WIDTH, NEURONS) and subject.unembedding_bias is None
@@ -140,7 +88,7 @@ def test_names_and_shapes_are_those_of_the_field():
 
 def test_a_gated_neuron_is_the_gate_times_up():
     model = network("llama")
-    subject, seen = subjects.dissect(model), {}
+    subject, seen = dissect(model), {}
     mlp = model.model.layers[-1].mlp
     mlp.register_forward_hook(lambda _, inputs, output: seen.update(read=inputs[0]))
     subject.mlp_out.register_forward_hook(lambda _, inputs, output: seen.update(activations=inputs[0]))

@@ -1,14 +1,80 @@
-"""Curves and rankings over checkpoints: planted phases, groups with known shares, rankings with known agreement."""
+"""Change points of planted curves: found where they are, with intervals, and not found where none is; checkpoint by checkpoint."""
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from rare_token_neurons.curve import calibration, changepoints, piecewise
-from rare_token_neurons.statistics import documents as over_documents, rankings
-from rare_token_neurons.tables import emergence
+from rare_token_neurons.statistics import documents
 
-NEURONS, TOP = 512, 16
+N, HEAD, TAIL = 1024, 30, 200
+
+
+def measured(seed, *, n=N, count=100, slopes=(0.0, 0.7, 3.0), noise=1.0):
+    """Per-document sums (documents, neurons) and positions around a planted curve."""
+    rng = np.random.default_rng(seed)
+    x = np.log(np.arange(1, n + 1))
+    true = np.exp(-slopes[0] * np.minimum(x, np.log(HEAD)) - slopes[2] * np.maximum(x - np.log(TAIL), 0)
+                  - slopes[1] * np.clip(x - np.log(HEAD), 0, np.log(TAIL / HEAD)))
+    counts = rng.integers(3, 12, size=count).astype(float)
+    return true * counts[:, None] * np.exp(noise * rng.standard_normal((count, n)) - noise**2 / 2), counts
+
+
+def test_planted_phases_are_found_with_their_intervals():
+    hits = 0
+    for seed in range(10):
+        found = changepoints.bootstrap(*measured(seed), draws=100, splits=10, seed=seed)
+        assert found.breaks == 2 and found.has_plateau and found.has_decay
+        low, high = found.intervals["plateau_end"]
+        hits += low <= HEAD <= high
+        assert found.kappa == pytest.approx(0.7, rel=0.25)
+        assert found.boundaries[1] == pytest.approx(TAIL, rel=0.15)
+    assert hits >= 8
+
+
+def test_a_power_law_needs_no_break():
+    found = changepoints.bootstrap(*measured(0, slopes=(0.7, 0.7, 0.7), noise=0.3), draws=50)
+    assert found.breaks == 0 and found.boundaries == (0, N)
+    assert not found.has_plateau and not found.has_decay
+    low, high = found.intervals["kappa"]
+    assert low < 0.7 < high
+
+
+def test_one_break_is_decay_or_plateau_by_the_longer_stretch():
+    decay = changepoints.bootstrap(*measured(0, slopes=(0.7, 0.7, 3.0)), draws=50, breaks=1)
+    assert decay.boundaries[0] == 0 and decay.boundaries[1] == pytest.approx(TAIL, rel=0.15)
+    plateau = changepoints.bootstrap(*measured(0, slopes=(0.0, 0.7, 0.7), n=4096), draws=50, breaks=1)
+    assert plateau.boundaries[0] == pytest.approx(HEAD, rel=0.3) and plateau.boundaries[1] == 4096
+
+
+def test_steep_head_is_no_plateau_and_flat_tail_no_decay():
+    found = changepoints.bootstrap(*measured(0, slopes=(2.0, 0.7, 0.1)), draws=50, breaks=2)
+    assert found.boundaries == (0, N) and found.plateau_draws == found.decay_draws == 0
+
+
+def test_dead_neurons_are_counted_to_the_decay():
+    sums, counts = measured(0)
+    alive = changepoints.bootstrap(sums, counts, draws=30)
+    both = changepoints.bootstrap(np.hstack([np.zeros((len(sums), 200)), sums]), counts, draws=30)
+    assert both.boundaries == alive.boundaries and len(both.curve) == N + 200
+    assert both.intervals["plateau_share"][0] == pytest.approx(alive.intervals["plateau_share"][0] * N / (N + 200))
+
+
+def test_order_of_neurons_and_unit_do_not_matter():
+    sums, counts = measured(3)
+    one = changepoints.bootstrap(sums, counts, draws=30)
+    other = changepoints.bootstrap(7e-5 * sums[:, ::-1], counts, draws=30)
+    assert one.boundaries == other.boundaries
+    assert one.intervals["kappa"] == pytest.approx(other.intervals["kappa"])
+
+
+def test_too_few_neurons_or_documents_is_one_sentence():
+    with pytest.raises(ValueError, match="at least 20 neurons"):
+        changepoints.bootstrap(np.ones((50, 10)), np.ones(50))
+    with pytest.raises(ValueError, match="at least 6 documents"):
+        changepoints.bootstrap(np.ones((5, 100)), np.ones(5))
+
+
+# ---- over checkpoints that read the same documents
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +91,7 @@ def flat(seed=1):
 def test_change_points_are_those_of_breaks_with_the_draws_kept(planted):
     fit, reference = changepoints.by_change_points(*planted, draws=40, seed=3), changepoints.bootstrap(*planted, draws=40, seed=3)
     assert np.allclose(fit.edges, reference.boundaries, atol=0.5) and fit.value["kappa"] == reference.kappa
-    assert over_documents.percentile(fit.samples["kappa"]) == pytest.approx(reference.intervals["kappa"])
+    assert documents.percentile(fit.samples["kappa"]) == pytest.approx(reference.intervals["kappa"])
     assert (fit.drawn("plateau"), fit.drawn("decay")) == (reference.plateau_draws, reference.decay_draws)
     for name in ("curve", "low", "high"):
         assert np.array_equal(getattr(fit, name), getattr(reference, name))
@@ -75,62 +141,3 @@ def test_dead_neurons_are_the_end_of_the_decay(planted):
     assert padded.value["plateau"] == pytest.approx(alone.value["plateau"] * 1024 / 1280)
     assert padded.value["decay"] == pytest.approx((alone.value["decay"] * 1024 + 256) / 1280)
     assert len(padded.curve) == 1280 and not padded.curve[1024:].any()
-
-
-def test_a_phase_is_told_first_and_for_good():
-    table = pd.DataFrame({"plateau": [False, True, False, True, True], "power_law": [False] * 5, "decay": [True] * 5},
-                         index=[0, 16, 32, 64, 128])
-    found = emergence.first_told(table)
-    assert found.loc["plateau"].tolist() == [16, 64] and found.loc["decay"].tolist() == [0, 0]
-    assert found.loc["power_law"].isna().all()
-
-
-def test_halves_hold_each_document_on_one_side_and_draw_from_it():
-    in_a = np.array([True, False, True, True, False, False, True])
-    weights = over_documents.halves(in_a, 50, seed=2)
-    assert weights.shape == (2, 51, 7) and np.array_equal(weights[:, 0], [in_a, ~in_a])
-    assert not weights[0][:, ~in_a].any() and not weights[1][:, in_a].any()
-    assert (weights.sum(axis=-1) == [[4], [3]]).all() and weights[0].max() > 1
-
-
-def test_a_group_over_the_median_neuron():
-    values = np.array([[1.0, 2.0, 3.0, 10.0, 20.0], [2.0, 2.0, 2.0, 2.0, 2.0]])
-    assert rankings.over_median(values, np.array([3, 4])) == pytest.approx([5, 1])
-    assert rankings.over_median(values[0], np.array([[3, 4], [0, 1], [0, 4]])) == pytest.approx([5, 0.5, 3.5])
-    assert rankings.median_rank(values[0], np.array([[3, 4], [0, 1]])) == pytest.approx([1.5, 4.5])
-
-
-def ranked(seed, shared, noise):
-    """Rankings (2 halves, 1 + 20 draws) of `shared` influences seen through independent noise."""
-    rng = np.random.default_rng(seed)
-    return rankings.ranking(np.exp(shared + noise * rng.standard_normal((2, 21, NEURONS))), TOP)
-
-
-def test_rankings_agree_where_they_are_the_same_and_not_where_they_are_unrelated():
-    one, two = np.random.default_rng(0).standard_normal((2, NEURONS))
-    correlation, jaccard = rankings.agreement(ranked(1, one, 0), ranked(2, one, 0))
-    assert correlation == pytest.approx(np.ones(21)) and (jaccard == 1).all()
-    correlation, jaccard = rankings.agreement(ranked(1, one, 0.1), ranked(2, two, 0.1))
-    assert np.abs(correlation).max() < 0.2 and jaccard.max() < 0.2
-
-
-def test_a_ranking_meets_itself_on_the_other_half_only():
-    """Against itself a ranking is as noisy as against another one of the same neurons: the ceiling is no 1."""
-    shared = np.random.default_rng(0).standard_normal(NEURONS)
-    one, two = ranked(1, shared, 0.7), ranked(2, shared, 0.7)
-    own, other = (rankings.agreement(one, rival)[0] for rival in (one, two))
-    assert own.mean() == pytest.approx(other.mean(), abs=0.02) and own.max() < 0.85
-
-
-def test_top_groups_with_half_their_members_in_common():
-    values = np.tile(np.arange(NEURONS, dtype=float), (2, 1, 1))
-    moved = np.where(values >= NEURONS - TOP // 2, -1.0, values)  # half of the top has fallen to the end
-    jaccard = rankings.agreement(rankings.ranking(values, TOP), rankings.ranking(moved, TOP))[1]
-    assert jaccard == pytest.approx([8 / 24])
-
-
-def test_the_centred_interval_keeps_the_estimate_and_the_draws_spread():
-    draws = np.random.default_rng(0).normal(0.5, 0.01, 2000)
-    low, high = over_documents.centred(np.concatenate([[0.8], draws]))
-    assert low < 0.8 < high and high - low == pytest.approx(2 * 1.96 * 0.01, rel=0.1)
-    assert over_documents.centred(np.concatenate([[0.999], draws]), 0.0, 1.0)[1] == 1.0

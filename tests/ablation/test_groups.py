@@ -5,16 +5,18 @@ import pytest
 import torch
 from oracle import exact_norms
 
-from rare_token_neurons.ablation import capture as captures, groups, neurons as ablation
+from rare_token_neurons.ablation import groups
+from rare_token_neurons.ablation.capture import ABLATIONS, Capture, capture, references
+from rare_token_neurons.ablation.neurons import loss_changes
 
 KINDS = ("neox-parallel", "neox-sequential", "llama-tied")
 GROUP = [3, 17, 40, 41, 8]
 
 
-def hooked(subject, tokens, capture, positions, group, kind="mean"):
+def hooked(subject, tokens, kept, positions, group, kind="mean"):
     """Joint loss changes (n,) by one whole forward pass: the group's activations replaced at the positions."""
     block, t = positions.unbind(1)
-    new = captures.references(capture, positions, torch.tensor(group), kind, 0).to(subject.dtype)
+    new = references(kept, positions, torch.tensor(group), kind, 0).to(subject.dtype)
 
     def ablate(module, inputs):
         activations = inputs[0].clone()
@@ -35,16 +37,16 @@ def hooked(subject, tokens, capture, positions, group, kind="mean"):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("how", captures.ABLATIONS)
+@pytest.mark.parametrize("how", ABLATIONS)
 def test_joint_changes_are_those_of_the_whole_model(tiny, tokens, kind, how):
     subject = tiny(kind, torch.float64)
     with exact_norms(subject.model):
-        capture = captures.capture(subject, tokens)
-    positions = capture.positions[::3]
-    found = groups.joint_changes(subject, capture, positions, [GROUP, [5]], ablation=how)
-    assert found[0] == pytest.approx(hooked(subject, tokens, capture, positions, GROUP, how), abs=1e-11)
+        kept = capture(subject, tokens)
+    positions = kept.positions[::3]
+    found = groups.joint_changes(subject, kept, positions, [GROUP, [5]], ablation=how)
+    assert found[0] == pytest.approx(hooked(subject, tokens, kept, positions, GROUP, how), abs=1e-11)
     assert found[0].abs().mean() > 0.01
-    single = ablation.loss_changes(subject, capture, positions, ablation=how, neurons=[5])
+    single = loss_changes(subject, kept, positions, ablation=how, neurons=[5])
     assert found[1] == pytest.approx(single[:, 0], abs=1e-9)
 
 
@@ -52,27 +54,26 @@ def test_joint_changes_are_those_of_the_whole_model(tiny, tokens, kind, how):
 @pytest.mark.parametrize("strength", [1.0, 8.0, 40.0])
 def test_float32_is_close_to_float64_for_small_and_for_harsh_changes(tiny, tokens, kind, strength):
     wide, narrow = tiny(kind, torch.float64, strength=strength), tiny(kind, strength=strength)
-    captured = captures.capture(narrow, tokens)
-    exact = captures.Capture(captured.tokens, captured.first, captured.documents, captured.activations.double(),
-                             captured.residual.double())
-    found = groups.joint_changes(narrow, captured, captured.positions, [GROUP]).double()
-    expected = groups.joint_changes(wide, exact, captured.positions, [GROUP])
+    kept = capture(narrow, tokens)
+    exact = Capture(kept.tokens, kept.first, kept.documents, kept.activations.double(), kept.residual.double())
+    found = groups.joint_changes(narrow, kept, kept.positions, [GROUP]).double()
+    expected = groups.joint_changes(wide, exact, kept.positions, [GROUP])
     assert (found - expected).abs().max() < 1e-5 + 1e-5 * expected.abs().max()
 
 
 def test_memory_and_company_do_not_change_the_answer(tiny, tokens):
     subject = tiny("neox-parallel", torch.float64)
-    capture = captures.capture(subject, tokens)
-    together = groups.joint_changes(subject, capture, capture.positions, [GROUP, [1, 2]], ablation="resample")
-    alone = groups.joint_changes(subject, capture, capture.positions, [[1, 2]], ablation="resample", memory_gb=3e-5)
+    kept = capture(subject, tokens)
+    together = groups.joint_changes(subject, kept, kept.positions, [GROUP, [1, 2]], ablation="resample")
+    alone = groups.joint_changes(subject, kept, kept.positions, [[1, 2]], ablation="resample", memory_gb=3e-5)
     assert alone[0] == pytest.approx(together[1], abs=1e-12)
 
 
 def test_synergy_by_hand(tiny, tokens):
     subject = tiny("llama-tied", torch.float64)
-    capture = captures.capture(subject, tokens)
-    changes = ablation.loss_changes(subject, capture)
-    joint = groups.joint_changes(subject, capture, None, [GROUP, [7, 9, 11]])
+    kept = capture(subject, tokens)
+    changes = loss_changes(subject, kept)
+    joint = groups.joint_changes(subject, kept, None, [GROUP, [7, 9, 11]])
     added, absolute = groups.sum_of_singles(changes, [GROUP, [7, 9, 11]])
     assert added[0] == pytest.approx(changes[:, GROUP].sum(1)) and absolute.shape == added.shape
     table = groups.synergy(joint, added, absolute)
@@ -84,55 +85,55 @@ def test_synergy_by_hand(tiny, tokens):
 
 def test_effects_add_up_where_the_prediction_hardly_moves(tiny, tokens):
     subject = tiny("neox-parallel", torch.float64, strength=0.3)
-    capture = captures.capture(subject, tokens)
-    joint = groups.joint_changes(subject, capture, None, [GROUP])
-    added, absolute = groups.sum_of_singles(ablation.loss_changes(subject, capture), [GROUP])
+    kept = capture(subject, tokens)
+    joint = groups.joint_changes(subject, kept, None, [GROUP])
+    added, absolute = groups.sum_of_singles(loss_changes(subject, kept), [GROUP])
     assert groups.synergy(joint, added, absolute).ratio[0] == pytest.approx(1, abs=0.02)
 
 
 @pytest.mark.parametrize("aggregate", ["mean_abs", "abs_mean"])
 def test_greedy_search_takes_the_best_next_neuron_at_every_step(tiny, tokens, aggregate):
     subject = tiny("neox-sequential", torch.float64)
-    capture = captures.capture(subject, tokens)
-    positions, candidates = capture.positions[::2], [0, 5, 9, 14, 22, 31, 40]
-    found = groups.greedy(subject, capture, positions, 3, aggregate=aggregate, candidates=candidates)
+    kept = capture(subject, tokens)
+    positions, candidates = kept.positions[::2], [0, 5, 9, 14, 22, 31, 40]
+    found = groups.greedy(subject, kept, positions, 3, aggregate=aggregate, candidates=candidates)
     chosen = []
     for step in range(3):
         trials = [chosen + [one] for one in candidates if one not in chosen]
-        joint = groups.joint_changes(subject, capture, positions, trials)
+        joint = groups.joint_changes(subject, kept, positions, trials)
         scores = joint.abs().mean(1) if aggregate == "mean_abs" else joint.mean(1).abs()
         chosen = trials[int(scores.argmax())]
         assert found.influence[step] == pytest.approx(float(scores.max()), abs=1e-8)
     assert found.neurons.tolist() == chosen
-    changes = ablation.loss_changes(subject, capture, positions)
+    changes = loss_changes(subject, kept, positions)
     single = (changes.abs().mean(0) if aggregate == "mean_abs" else changes.mean(0).abs()).numpy()
     assert found.alone[candidates] == pytest.approx(single[candidates], abs=1e-8)
     assert np.isnan(np.delete(found.alone, candidates)).all()
-    everyone = groups.greedy(subject, capture, positions, 1)
+    everyone = groups.greedy(subject, kept, positions, 1)
     assert everyone.neurons[0] == int(changes.abs().mean(0).argmax())
 
 
 def test_greedy_search_leaves_the_capture_alone_and_works_with_resampling(tiny, tokens):
     subject = tiny("llama-tied", torch.float64)
-    capture = captures.capture(subject, tokens)
-    before = capture.residual.clone()
-    found = groups.greedy(subject, capture, capture.positions, 4, ablation="resample", seed=3)
-    assert torch.equal(capture.residual, before) and len(set(found.neurons)) == 4
-    joint = groups.joint_changes(subject, capture, None, [found.neurons], ablation="resample", seed=3)
+    kept = capture(subject, tokens)
+    before = kept.residual.clone()
+    found = groups.greedy(subject, kept, kept.positions, 4, ablation="resample", seed=3)
+    assert torch.equal(kept.residual, before) and len(set(found.neurons)) == 4
+    joint = groups.joint_changes(subject, kept, None, [found.neurons], ablation="resample", seed=3)
     assert float(joint.abs().mean()) == pytest.approx(found.influence[-1], abs=1e-8)
-    assert np.array_equal(found.neurons, groups.greedy(subject, capture, capture.positions, 4, ablation="resample", seed=3).neurons)
+    assert np.array_equal(found.neurons, groups.greedy(subject, kept, kept.positions, 4, ablation="resample", seed=3).neurons)
 
 
 def test_bad_input_by_name(tiny, tokens):
     subject = tiny("neox-parallel")
-    capture = captures.capture(subject, tokens)
+    kept = capture(subject, tokens)
     with pytest.raises(ValueError, match="each of them once"):
-        groups.joint_changes(subject, capture, None, [[1, 1]])
+        groups.joint_changes(subject, kept, None, [[1, 1]])
     with pytest.raises(ValueError, match="one neuron or more"):
-        groups.joint_changes(subject, capture, None, [np.array([], dtype=int)])
+        groups.joint_changes(subject, kept, None, [np.array([], dtype=int)])
     with pytest.raises(ValueError, match="neurons"):
-        groups.joint_changes(subject, capture, None, [[1, 480]])
+        groups.joint_changes(subject, kept, None, [[1, 480]])
     with pytest.raises(ValueError, match="cannot be chosen"):
-        groups.greedy(subject, capture, capture.positions, 3, candidates=[1, 2])
+        groups.greedy(subject, kept, kept.positions, 3, candidates=[1, 2])
     with pytest.raises(ValueError, match="mean_abs or abs_mean"):
-        groups.greedy(subject, capture, capture.positions, 3, aggregate="sum")
+        groups.greedy(subject, kept, kept.positions, 3, aggregate="sum")

@@ -1,7 +1,11 @@
-"""Effective dimension, correlations and clustering: known answers and brute force."""
+"""Effective dimension, correlations, clustering and communities: known answers and brute force."""
 
+import networkx as nx
 import numpy as np
 import pytest
+from scipy.cluster.hierarchy import fcluster
+from sklearn.decomposition import PCA
+from sklearn.preprocessing import StandardScaler
 
 from rare_token_neurons.statistics import controls, geometry
 
@@ -28,9 +32,6 @@ def test_a_matrix_of_rank_5_has_effective_dimension_5(rng):
 
 
 def test_effective_dimension_is_the_count_of_components_of_sklearn(rng):
-    from sklearn.decomposition import PCA
-    from sklearn.preprocessing import StandardScaler
-
     values = rng.normal(size=(500, 12)) @ rng.normal(size=(12, 12))
     variance = PCA().fit(StandardScaler().fit_transform(values)).explained_variance_ratio_
     block = geometry.correlation(values)
@@ -123,8 +124,6 @@ def test_a_planted_co_activating_group_is_told_from_random_ones(rng):
 
 
 def test_clustering_takes_condensed_distances(rng):
-    from scipy.cluster.hierarchy import fcluster
-
     values = np.concatenate([rng.normal(size=(1000, 1)) + 0.5 * rng.normal(size=(1000, 5)) for _ in range(3)], axis=1)
     shuffled = rng.permutation(15)
     block = geometry.correlation(values[:, shuffled])
@@ -133,6 +132,49 @@ def test_clustering_takes_condensed_distances(rng):
     assert np.count_nonzero(np.diff(families)) == 2  # each family stands together
     assert tree[0, 2] == pytest.approx(1 - geometry.pairs(block).max())  # a height is a distance 1 - r
     assert len(set(zip(fcluster(tree, 3, "maxclust"), shuffled // 5))) == 3
+
+
+# ---- communities
+
+
+def activations(rng, modules, neurons, strength, tokens=2000):
+    """Groups of neurons that share a factor each."""
+    factors = rng.normal(size=(tokens, modules))
+    return strength * np.repeat(factors, neurons // modules, axis=1) + rng.normal(size=(tokens, neurons))
+
+
+def test_planted_modules_are_found(rng):
+    block = geometry.correlation(activations(rng, 3, 24, strength=1.5))
+    found = geometry.communities(block)
+    assert sorted(map(sorted, found)) == [list(range(8)), list(range(8, 16)), list(range(16, 24))]
+    edges = np.maximum(block, 0) - np.eye(24)
+    degree, total = edges.sum(axis=1), edges.sum()
+    by_hand = sum(edges[8 * c: 8 * c + 8, 8 * c: 8 * c + 8].sum() / total - (degree[8 * c: 8 * c + 8].sum() / total) ** 2
+                  for c in range(3))
+    assert geometry.modularity(block) == pytest.approx(by_hand) and by_hand > 0.5
+
+
+def test_negative_correlations_are_no_edges_unless_absolute():
+    block = np.array([[1.0, -0.5, 0.25], [-0.5, 1.0, 0.0], [0.25, 0.0, 1.0]])
+    assert sorted(geometry.graph(block).edges) == [(0, 2)]
+    absolute = geometry.graph(block, weights="absolute")
+    assert absolute[0][1]["weight"] == 0.5 and not list(nx.selfloop_edges(absolute))
+    assert np.isnan(geometry.modularity(-np.ones((4, 4))))
+    assert geometry.modularity(np.stack([block, block])).shape == (2,)
+
+
+def test_a_modular_group_stands_out_and_a_plain_one_does_not(rng):
+    values = rng.normal(size=(1500, 200))
+    values[:, :20] = activations(rng, 4, 20, strength=1.0, tokens=1500)
+    matrix = geometry.correlation(values)
+    null = geometry.modularity(geometry.within(matrix, controls.random_groups(200, 20, draws=60, seed=2)), 1.0, 2)
+    for resolution in geometry.RESOLUTIONS:
+        modular = geometry.modularity(matrix[:20, :20], resolution, 2)
+        assert modular > null.mean() + 4 * null.std() and controls.empirical_p(modular, null) < 0.04
+    plain = geometry.modularity(matrix[100:120, 100:120], 1.0, 2)
+    assert abs(plain - null.mean()) < 3 * null.std() and null.min() < plain < null.max()
+    seeded = [geometry.modularity(matrix[100:120, 100:120], 1.0, [seed]) for seed in (0, 1)]
+    assert plain == pytest.approx(np.mean(seeded))
 
 
 def test_bad_input_by_name(rng):
@@ -144,3 +186,5 @@ def test_bad_input_by_name(rng):
         geometry.participation_ratio(np.eye(10), samples=10)
     with pytest.raises(ValueError, match="not finite"):
         geometry.alive(np.array([[np.nan, 1.0], [2.0, 3.0]]))
+    with pytest.raises(ValueError, match="positive or absolute"):
+        geometry.graph(np.eye(2), weights="signed")

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import BUILDERS, VOCABULARY
 from oracle import captured_changes, exact_norms, hooked_changes
+from tiny_models import BUILDERS, VOCABULARY
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rare_token_neurons.ablation import capture as captures, cumulants, neurons as ablation
-from rare_token_neurons.ablation.capture import capture, references
-from rare_token_neurons.ablation.neurons import influence, loss_changes, losses
+from rare_token_neurons.ablation import cumulants, neurons as kernel
+from rare_token_neurons.ablation.capture import ABLATIONS, capture, references
+from rare_token_neurons.ablation.neurons import FREEZES, divergences, influence, loss_changes, losses
 from rare_token_neurons.models import checkpoints
 
 DOCUMENTS = torch.tensor([0, 0, 1, 2, 2, 3])
@@ -29,7 +29,7 @@ def captured(subject, tokens):
         return capture(subject, tokens.to(subject.device), documents=DOCUMENTS)
 
 
-# --- every (position, neuron) against one whole forward pass a neuron
+# ---- every (position, neuron) against one whole forward pass a neuron
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -67,7 +67,7 @@ def test_order_3_serves_most_pairs_of_a_gentle_model(tiny, tokens):
     assert ((found.change_sum - expected).abs() <= tolerance(expected)).all()
 
 
-# --- the guard, on a real language model
+# ---- the guard, on a real language model
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def real():
 def test_no_error_above_the_tolerance_goes_unflagged(real, monkeypatch):
     subject, kept, positions, neurons, expected, _ = real
     assert ((loss_changes(subject, kept, positions, neurons=neurons) - expected).abs() <= tolerance(expected)).all()
-    monkeypatch.setattr(ablation, "settle", lambda *arguments: None)
+    monkeypatch.setattr(kernel, "settle", lambda *arguments: None)
     without = (loss_changes(subject, kept, positions, neurons=neurons) - expected).abs()
     assert (without > tolerance(expected, 1e-5)).any(), "the comparison would not notice a missing fallback"
 
@@ -98,7 +98,7 @@ def test_the_fallback_is_for_few_pairs(real):
     assert 0 < real[-1] < 0.12
 
 
-# --- hard cases: peaked predictions, large activations, a neuron that makes up the residual stream
+# ---- hard cases: peaked predictions, large activations, a neuron that makes up the residual stream
 
 
 def harden(subject, how):
@@ -157,7 +157,7 @@ def test_a_dominant_neuron_needs_its_difference_in_float64(tiny, tokens, monkeyp
     assert ((found - expected).abs() > 1e-5 + 1e-6 * largest).any()
 
 
-# --- what influence adds up
+# ---- what influence adds up
 
 
 def test_influence_sums_by_document_and_its_error_is_the_documents(tiny, tokens):
@@ -187,7 +187,7 @@ def test_influence_of_some_neurons_without_entropy_or_counts(tiny, tokens):
     assert influence(subject, kept, POSITIONS).unigram_sum is None
 
 
-# --- capture and resampling
+# ---- capture and resampling
 
 
 def test_capture_keeps_scored_positions_and_never_unembeds(tiny, tokens):
@@ -223,7 +223,7 @@ def test_a_draw_depends_on_seed_position_and_neuron_alone(tiny, tokens):
     assert (references(kept, kept.positions, torch.arange(48), "resample", seed=2) != every).double().mean() > 0.9
 
 
-# --- memory, devices, precision
+# ---- memory, devices, precision
 
 
 class Watch(TorchDispatchMode):
@@ -251,8 +251,8 @@ def test_little_memory_gives_the_same_changes_in_small_pieces(tiny, tokens):
     torch.testing.assert_close(small, loss_changes(subject, kept), rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("ablated", captures.ABLATIONS)
-@pytest.mark.parametrize("freeze", ablation.FREEZES)
+@pytest.mark.parametrize("ablated", ABLATIONS)
+@pytest.mark.parametrize("freeze", FREEZES)
 def test_every_tensor_lives_on_the_inputs_device(tiny, tokens, ablated, freeze):
     subject = tiny("neox-parallel")
     kept = captured(subject, tokens)
@@ -270,8 +270,8 @@ def test_every_tensor_lives_on_the_inputs_device(tiny, tokens, ablated, freeze):
 def test_products_never_use_reduced_precision(tiny, tokens, monkeypatch):
     subject = tiny("neox-parallel")
     kept = captured(subject, tokens)
-    seen = []
-    monkeypatch.setattr(ablation, "moments",
+    seen, original = [], cumulants.moments
+    monkeypatch.setattr(kernel, "moments",
                         lambda *arguments: seen.append(torch.get_float32_matmul_precision()) or original(*arguments))
     torch.set_float32_matmul_precision("medium")
     try:
@@ -282,10 +282,7 @@ def test_products_never_use_reduced_precision(tiny, tokens, monkeypatch):
     assert seen == ["highest"]
 
 
-original = cumulants.moments
-
-
-# --- bad input, by name
+# ---- bad input, by name
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
@@ -344,3 +341,35 @@ def test_influence_needs_positions_and_their_documents(tiny, tokens):
         influence(subject, kept, POSITIONS[:0])
     with pytest.raises(ValueError, match="one document a position"):
         influence(subject, kept, POSITIONS, torch.arange(3))
+
+
+# ---- distance from the unigram distribution: softmax of whole logits
+
+
+def brute(subject, kept, positions, neuron):
+    """Mean change of KL(model || unigram) with one neuron at its mean, by the model's own norm and unembedding."""
+    block, t = positions.unbind(1)
+    residual = kept.residual[block, t - kept.first]
+    delta = kept.means[neuron] - kept.activations[block, t - kept.first, neuron]
+    unigram = ((subject.unigram_counts + 1) / (subject.unigram_counts + 1).sum()).log()
+    values = []
+    for stream in (residual, residual + delta[:, None] * subject.w_out[:, neuron]):
+        logits = torch.nn.functional.linear(subject.final_norm(stream), subject.unembedding, subject.unembedding_bias)
+        logs = logits.log_softmax(-1)
+        values.append((logs.exp() * (logs - unigram)).sum(-1).mean())
+    return float(values[1] - values[0])
+
+
+@pytest.mark.parametrize("kind", ("neox-parallel", "llama-tied"))
+def test_kl_is_that_of_whole_logits_and_its_expansion_is_near(tiny, tokens, kind):
+    subject = tiny(kind, torch.float64, strength=4.0)
+    kept = capture(subject, tokens)
+    positions = kept.positions[::5]
+    entropy = influence(subject, kept, positions).entropy_sum.sum(0) / len(positions)
+    exact = divergences(subject, kept, positions, entropy, exact=range(subject.n_neurons))
+    expanded = divergences(subject, kept, positions, entropy)
+    for neuron in (0, 7, 31):
+        assert float(exact[neuron]) == pytest.approx(brute(subject, kept, positions, neuron), abs=1e-6)
+    assert exact.abs().max() > 1e-4
+    assert float((expanded - exact).abs().max()) < 0.05 * float(exact.abs().max())
+    assert float((expanded - exact).abs().max()) > 0  # it is an expansion

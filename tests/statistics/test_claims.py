@@ -8,9 +8,9 @@ import pytest
 from scipy.special import ndtr
 from statsmodels.stats.multitest import multipletests
 
-from rare_token_neurons.statistics import claims, controls, documents as over_documents, rankings, spectra as spectra_of
+from rare_token_neurons.statistics import claims, controls, documents, rankings, spectra
 from rare_token_neurons.statistics.claims import Claim, Evidence, NOT, PARTLY, REPRODUCED, UNTESTED
-from rare_token_neurons.tables import claims as claim_tables
+from rare_token_neurons.tables import claims as evidence_of
 
 MORE = Claim("T1", "a mean", "greater")
 LESS = Claim("T1", "a mean", "less")
@@ -98,20 +98,20 @@ def test_the_claims_are_consistent():
         assert set(claim.needs) <= earlier & names
 
 
-# A model without training: independent Gaussian weights, activations of GELU neurons that read noise.
+# ---- a model without training: independent Gaussian weights, activations of GELU neurons that read noise
 
 
 @pytest.fixture(scope="module")
 def untrained():
     rng = np.random.default_rng(0)
-    neurons, d, documents, tokens = 400, 64, 110, 20
-    states = rng.normal(size=(documents * tokens, d)) / np.sqrt(d)
+    neurons, d, texts, tokens = 400, 64, 110, 20
+    states = rng.normal(size=(texts * tokens, d)) / np.sqrt(d)
     w_in, w_out = rng.normal(size=(neurons, d)), rng.normal(size=(d, neurons))
     read = states @ w_in.T
     activations = read * ndtr(read)  # GELU
-    ids = np.repeat(np.arange(documents), tokens)
+    ids = np.repeat(np.arange(texts), tokens)
     # each ablation changes the loss by its activation times the projection of its weights on a target of its own
-    effects = np.abs((activations - activations.mean(axis=0)) * (rng.normal(size=(documents * tokens, d)) @ w_out))
+    effects = np.abs((activations - activations.mean(axis=0)) * (rng.normal(size=(texts * tokens, d)) @ w_out))
     return activations, w_in, w_out, ids, effects
 
 
@@ -127,7 +127,7 @@ def measured(activations, w_in, w_out, ids, effects):
     per_document = np.stack([effects[ids == one].sum(axis=0) for one in np.unique(ids)])
     n = np.unique(ids, return_counts=True)[1]
     group = rankings.top(per_document[::2].sum(axis=0), 20)
-    anew = over_documents.resampled_groups(per_document[::2], n[::2], 20, draws=100)
+    anew = documents.resampled_groups(per_document[::2], n[::2], 20, draws=100)
     sample = controls.sample(activations[~half], ids[~half], w_out)
     nulls = controls.control_groups(sample, group, draws=199)
     rng = np.random.default_rng(1)
@@ -136,7 +136,7 @@ def measured(activations, w_in, w_out, ids, effects):
     influence = per_document.mean(axis=0)
     null = head(np.abs(rng.normal(size=(199, len(influence)))))  # order statistics of a half-normal
     resampled = [head(per_document[rng.integers(0, len(per_document), len(per_document))].mean(axis=0)) for _ in range(200)]
-    low, high = over_documents.interval(head(influence), np.array(resampled))
+    low, high = documents.interval(head(influence), np.array(resampled))
     found = {"C1": Evidence(head(influence), low, high, null.mean(), (controls.empirical_p(head(influence), null, "greater"),), 1000)}
     none = Evidence(0.0, 0.0, 0.0, 0.0, (1.0, 1.0), 1000)  # no plateau at any time
     found |= {"C2": none, "C3 emergence": none, "C3 before training": none, "C7": none, "C8": none}
@@ -149,12 +149,12 @@ def measured(activations, w_in, w_out, ids, effects):
     dimensions = controls.within(sample, group, nulls, controls.DIMENSIONS, statistic, **options)
     inside = controls.within(sample, group, nulls, controls.PAIRS, controls.pairs, **options)
     outside = controls.between(sample, group, nulls, **options)
-    spectra = controls.compare(*(spectra_of.measure(w_in[groups], fits=0) for groups in (group[None], anew)),
-                            {kind: spectra_of.measure(w_in[groups], fits=0) for kind, groups in nulls.items()})
-    return found | {"C4": claim_tables.dimension(table(dimensions)),
-                    "C5 within": claim_tables.within(table(inside, relation="within", measure="correlation")),
-                    "C5 between": claim_tables.between(table(outside, relation="between", measure="correlation")),
-                    "C6": claim_tables.hill(table(spectra, matrix="in", rows="raw"))}
+    tails = controls.compare(*(spectra.measure(w_in[groups], fits=0) for groups in (group[None], anew)),
+                             {kind: spectra.measure(w_in[groups], fits=0) for kind, groups in nulls.items()})
+    return found | {"C4": evidence_of.dimension(table(dimensions)),
+                    "C5 within": evidence_of.within(table(inside, relation="within", measure="correlation")),
+                    "C5 between": evidence_of.between(table(outside, relation="between", measure="correlation")),
+                    "C6": evidence_of.hill(table(tails, matrix="in", rows="raw"))}
 
 
 def test_random_weights_reproduce_nothing(untrained):

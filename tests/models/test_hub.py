@@ -18,7 +18,7 @@ from huggingface_hub import close_session, constants
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from rare_token_neurons import paths
-from rare_token_neurons.models import checkpoints, hub as hub_client
+from rare_token_neurons.models import checkpoints, hub as client
 
 REPOSITORY = "lab/tiny-pythia"
 STEPS = {f"step{step}": step for step in (0, 1, 512, 143000)}
@@ -59,7 +59,7 @@ def hub(repositories, tmp_path, monkeypatch):
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         close_session()
-        monkeypatch.setattr(hub_client, "MEMORY", tmp_path / "memory")
+        monkeypatch.setattr(client, "MEMORY", tmp_path / "memory")
         yield running
     forget()
 
@@ -73,9 +73,9 @@ def at(url, monkeypatch):
 
 def forget():
     """What a new process would not know."""
-    hub_client.branches.cache_clear()
+    client.branches.cache_clear()
     checkpoints._hub_config.cache_clear()
-    hub_client._resolved.cache_clear()
+    client._resolved.cache_clear()
 
 
 def held(tmp_path):
@@ -213,7 +213,7 @@ def test_a_dropped_connection_goes_on_where_it_was(hub, tmp_path, reset, monkeyp
 
 def test_the_next_run_goes_on_where_this_one_was_killed(hub, tmp_path):
     whole, commit = hub.repositories[REPOSITORY]["step0"][WEIGHTS], commit_of(REPOSITORY, "step0")
-    announced = hub_client.digests(REPOSITORY, "step0")[WEIGHTS]
+    announced = client.digests(REPOSITORY, "step0")[WEIGHTS]
     part = tmp_path / "hub/models--lab--tiny-pythia/blobs" / f"{announced}.incomplete"
     part.parent.mkdir(parents=True, exist_ok=True)
     part.write_bytes(whole[:400_000])

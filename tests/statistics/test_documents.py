@@ -1,0 +1,234 @@
+"""Documents halved and drawn: nothing shared, nothing lost, no winner's curse, and intervals that cover."""
+
+import numpy as np
+import pytest
+
+from rare_token_neurons.statistics import documents, geometry
+
+def test_parts_share_no_document_and_lose_none():
+    weights = documents.parts(50, 3, 100, np.random.default_rng(0))       # (3, 100, 50)
+    assert (weights.sum(axis=0) == 1).all()
+    assert set(weights.sum(axis=-1).ravel()) <= {16, 17}
+    assert len(np.unique(weights[0], axis=0)) > 90                         # a new cut every draw
+
+
+def test_documents_are_drawn_after_the_split():
+    weights = documents.parts(51, 2, 200, np.random.default_rng(0))
+    drawn = documents.redraw(weights, np.random.default_rng(1))
+    assert ((drawn > 0) <= (weights > 0)).all()                            # never from the other half
+    np.testing.assert_array_equal(drawn.sum(axis=-1), weights.sum(axis=-1))
+    assert drawn.max() > 1
+
+
+def test_resamples_are_multinomial_draws_below_every_document_once():
+    found = documents.resamples(12, 40, [3, 1])
+    assert found.shape == (41, 12) and (found[0] == 1).all()
+    np.testing.assert_array_equal(found[1:], np.random.default_rng([3, 1]).multinomial(12, np.full(12, 1 / 12), size=40))
+
+
+def test_split_half_curve_has_no_winners_curse():
+    rng = np.random.default_rng(1)
+    sums = np.exp(rng.standard_normal((40, 500)))               # 500 equal neurons: all spread is noise
+    counts = np.ones(40)
+    same = documents.curves_drawn(sums, counts, 10, rng, ranking="same_tokens", resample=False).mean(axis=0)
+    split = documents.curves_drawn(sums, counts, 10, rng, ranking="split_half", resample=False).mean(axis=0)
+    assert same[0] / same.mean() > 1.5
+    assert split[:20].mean() / split.mean() == pytest.approx(1.0, abs=0.1)
+
+
+def test_split_half_by_hand():
+    first, second = np.array([[3.0, 1.0, 2.0]]), np.array([[10.0, 30.0, 20.0]])
+    # by the first: neurons 0, 2, 1 -> 10, 20, 30 on the second; by the second: 1, 2, 0 -> 1, 2, 3
+    np.testing.assert_allclose(documents.split_half(first, second), [[5.5, 11.0, 16.5]])
+
+
+def test_influence_is_the_ratio_of_sums():
+    sums, counts = np.array([[2.0, -6.0], [4.0, 1.0]]), np.array([2.0, 1.0])
+    np.testing.assert_allclose(documents.influence(sums, counts, np.array([[1.0, 1], [2, 0]])), [[2, 5 / 3], [1, 3]])
+
+
+def test_reliability_is_high_with_signal_and_low_without():
+    rng = np.random.default_rng(0)
+    true = np.exp(rng.standard_normal(500))
+    assert documents.reliability(true * np.exp(0.3 * rng.standard_normal((40, 500))), np.ones(40)) > 0.95
+    assert abs(documents.reliability(np.exp(rng.standard_normal((40, 500))), np.ones(40))) < 0.25
+
+
+def test_detectable_change_is_two_standard_errors():
+    rng = np.random.default_rng(0)
+    found = documents.detectable(rng.standard_normal((400, 300)) * 0.5, np.ones(400))
+    assert found.mean() == pytest.approx(1.96 * 0.5 / 20, rel=0.05)
+
+
+@pytest.mark.parametrize("sums, counts, word", [
+    (np.ones((5, 100)), np.ones(5), "at least 6 documents"),
+    (np.ones((50, 100)), np.ones(49), "sums must be"),
+    (np.full((50, 100), np.nan), np.ones(50), "finite"),
+    (np.ones((50, 100)), np.zeros(50), "position"),
+])
+def test_bad_input_is_one_sentence(sums, counts, word):
+    with pytest.raises(ValueError, match=word) as error:
+        documents.check(sums, counts)
+    assert "\n" not in str(error.value)
+
+
+def test_bad_ranking_is_named():
+    with pytest.raises(ValueError, match="ranking"):
+        documents.curves_drawn(np.ones((9, 30)), np.ones(9), 2, np.random.default_rng(0), ranking="best")
+
+
+# ---- intervals from second moments
+
+
+def text(rng, count=12, neurons=6):
+    """Activations with a mean far from zero and a level of their own in each document."""
+    lengths = rng.integers(5, 60, size=count)
+    ids = rng.permutation(np.repeat(np.arange(count) * 10, lengths))
+    level = rng.normal(size=(count, neurons))
+    return level[ids // 10] + rng.normal(size=(len(ids), neurons)) + 3.0, ids
+
+
+@pytest.mark.parametrize("centred", [True, False])
+def test_resampling_documents_is_repeating_their_tokens(centred):
+    rng = np.random.default_rng(0)
+    values, ids = text(rng)
+    group = np.array([4, 1, 2])
+    weights = rng.multinomial(12, np.full(12, 1 / 12), size=5)
+    found = documents.resampled(documents.moments(values, ids, rows=group), weights, centred)
+    assert found.shape == (5, 3, 6)
+    for block, weight in zip(found, weights):
+        repeated = np.concatenate([np.tile(values[ids == 10 * d], (w, 1)) for d, w in enumerate(weight)])
+        assert block == pytest.approx(geometry.correlation(repeated, centred)[group], abs=1e-10)
+
+
+def test_bootstrap_is_batched_paired_and_reproducible():
+    values, ids = text(np.random.default_rng(1))
+    moments = documents.moments(values, ids)
+    value, samples = documents.bootstrap(geometry.mean_pair, moments, draws=70, seed=3)
+    assert value == pytest.approx(geometry.mean_pair(geometry.correlation(values)))
+    again = documents.bootstrap(geometry.mean_pair, moments, draws=70, seed=3, batch=7)[1]
+    assert samples.shape == (70,) and samples == pytest.approx(again, abs=1e-12)
+    curves = documents.bootstrap(geometry.cumulative_variance, moments, draws=70, seed=3)
+    low, high = documents.interval(*curves)
+    assert low.shape == (6,) and np.all(low <= high)
+
+
+def test_the_interval_covers_the_truth_where_tokens_of_a_document_hang_together():
+    rng = np.random.default_rng(2)
+    values, ids = text(rng, count=4000, neurons=4)
+    truth = geometry.mean_pair(geometry.correlation(values))
+    hits = 0
+    for trial in range(100):
+        chosen = rng.choice(4000, size=150, replace=False) * 10
+        inside = np.isin(ids, chosen)
+        low, high = documents.interval(*documents.bootstrap(
+            geometry.mean_pair, documents.moments(values[inside], ids[inside]), draws=200, seed=trial))
+        hits += low <= truth <= high
+    assert hits >= 88
+
+
+def test_the_basic_interval_takes_off_the_bias_of_resampling():
+    rng = np.random.default_rng(3)
+    values, ids = rng.normal(size=(600, 12)), np.repeat(np.arange(40), 15)  # true correlations are 0
+    value, samples = documents.bootstrap(geometry.mean_abs_pair, documents.moments(values, ids), draws=400)
+    assert samples.mean() > 1.2 * value
+    low, high = documents.interval(value, samples)
+    assert high < value + (samples.mean() - value)
+
+
+def test_a_planted_group_is_set_apart_from_its_controls_and_another_is_not():
+    rng = np.random.default_rng(4)
+    values, ids = rng.normal(size=(4000, 80)), np.repeat(np.arange(100), 40)
+    values[:, :10] += 0.5 * rng.normal(size=(4000, 1))
+    groups = [np.arange(10), np.arange(10, 20), *rng.permuted(np.tile(np.arange(20, 80), (20, 1)), axis=1)[:, :10]]
+    found = [documents.bootstrap(geometry.mean_pair, documents.moments(values[:, group], ids), draws=200) for group in groups]
+    everyone, samples = np.array([value for value, _ in found]), np.stack([sample for _, sample in found], axis=1)
+    value, low, high = documents.against(np.delete(everyone, 1), np.delete(samples, 1, axis=1))
+    assert low < value < high and low > 0.1 and value == pytest.approx(0.2, abs=0.03)
+    value, low, high = documents.against(everyone[1:], samples[:, 1:])
+    assert low < 0 < high
+
+
+def test_with_endless_text_a_group_like_any_other_is_not_set_apart():
+    rng = np.random.default_rng(5)
+    mixing = rng.normal(size=(30, 120)) / 6  # every pair of neurons is correlated, this way or that
+    values, ids = rng.normal(size=(20_000, 30)) @ mixing, np.repeat(np.arange(200), 100)
+    groups = rng.permuted(np.tile(np.arange(120), (40, 1)), axis=1)[:, :10]
+    found = [documents.bootstrap(geometry.mean_pair, documents.moments(values[:, group], ids), draws=60) for group in groups]
+    everyone, samples = np.array([value for value, _ in found]), np.stack([sample for _, sample in found], axis=1)
+    others, excluded = np.arange(20, 40), 0
+    for one in range(20):
+        value, low, high = documents.against(everyone[[one, *others]], samples[:, [one, *others]])
+        excluded += not low < 0 < high
+    assert excluded <= 4
+
+
+@pytest.mark.parametrize("centred", [True, False])
+def test_correlation_with_the_outside_is_that_of_the_matrix(centred):
+    values, ids = text(np.random.default_rng(6), neurons=15)
+    groups = np.array([[0, 3, 4], [9, 2, 14]])
+    matrix = geometry.correlation(values, centred)
+    found, samples = documents.outside(values, ids, groups, draws=50, seed=2, centred=centred)
+    assert found == pytest.approx([geometry.between(matrix, group).mean() for group in groups])
+    exact = documents.bootstrap(lambda blocks: blocks[:, :, np.setdiff1d(np.arange(15), groups[0])].mean(axis=(1, 2)),
+                                 documents.moments(values, ids, rows=groups[0]), draws=50, seed=2, centred=centred)[1]
+    assert np.corrcoef(samples[:, 0], exact)[0, 1] > (0.8 if centred else 0.1)
+    with pytest.raises(ValueError, match="constant"):
+        documents.outside(np.zeros((9, 3)), np.arange(9), [[0]])
+
+
+def test_means_and_ratios_of_documents():
+    rng = np.random.default_rng(8)
+    ids = np.repeat(np.arange(60), 10)
+    values = rng.normal(size=60)[ids] + rng.normal(size=600) + 2
+    value, low, high = documents.mean(values, ids)
+    assert value == pytest.approx(values.mean())
+    by_document = values.reshape(60, 10).mean(axis=1)
+    assert (high - low) / 2 == pytest.approx(1.96 * by_document.std() / 60**0.5, rel=0.15)
+    ratio = documents.mean(2 * values, ids, over=values)
+    assert ratio == pytest.approx((2, 2, 2))
+
+
+def test_bad_input_by_name():
+    with pytest.raises(ValueError, match="one document"):
+        documents.moments(np.zeros((5, 2)), np.zeros(4))
+    with pytest.raises(ValueError, match="at least 2"):
+        documents.bootstrap(geometry.mean_pair, documents.moments(np.random.rand(5, 2), np.zeros(5)))
+
+
+# ---- groups chosen anew, halves, intervals around the value
+
+
+def test_groups_chosen_anew_are_those_of_a_ranking_by_hand():
+    rng = np.random.default_rng(0)
+    sums, n = rng.random((12, 30)), rng.integers(1, 5, size=12)
+    found = documents.resampled_groups(sums, n, 4, draws=20, seed=5)
+    drawn = np.random.default_rng(5).multinomial(12, np.full(12, 1 / 12), size=20)
+    for group, times in zip(found, drawn):
+        chosen = np.repeat(np.arange(12), times)
+        means = sums[chosen].sum(axis=0) / n[chosen].sum()
+        assert group.tolist() == sorted(range(30), key=lambda neuron: -means[neuron])[:4]
+    certain = documents.resampled_groups(np.arange(30.0) * n[:, None], n, 4)
+    assert (certain == [29, 28, 27, 26]).all()
+
+
+def test_the_interval_holds_the_value():
+    assert documents.percentile_interval(5.0, np.arange(100.0)) == pytest.approx((2.475, 96.525))
+    assert documents.percentile_interval(-3.0, np.arange(100.0))[0] == -3.0
+    assert documents.percentile_interval(200.0, np.r_[np.arange(100.0), np.nan])[1] == 200.0
+    assert np.isnan(documents.percentile_interval(np.nan, np.arange(9.0))).all()
+
+
+def test_halves_hold_each_document_on_one_side_and_draw_from_it():
+    in_a = np.array([True, False, True, True, False, False, True])
+    weights = documents.halves(in_a, 50, seed=2)
+    assert weights.shape == (2, 51, 7) and np.array_equal(weights[:, 0], [in_a, ~in_a])
+    assert not weights[0][:, ~in_a].any() and not weights[1][:, in_a].any()
+    assert (weights.sum(axis=-1) == [[4], [3]]).all() and weights[0].max() > 1
+
+
+def test_the_centred_interval_keeps_the_estimate_and_the_draws_spread():
+    draws = np.random.default_rng(0).normal(0.5, 0.01, 2000)
+    low, high = documents.centred(np.concatenate([[0.8], draws]))
+    assert low < 0.8 < high and high - low == pytest.approx(2 * 1.96 * 0.01, rel=0.1)
+    assert documents.centred(np.concatenate([[0.999], draws]), 0.0, 1.0)[1] == 1.0
