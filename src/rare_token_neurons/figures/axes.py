@@ -13,8 +13,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
+from scipy.cluster.hierarchy import dendrogram
 
 from rare_token_neurons import files
+from rare_token_neurons.statistics.controls import POOR_MATCH  # for a notebook, as mean_pair and mean_abs_pair are
+from rare_token_neurons.statistics.geometry import cluster, mean_abs_pair, mean_pair
 from rare_token_neurons.tables import stage
 
 COLUMN, PAGE = 3.4, 7.0      # widths in inches: one column, two columns
@@ -304,3 +307,15 @@ def against(row):
 def level(p):
     """A p value in words: "p = 0.034", "p = 0.001", "no p value"."""
     return "no p value" if not np.isfinite(p) else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def clustered(above, ax, block):
+    """The correlations inside a group as a heat map, its neurons in the order of a clustering, whose tree is drawn above.
+
+    block : (m, m) correlations.
+    """
+    order, tree = cluster(block)
+    dendrogram(tree, ax=above, no_labels=True, color_threshold=0, above_threshold_color=GREY)
+    above.set(ylim=(0, 1.4), yticks=(0, 1), ylabel="1 - r")
+    heat_map(ax, block[order][:, order], limit=0.6, cbar=False)
+    ax.set(xlabel=f"{len(order)} neurons, clustered", aspect="auto")

@@ -1,4 +1,4 @@
-"""How the claims table is shown: as Markdown, and as rows of a figure."""
+"""How the claims table is shown (notebook 11): as Markdown, and as rows of a figure."""
 
 import textwrap
 
@@ -6,7 +6,9 @@ import numpy as np
 from matplotlib.ticker import LogLocator, MaxNLocator, ScalarFormatter
 
 from rare_token_neurons.figures import axes
-from rare_token_neurons.statistics.claims import NOT, PARTLY, REPRODUCED, UNTESTED
+from rare_token_neurons.figures.axes import title  # for the notebook, as CLAIMS, VERDICTS, EMBEDDED, GRID and grid are
+from rare_token_neurons.statistics.claims import CLAIMS, NOT, PARTLY, REPRODUCED, UNTESTED, VERDICTS
+from rare_token_neurons.tables.claims import EMBEDDED, GRID, PENDING, grid
 
 FILLS = {REPRODUCED: "full", PARTLY: "left", NOT: "none", UNTESTED: "none"}
 LABEL = 36  # characters a line, left of the panels
@@ -37,31 +39,30 @@ def in_paper(row):
     return ", ".join(part for part in (value, row["paper_note"]) if part) or "none given"
 
 
-def markdown(table, pending="not run yet"):
+def markdown(table):
     """The claims table for a page: a row a part of a claim, a column a model.
 
     Parameters
     ----------
-    table : DataFrame, `claims.judge` of several models with a column `model`, in this order.
-    pending : the reason of the first claim in models that were not run: these share one column, the last.
+    table : DataFrame, `claims`, models in this order; those that were not run share one column, the last.
 
     Returns
     -------
     str
     """
     of = {name: rows.set_index("name") for name, rows in table.groupby("model", sort=False)}
-    waiting = [name for name, rows in of.items() if rows["reason"].iloc[0] == pending]
+    waiting = [name for name, rows in of.items() if rows["reason"].iloc[0] == PENDING]
     run = [name for name in of if name not in waiting]
     heads = run + ([" and ".join(short(name) for name in waiting)] if waiting else [])
     lines = ["| " + " | ".join(["claim", "statistic", "paper", *heads]) + " |", "|" + "---|" * (3 + len(heads))]
     first = next(iter(of.values()))
     for name, part in first.iterrows():
         cells = [name, part["statistic"], in_paper(part), *(finding(of[model].loc[name]) for model in run)]
-        lines.append("| " + " | ".join(cells + [pending] * bool(waiting)) + " |")
+        lines.append("| " + " | ".join(cells + [PENDING] * bool(waiting)) + " |")
         several = first[first["id"] == part["id"]]
         if len(several) > 1 and name == several.index[-1]:
             cells = [part["id"], "its parts together", "", *(f"**{of[model].loc[name, 'claim_verdict']}**" for model in run)]
-            lines.append("| " + " | ".join(cells + [pending] * bool(waiting)) + " |")
+            lines.append("| " + " | ".join(cells + [PENDING] * bool(waiting)) + " |")
     return "\n".join(lines)
 
 

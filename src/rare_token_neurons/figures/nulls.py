@@ -1,13 +1,16 @@
-"""Drawing nulls, power-law tests and the robustness grid (notebook 09): tables in, nothing computed but places."""
+"""Drawing nulls, power-law tests and the robustness grid (notebook 09), what they say in words, and the training seeds."""
 
 import numpy as np
+import pandas as pd
 import seaborn as sns
 from matplotlib.colors import Normalize
 from matplotlib.patches import Rectangle
 
+from rare_token_neurons import files, paths
 from rare_token_neurons.figures import axes
+from rare_token_neurons.figures.axes import COLORS, COLUMN, level, title  # COLUMN and title for the notebook
 from rare_token_neurons.statistics import claims
-from rare_token_neurons.tables import nulls as null_tables, robustness
+from rare_token_neurons.statistics.rankings import SCORES, SIDES, overlaps, per_nat
 
 FULL = ("lognormal", "half-normal", "exponential", "untrained model")  # nulls of the measurement at all positions
 MOST = 3.0  # half-widths of the interval at which the colours end
@@ -112,7 +115,7 @@ def grid(ax, table, rows=0):
     table : from `robustness.robustness`, or some of its rows ; rows : height of the axes in rows, at least.
     """
     names = list(dict.fromkeys(table.apply(label, axis=1)))
-    columns = [name for name in robustness.STATISTICS if name in set(table["statistic"])]
+    columns = [name for name in SHORT if name in set(table["statistic"])]
     scale = Normalize(-MOST, MOST)
     for row in table.to_dict("records"):
         x, y = columns.index(row["statistic"]), names.index(label(row))
@@ -142,10 +145,10 @@ def scores(ax, table, score):
 
     table : from `nulls.frequency_neurons`.
     """
-    table = table.assign(**{score: null_tables.per_nat(table, score)})
+    table = table.assign(**{score: per_nat(table, score)})
     others = table.loc[~table["rare"], score].dropna()
     ax.axhspan(*np.quantile(others, [0.025, 0.975]), color=axes.GREY, alpha=0.3, linewidth=0, label="all other neurons, 95 %")
-    for side in null_tables.SIDES:
+    for side in SIDES:
         part = table[table["side"] == side]
         for rare, marker, size in ((False, ".", 3), (True, "o", 14)):
             rows = part[part["rare"] == rare]
@@ -166,7 +169,7 @@ def scores(ax, table, score):
 def seed_curves(ax, table):
     """The main curve of each training seed with its interval.
 
-    table : from `nulls.collected`, one group of targets.
+    table : from `collected`, one group of targets.
     """
     axes.log_log(ax, "rank of the neuron", "influence (nats)")
     for (seed, rows), line in zip(table.groupby("seed"), ("-", "--", ":")):
@@ -174,3 +177,104 @@ def seed_curves(ax, table):
         ax.plot(rows["rank"], rows["influence"], color=axes.COLORS["rare"], linestyle=line,
                 label=f"seed {seed} ({rows['steps'].iloc[0]:,} steps, n = {rows['positions'].iloc[0]:,})")
     ax.set_xlim(1, table["rank"].max())
+
+
+# ---- training seeds
+
+SEEDS, STEPS = (0, 1, 2), 1_536
+
+
+def commands(seed):
+    """What trains one seed's suite, and what makes its table, in Markdown."""
+    folder = f"data/cache/mini-pythia-seed{seed}-steps{STEPS}"
+    return (f"`make suite SEED={seed} STEPS={STEPS}` trains it, "
+            f"`python -m rare_token_neurons.embedded.mini_pythia.seeds {folder}` makes its table")
+
+
+def collected(folder=paths.MINI_PYTHIA_SEEDS):
+    """The tables of all seeds that are there, one below the other; without rows where there is none."""
+    found = [files.read_table(path) for path in sorted(folder.glob("seed*.parquet"))]
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=["seed"])
+
+
+def spread(rows):
+    """Each quantity over the seeds of one group of targets: mean, standard deviation, lowest, highest."""
+    by_seed = rows.groupby("seed")[["plateau_end", "p_plateau", "kappa", "departure", "ratio"]].first()
+    return by_seed.agg(["mean", "std", "min", "max"]).T
+
+
+def of_seeds(table):
+    """What the training seeds span, and which are missing, in words.
+
+    table : from `collected`, one group of targets.
+    """
+    missing = [seed for seed in SEEDS if seed not in set(table["seed"])]
+    said = "".join(f"Seed {seed} is not measured yet; {commands(seed)}. " for seed in missing) or "All three seeds are here."
+    if not len(table):
+        return said
+    low, high = (spread(table)[end] for end in ("min", "max"))
+    return (f"{said} Lowest and highest: top 1.7 % over the median neuron {low['ratio']:.1f} and {high['ratio']:.1f}; last rank of "
+            f"the plateau {low['plateau_end']:.0f} and {high['plateau_end']:.0f} (0: none), with p from {low['p_plateau']:.2f} to "
+            f"{high['p_plateau']:.2f} for a head so far below the law's line by chance; kappa of the stretch that is the law "
+            f"{low['kappa']:.2f} and {high['kappa']:.2f} (where the breaks lie elsewhere, it is another stretch).")
+
+
+# ---- in words
+
+
+def of_heads(heads):
+    """Beyond which nulls the head is what, in words.
+
+    heads : table `null_heads`.
+    """
+    rest = heads[~heads["null"].isin(FULL)]
+    below, above = (heads.loc[kinds(heads) == kind, "null"] for kind in ("plateau", "outliers"))
+    departure = heads["departure"].iloc[0]
+    return (f"The measured head lies **{'below' if departure < 0 else 'above'}** the power law's line by {abs(departure):.2f} "
+            f"e-folds of rank. It is a plateau beyond {len(below)} of the {len(heads)} nulls ({', '.join(below) or 'none'}) and has "
+            f"outliers beyond {len(above)} ({', '.join(above) or 'none'}). Loss-matched common positions: {rest['note'].iloc[-1]}; "
+            f"against these {level(rest['p_plateau'].iloc[-1])} for a plateau, {level(rest['p_outliers'].iloc[-1])} for outliers. "
+            "Other positions of the same text give "
+            f"{'such a head too' if (kinds(rest) == 'neither').all() else 'another head'}.")
+
+
+def of_choices(cells, sampled):
+    """What the choices of the grid change, a line a statistic and one on the layers, in Markdown.
+
+    cells : table `robustness` ; sampled : table `layers_sampled`.
+    """
+    default, deep = cells[cells["factor"] == "default"].set_index("statistic"), cells[cells["factor"] == "layer"]
+    others = cells[(cells["verdict"] != claims.UNTESTED) & ~cells["factor"].isin(["layer", "default"])]
+    lines = []
+    for name in SHORT:
+        rows, usual = others[others["statistic"] == name], default.loc[name, "verdict"]
+        sign = (rows["value"] * (1 - 2 * (rows["direction"] == "less")) > 0).sum()
+        lines.append(f"- **{name}**: {usual} by default; the same verdict in {sum(rows['verdict'] == usual)} of {len(rows)} other "
+                     f"testable settings, on the paper's side in {sign}.")
+    usual, wide = (((rows["high"] - rows["low"]) / 2).median() for rows in (default.loc[["rare against common"]], deep))
+    lines.append(f"- **layers**: the strongest quarter of {sampled.groupby('layer').size().max()} sampled neurons leans to rare "
+                 f"targets beyond random quarters in {sum(deep['verdict'] == claims.REPRODUCED)} of {len(deep)} earlier layers, in "
+                 f"windows of {claims.WINDOW} tokens; there the interval's half-width is {wide:.2f} in the median, {usual:.2f} by "
+                 "default: a weak lean would be missed.")
+    return "\n".join(lines)
+
+
+def summary(heads, laws, promises, cells, whole):
+    """Paper and here, in Markdown.
+
+    heads, laws, promises, cells : tables `null_heads`, `power_laws`, `promises`, `robustness` ; whole : the rows of
+    `overlaps` on boost and suppress neurons together, by score.
+    """
+    middle, top, kl, entropy = laws.iloc[0], *(whole.loc[score] for score in ("unigram_share", "kl", "entropy"))
+    known = promises[promises["promise"].str.startswith("the middle of a planted power law")].iloc[0]
+    verdicts = cells.loc[cells["verdict"] != claims.UNTESTED, "verdict"]
+    return ("The paper shows a plateau, a power law and a decay, with boundaries partly set by hand, and no null. Here the head, "
+            f"against lognormal numbers, is **{HEADS[kinds(heads).iloc[0]]}** (departure {heads['departure'].iloc[0]:+.2f}, "
+            f"two-sided {level(two_sided(heads).iloc[0])}); the middle as a power law is **{middle['verdict']}** (α = "
+            f"{middle['alpha']:.2f}, goodness of fit {level(middle['p_fit'])}; a true law with fitted ends is rejected in "
+            f"{known['runs'] - known['kept']} of {known['runs']} planted samples); of {len(verdicts)} testable cells of the "
+            f"robustness grid {sum(verdicts == claims.REPRODUCED)} reproduce the paper's side by the rule; and {top['relative']} of "
+            f"the {top['k']} most influential neurons are among the {top['k']} with the largest share through the unigram direction "
+            f"(chance {top['chance']:.1f}; median share {top['group']:.2f}, others {top['others']:.2f}), {kl['relative']} among "
+            f"those with the largest change of KL per nat of influence and {entropy['relative']} for the entropy (chance the same; "
+            f"in nats, by size alone, {kl['shared']} and {entropy['shared']}).")

@@ -1,10 +1,11 @@
-"""Drawing the tables of `portraits`: histograms of activations, effects by target, frequency of the tokens raised."""
+"""Drawing the portraits of neurons (notebook 10): histograms of activity, effects by target, tokens; and a card in words."""
 
 import unicodedata
 
 import numpy as np
 
 from rare_token_neurons.figures import axes
+from rare_token_neurons.figures.axes import title  # for the notebook
 
 COLORS = {"helps": axes.COLORS["boost"], "hurts": axes.COLORS["suppress"], "neither": axes.COLORS["all"]}
 LABELS = {"helps": "helps rare targets", "hurts": "hurts rare targets", "neither": "neither on average"}
@@ -13,7 +14,7 @@ LABELS = {"helps": "helps rare targets", "hurts": "hurts rare targets", "neither
 def activation(ax, rows, kurtosis):
     """Histogram of one neuron's activity, at all positions and at rare targets, over the band of random neurons.
 
-    rows : `portraits.portrait_histograms` of one neuron ; kurtosis : in excess of a normal one.
+    rows : `portrait_histograms` of one neuron ; kurtosis : in excess of a normal one.
     """
     edges = np.append(rows["low"], rows["high"].iloc[-1])
     ax.stairs(rows["random_high"], edges, baseline=np.maximum(rows["random_low"], 1e-9), fill=True, color=axes.GREY,
@@ -43,7 +44,7 @@ def beside(ax, x, y, names):
 def effects(ax, table):
     """A dot a neuron: its effect on rare against that on common targets, the top ones named.
 
-    table : `portraits.portraits`
+    table : `portraits`
     """
     chosen, others = table[table["top"]].sort_values("rank"), table[~table["top"]]
     axes.log_log(ax, "mean |loss change| on common targets (nats)", "mean |loss change| on rare targets (nats)")
@@ -124,7 +125,7 @@ def verdict(change, error):
     return "helps" if change > Z * error else "hurts" if change < -Z * error else "neither"
 
 
-def title(row):
+def headline(row):
     """What a neuron does for rare and for common targets, in words."""
     done = {group: verdict(row[f"change_{group}"], row[f"change_{group}_error"]) for group in ("rare", "common")}
     if done["rare"] == done["common"]:
@@ -139,7 +140,8 @@ def card(row, tokens, targets, contexts):
 
     Parameters
     ----------
-    row : its row of `portraits.portraits` ; tokens, targets, contexts : its rows of `promoted`, `targets`, `contexts`.
+    row : its row of `portraits` ; tokens, targets, contexts : its rows of `portrait_tokens`, `portrait_targets`,
+    `portrait_contexts`.
     """
     lists = {side: words(some.sort_values("place")["token"].head(SHOWN)) for side, some in tokens.groupby("side")}
     moved = {side: " ".join(f"{code(one.token)} {one.change:+.2f}" for one in some.sort_values("place").head(SHOWN).itertuples())
@@ -147,7 +149,7 @@ def card(row, tokens, targets, contexts):
     signed = {group: f"{row[f'change_{group}']:+.3f} ± {row[f'change_{group}_error']:.3f}" for group in ("rare", "common")}
     often = {name: f"{row[name]:.0%} (all positions {row[f'{name}_base']:.0%})"
              for name in ("word_read", "word_target", "rare_target")}
-    lines = [f"### {row['rank']:.0f} · Neuron {row['neuron']:.0f}: {title(row)}", "", "| | |", "|:--|:--|",
+    lines = [f"### {row['rank']:.0f} · Neuron {row['neuron']:.0f}: {headline(row)}", "", "| | |", "|:--|:--|",
              f"| loss without it | rare targets {signed['rare']} nats, common targets {signed['common']} |",
              f"| size of its effect | {row['rare']:.3f} nats on rare, {row['common']:.3f} on common targets: "
              f"{row['share']:.0%} of it on rare ones |",
@@ -177,7 +179,7 @@ def tally(table):
 
     Parameters
     ----------
-    table : from `portraits.portraits`
+    table : `portraits`
 
     Returns
     -------

@@ -1,9 +1,12 @@
-"""Drawing the tables of `weights`, `eigenvalues` and `layers`: spectra, Hill plots, groups beside their controls."""
+"""Drawing the weights' tables (notebook 07), and what they say: spectra, Hill plots, groups beside their controls, layers."""
 
 import numpy as np
+import pandas as pd
 
 from rare_token_neurons.figures import axes
+from rare_token_neurons.figures.axes import GREY, title  # for the notebook
 from rare_token_neurons.statistics import spectra
+from rare_token_neurons.statistics.claims import MOST_MISSING
 
 MATRICES = {"in": "$W_{in}$", "gate": "$W_{in}$ gate", "up": "$W_{in}$ up", "out": "$W_{out}$"}
 STATISTICS = {"alpha_hill": "Hill exponent", "alpha_hill_half": "Hill, k = m/2", "alpha": r"weightwatcher's $\alpha$",
@@ -123,3 +126,72 @@ def layers_over_steps(ax, rows, column):
         axes.over_steps(ax, part["step"], part[column], color="#303030" if last else axes.GREY, markersize=2,
                          linestyle=DASHES[3 - len(mlp):][mlp.index(matrix)], zorder=3 if last else 2)
     ax.set_xlabel("training step (black: the last layer)")
+
+
+def special(fits, column="alpha"):
+    """The last layer's place among the layers of one checkpoint, matrix by matrix.
+
+    Parameters
+    ----------
+    fits : rows of `weight_layers` of one checkpoint ; column : a metric.
+
+    Returns
+    -------
+    DataFrame, one row a matrix: last (the last layer's value), median, lowest and highest of the other layers, below (how
+    many of them lie lower), others, p (two-sided: the share of the layers that would be as extreme; NaN where the last
+    layer's fit failed)
+    """
+    rows = {}
+    for matrix, part in fits[fits["layer"] >= 0].groupby("matrix", sort=False):
+        values = part.sort_values("layer")[column]
+        last, others = values.iloc[-1], values.iloc[:-1].dropna()
+        below = int((others < last).sum())
+        p = min(1.0, 2 * (min(below, len(others) - below) + 1) / (len(others) + 1))
+        rows[matrix] = {"last": last, "median": others.median(), "lowest": others.min(), "highest": others.max(),
+                        "below": below, "others": len(others), "p": p if np.isfinite(last) else np.nan}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+# ---- in words
+
+BESIDE = {(True, True): "heavier than random and than matched groups",  # p below 0.05 against random, matched groups
+          (True, False): "heavier than random groups, not than matched ones",
+          (False, True): "heavier than matched groups, not than random ones", (False, False): "not heavier than either"}
+
+
+def failures(table):
+    """How many of weightwatcher's fits failed, a line a matrix, in Markdown.
+
+    table : `weight_groups`
+    """
+    fits = table[(table["group"] == "rare") & (table["rows"] == "raw") & (table["statistic"] == "alpha")]
+    lines = [f"- {MATRICES[row.matrix]}: {row.missing:.1%} of weightwatcher's fits failed"
+             + (" (**above 20 %: cannot be tested**)" if row.missing > MOST_MISSING else "")
+             + f"; {row.under_trained:.0%} of the random groups are called under-trained." for row in fits.itertuples()]
+    log = "; ".join(sorted(set(table["log"]) - {""}))
+    return "\n".join(lines + ([f"- Its words on failures: {log}."] if log else []))
+
+
+def summary(rare, share, training, fitted, model):
+    """What the spectra say, matrix by matrix, in Markdown.
+
+    Parameters
+    ----------
+    rare : the rare group's rows of `weight_groups` by statistic and matrix ; share : of the sum in one direction, by kind and
+    matrix ; training : `weights_over_training`, without rows where there is none ; fitted : `weight_layers` ; model : its name.
+    """
+    lines = [f"- {MATRICES[matrix]}: Hill exponent **{row.value:.2f}** [{row.low:.2f}, {row.high:.2f}]; random groups "
+             f"{row.random_mean:.2f} (p = {row.p_random:.3f}), matched {row.matched_mean:.2f} (p = {row.p_matched:.3f}), own elements "
+             f"shuffled {row.shuffled_mean:.2f}: {BESIDE[row.p_random < 0.05, row.p_matched < 0.05]}. One direction holds "
+             f"{share['rare', matrix]:.0%} of the sum (random groups {share['random', matrix]:.0%})."
+             for matrix, row in rare.loc["alpha_hill"].iterrows()]
+    if len(training):
+        own = training[training["kind"] == "own"].groupby(["statistic", "matrix"], sort=False)["difference"]
+        gaps = own.agg(["first", "last"])
+        lines += [f"- {MATRICES[matrix]} over training: the distance to random groups goes from {hill['first']:+.2f} to "
+                  f"{hill['last']:+.2f}; with k = m/2 for all from {half['first']:+.2f} to {half['last']:+.2f}."
+                  for matrix in training["matrix"].unique()
+                  for hill, half in [[gaps.loc[(statistic, matrix)] for statistic in ("alpha_hill", "alpha_hill_half")]]]
+    quantised = " The weights of this model were stored with 4 bits and made floating point again: the rounding adds noise of its own."
+    return ("\n".join(lines) + f"\n\nweightwatcher's fit of whole layers failed in {fitted['alpha'].isna().mean():.1%} of the matrices."
+            + quantised * (model == "smollm2"))

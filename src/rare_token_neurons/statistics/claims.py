@@ -16,6 +16,7 @@ from rare_token_neurons.statistics import controls
 REPRODUCED, PARTLY, NOT, UNTESTED = VERDICTS = ("reproduced", "partly", "not reproduced", "cannot be tested")
 LEAST_POSITIONS = 100
 MOST_MISSING = 0.2  # share of failed fits
+WINDOW = 20  # tokens that a prediction sees, where single layers are ablated
 SIGNIFICANT = 0.05
 GROUPS = ("random groups", "matched groups")
 

@@ -155,3 +155,50 @@ def agreement(first, second):
     correlation = np.einsum("hdn,hdn->hd", first.ranks, flipped[0]).mean(axis=0)
     both = (first.members & flipped[1]).sum(axis=-1)
     return correlation, (both / (2 * first.size - both)).mean(axis=0)
+
+
+# ---- influence beside the scores of token-frequency neurons
+
+SCORES = ("unigram_share", "kl", "entropy", "scale_share")
+SIDES = ("boost", "suppress")  # the loss of rare targets rises without the neuron, or falls
+
+
+def per_nat(neurons, score):
+    """(neurons,) a score per nat of influence; a share is relative already. NaN where a neuron has no influence."""
+    if score.endswith("share"):
+        return neurons[score]
+    return neurons[score] / neurons["influence"].where(neurons["influence"] > 0)
+
+
+def overlaps(neurons):
+    """How far the most influential neurons are those with the largest scores, boost and suppress apart.
+
+    The changes of KL and entropy are in nats and grow with any effect that a neuron has, so their `shared` is far above
+    chance whatever the neurons do. What tests something is `relative`: the same overlap, by the scores per nat of influence.
+
+    Parameters
+    ----------
+    neurons : rows of `frequency_neurons`: influence, side, rare (whether in the rare group) and the scores.
+
+    Returns
+    -------
+    DataFrame, one row (score, side): k (neurons in the rare group's size), shared (of the top k by influence and by the
+    score's absolute value; shares by themselves), relative (of the top k by influence and by |score| per nat of influence;
+    for the two shares the same as shared), chance (expected of relative), p (hypergeometric, of relative), correlation
+    (Spearman's, of influence and |score|), group (median signed score per nat of influence of the top k by influence; of
+    the two shares the median share), others (of the rest)
+    """
+    rows, size = [], int(neurons["rare"].sum())
+    for side in ("all", *SIDES):
+        part = neurons if side == "all" else neurons[neurons["side"] == side]
+        k = max(1, round(size * len(part) / len(neurons)))
+        inside = part.index.isin(part.nlargest(k, "influence").index)
+        for score in SCORES:
+            alike = per_nat(part, score)
+            sizes = [one if score.endswith("share") else one.abs() for one in (part[score], alike)]
+            shared, relative = (int(inside[part.index.isin(one.nlargest(k).index)].sum()) for one in sizes)
+            rows.append({"score": score, "side": side, "neurons": len(part), "k": k, "shared": shared, "relative": relative,
+                         "chance": k * k / len(part), "p": float(stats.hypergeom.sf(relative - 1, len(part), k, k)),
+                         "correlation": float(part["influence"].corr(sizes[0], method="spearman")),
+                         "group": alike[inside].median(), "others": alike[~inside].median()})
+    return pd.DataFrame(rows)

@@ -14,9 +14,6 @@ from functools import lru_cache
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from rare_token_neurons.statistics import powerlaws
 
@@ -367,6 +364,9 @@ def metrics(matrices, *, mp_fit=False, randomize=False, seed=0):
     ValueError
         A matrix that is empty, has not two dimensions, or holds values that are not finite.
     """
+    import torch  # slow to load, and what draws spectra needs none
+    from torch import nn
+
     ww, named = _weightwatcher(), matrices if isinstance(matrices, dict) else dict(enumerate(matrices))
     wanted = FIT + SHAPE + BULK * mp_fit + SHUFFLED * randomize
     state, rows = np.random.get_state(), []
@@ -404,6 +404,9 @@ def _numbers(found, wanted):
 
 def linear_layers(model):
     """Name and weight of each linear layer of a model but the unembedding, in the model's order."""
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
     head = model.get_output_embeddings()
     return {name: module.weight for name, module in model.named_modules()
             if isinstance(module, (nn.Linear, Conv1D)) and module is not head}

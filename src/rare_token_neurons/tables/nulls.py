@@ -1,4 +1,4 @@
-"""Nulls of the head, power-law tests, token-frequency neurons, training seeds: the first and the last tables of notebook 09.
+"""Nulls of the head, power-law tests, token-frequency neurons: the first and the last tables of notebook 09.
 
 Drawn numbers (order statistics of three families), an untrained model, shuffled labels, matched common positions: every
 null is measured as the model is, with the documents' noise and the same ranking. `promises` says how often these tests
@@ -10,13 +10,11 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 import torch
-from scipy import stats
 
-from rare_token_neurons import files, paths
 from rare_token_neurons.ablation import neurons as ablation
 from rare_token_neurons.curve import calibration, nulls, piecewise
 from rare_token_neurons.models import checkpoints
-from rare_token_neurons.statistics import documents, powerlaws
+from rare_token_neurons.statistics import documents, powerlaws, rankings
 from rare_token_neurons.tables import checkpoints as passes, influence as influences, robustness, stage
 from rare_token_neurons.tables.stage import table
 
@@ -232,8 +230,6 @@ def promises(settings):
 
 # ---- token-frequency neurons
 
-SCORES = ("unigram_share", "kl", "entropy", "scale_share")
-SIDES = ("boost", "suppress")
 EXACT = 50  # the most influential neurons, whose KL is not expanded
 
 
@@ -272,69 +268,5 @@ def frequency_neurons(settings):
     for name, part in frozen.items():
         found[f"{name}_share"] = share(found["influence"], part.mean_abs.cpu().numpy())
     made = pd.DataFrame({"neuron": np.arange(subject.n_neurons), **found})
-    return made.assign(side=np.where(made["mean"] >= 0, *SIDES), rare=made["neuron"].isin(group), positions=len(rows))
-
-
-def per_nat(neurons, score):
-    """(neurons,) a score per nat of influence; a share is relative already. NaN where a neuron has no influence."""
-    if score.endswith("share"):
-        return neurons[score]
-    return neurons[score] / neurons["influence"].where(neurons["influence"] > 0)
-
-
-def overlaps(neurons):
-    """How far the most influential neurons are those with the largest scores, boost and suppress apart.
-
-    The changes of KL and entropy are in nats and grow with any effect that a neuron has, so their `shared` is far above
-    chance whatever the neurons do. What tests something is `relative`: the same overlap, by the scores per nat of influence.
-
-    Parameters
-    ----------
-    neurons : from `frequency_neurons`.
-
-    Returns
-    -------
-    DataFrame, one row (score, side): k (neurons in the rare group's size), shared (of the top k by influence and by the
-    score's absolute value; shares by themselves), relative (of the top k by influence and by |score| per nat of influence;
-    for the two shares the same as shared), chance (expected of relative), p (hypergeometric, of relative), correlation
-    (Spearman's, of influence and |score|), group (median signed score per nat of influence of the top k by influence; of
-    the two shares the median share), others (of the rest)
-    """
-    rows, size = [], int(neurons["rare"].sum())
-    for side in ("all", *SIDES):
-        part = neurons if side == "all" else neurons[neurons["side"] == side]
-        k = max(1, round(size * len(part) / len(neurons)))
-        inside = part.index.isin(part.nlargest(k, "influence").index)
-        for score in SCORES:
-            alike = per_nat(part, score)
-            sizes = [one if score.endswith("share") else one.abs() for one in (part[score], alike)]
-            shared, relative = (int(inside[part.index.isin(one.nlargest(k).index)].sum()) for one in sizes)
-            rows.append({"score": score, "side": side, "neurons": len(part), "k": k, "shared": shared, "relative": relative,
-                         "chance": k * k / len(part), "p": float(stats.hypergeom.sf(relative - 1, len(part), k, k)),
-                         "correlation": float(part["influence"].corr(sizes[0], method="spearman")),
-                         "group": alike[inside].median(), "others": alike[~inside].median()})
-    return pd.DataFrame(rows)
-
-
-# ---- training seeds
-
-SEEDS, STEPS = (0, 1, 2), 1_536
-
-
-def commands(seed):
-    """What trains one seed's suite, and what makes its table, in Markdown."""
-    folder = f"data/cache/mini-pythia-seed{seed}-steps{STEPS}"
-    return (f"`make suite SEED={seed} STEPS={STEPS}` trains it, "
-            f"`python -m rare_token_neurons.embedded.mini_pythia.seeds {folder}` makes its table")
-
-
-def collected(folder=paths.MINI_PYTHIA_SEEDS):
-    """The tables of all seeds that are there, one below the other; without rows where there is none."""
-    found = [files.read_table(path) for path in sorted(folder.glob("seed*.parquet"))]
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=["seed"])
-
-
-def spread(rows):
-    """Each quantity over the seeds of one group of targets: mean, standard deviation, lowest, highest."""
-    by_seed = rows.groupby("seed")[["plateau_end", "p_plateau", "kappa", "departure", "ratio"]].first()
-    return by_seed.agg(["mean", "std", "min", "max"]).T
+    side = np.where(made["mean"] >= 0, *rankings.SIDES)
+    return made.assign(side=side, rare=made["neuron"].isin(group), positions=len(rows))

@@ -325,7 +325,6 @@ def measured(settings, cell, rows, pool):
 
 # ---- earlier layers
 
-WIDTH = 20  # tokens that a prediction sees, where single layers are ablated
 LAYER_POSITIONS = 250  # rare ones, and as many common ones, of which those of half B are run
 NEURONS = (12, 32)  # sampled a layer: at least, at most
 BUDGET = 360  # sampled neurons in all layers together, between these bounds
@@ -344,17 +343,17 @@ def earlier(n_layers):
 
 
 def windows(settings):
-    """Short windows before the default cell's targets: int64 (n, WIDTH + 1), bool (n,) rare, (n,) documents.
+    """Short windows before the default cell's targets: int64 (n, WINDOW + 1), bool (n,) rare, (n,) documents.
 
     Rare targets choose a layer's group on half A; common ones only stand beside it on half B, so no others are taken.
     """
     found, half = candidates(settings, default(settings)), halves(settings)
     tokens, parts = np.stack(rare_tokens.blocks(settings)["tokens"].to_numpy()), {}
     for name, rows in found.items():
-        rows = rows[rows[:, 1] + 1 >= WIDTH][:LAYER_POSITIONS]
+        rows = rows[rows[:, 1] + 1 >= claims.WINDOW][:LAYER_POSITIONS]
         owners = owners_of(settings, rows)
         wanted = half[owners].eq("B").to_numpy() | (name == "rare")
-        parts[name] = tokens[rows[wanted, :1], rows[wanted, 1:] + np.arange(-WIDTH + 1, 2)], owners[wanted]
+        parts[name] = tokens[rows[wanted, :1], rows[wanted, 1:] + np.arange(-claims.WINDOW + 1, 2)], owners[wanted]
     rare = np.repeat([True, False], [len(parts[name][1]) for name in stage.GROUPS])
     made, owners = (np.concatenate(pair) for pair in zip(parts["rare"], parts["common"]))
     return made, rare, owners

@@ -258,27 +258,3 @@ def weight_layers(settings, revision):
     metrics = spectra.metrics({name: weight.cpu() for name, weight in layers.items()})
     place = pd.DataFrame([layer_of(name) for name in metrics["name"]], columns=["layer", "matrix"])
     return place.join(metrics.drop(columns="name"))
-
-
-def special(fits, column="alpha"):
-    """The last layer's place among the layers of one checkpoint, matrix by matrix.
-
-    Parameters
-    ----------
-    fits : rows of `weight_layers` of one checkpoint ; column : a metric.
-
-    Returns
-    -------
-    DataFrame, one row a matrix: last (the last layer's value), median, lowest and highest of the other layers, below (how
-    many of them lie lower), others, p (two-sided: the share of the layers that would be as extreme; NaN where the last
-    layer's fit failed)
-    """
-    rows = {}
-    for matrix, part in fits[fits["layer"] >= 0].groupby("matrix", sort=False):
-        values = part.sort_values("layer")[column]
-        last, others = values.iloc[-1], values.iloc[:-1].dropna()
-        below = int((others < last).sum())
-        p = min(1.0, 2 * (min(below, len(others) - below) + 1) / (len(others) + 1))
-        rows[matrix] = {"last": last, "median": others.median(), "lowest": others.min(), "highest": others.max(),
-                        "below": below, "others": len(others), "p": p if np.isfinite(last) else np.nan}
-    return pd.DataFrame.from_dict(rows, orient="index")
