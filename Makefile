@@ -6,7 +6,7 @@ SEED ?= 0
 STEPS ?= 6144
 RUN = .venv/bin/python -m rare_token_neurons
 
-.PHONY: help figures redraw notebooks suite test clean
+.PHONY: help figures redraw notebooks lab suite bench test clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -22,12 +22,19 @@ redraw: .venv/.installed  ## draw every figure again from the tables in data/res
 notebooks: .venv/.installed  ## refresh the executed notebooks in notebooks/
 	$(RUN) run --in-place
 
+lab: export JUPYTER_PREFER_ENV_PATH=1
+lab: .venv/.installed  ## open the notebooks in JupyterLab, with the kernel of .venv
+	.venv/bin/python -m jupyterlab notebooks
+
 # Memory that is freed stays with the process: giving it back costs a third of the training time in page faults.
 suite: export MALLOC_ARENA_MAX=1
 suite: export MALLOC_MMAP_MAX_=0
 suite: export MALLOC_TRIM_THRESHOLD_=8000000000
 suite: .venv/.installed  ## train mini-pythia's checkpoints again (about 80 minutes on 2 cores); SEED=1 STEPS=1536 trains another one
 	$(RUN) suite --seed $(SEED) --steps $(STEPS)
+
+bench: .venv/.installed  ## time the ablation of every neuron, beside one forward pass and the usual ways (about 15 minutes)
+	$(RUN) bench
 
 test: export OMP_NUM_THREADS=1
 test: .venv/.installed  ## run all tests, a file at a time on each of two cores

@@ -4,34 +4,29 @@ import argparse
 import sys
 from importlib import import_module
 
-from rare_token_neurons import settings as parameters
-from rare_token_neurons.models import audit
-from rare_token_neurons.tables import checkpoints as passes
-
-COMMANDS = {  # command: (module, what it does)
-    "run": ("run", "run notebooks with papermill, parameters checked before anything starts"),
-    "sweep": ("sweep", "run a grid of settings, one row of a CSV file each"),
-    "audit": ("histories", "check a model's checkpoints: repeats, jumps, known issues"),
-    "suite": ("training", "train mini-pythia's checkpoints"),
-    "bench": ("bench", "time the ablation of every neuron"),
+# Command: (module, function, what it does). Modules are loaded when they are asked for: `run` has no use for torch.
+COMMANDS = {
+    "run": ("runner.run", "main", "run notebooks with papermill, parameters checked before anything starts"),
+    "sweep": ("runner.sweep", "main", "run a grid of settings, one row of a CSV file each"),
+    "audit": ("__main__", "check_model", "check a model's checkpoints: repeats, jumps, known issues"),
+    "suite": ("embedded.mini_pythia.train", "main", "train mini-pythia's checkpoints"),
+    "bench": ("bench", "main", "time the ablation of every neuron"),
 }
+INNER = {"row": ("runner.sweep", "row", "one row of a grid, in the process that `sweep` starts for it")}  # not for people
 
 
 def main(argv):
-    """Hand the arguments to the command's module; the exit code is what that returns."""
-    lines = [f"  {name:<6} {what}" for name, (_, what) in COMMANDS.items()]
+    """Hand the arguments to the command's function; the exit code is what that returns."""
+    lines = [f"  {name:<6} {what}" for name, (*_, what) in COMMANDS.items()]
     usage = "\n".join(["usage: python -m rare_token_neurons COMMAND [--help]", "", "commands:", *lines])
     if not argv or argv[0] in ("-h", "--help"):
         print(usage)
         return 0
-    if argv[0] not in COMMANDS:
+    if argv[0] not in COMMANDS | INNER:
         print(f"There is no command {argv[0]!r}.\n{usage}", file=sys.stderr)
         return 2
-    return import_module(f"rare_token_neurons.{COMMANDS[argv[0]][0]}").main(argv[1:])
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    module, function, _ = (COMMANDS | INNER)[argv[0]]
+    return getattr(import_module(f"rare_token_neurons.{module}"), function)(argv[1:])
 
 
 def check_model(argv=None):
@@ -41,19 +36,30 @@ def check_model(argv=None):
     -------
     int: 0; 1 when a checkpoint is flagged; 2 when there is no such model, or a file is damaged
     """
+    from rare_token_neurons import settings as parameters
+
     parser = argparse.ArgumentParser(
         prog="python -m rare_token_neurons audit",
-        description="Hash, step and distance in weight space of every checkpoint of a model; repeats, strangers, checkpoints "
-        "out of order and known issues are flagged. Exit code 1 when there is one.")
+        description="Hash, step and distance in weight space of every checkpoint of a model; repeats, strangers, "
+        "checkpoints out of order and known issues are flagged. Exit code 1 when there is one.")
     parser.add_argument("model", metavar="MODEL", help=parameters.HELP["model"])
+    arguments = parser.parse_args(argv)
+
+    from rare_token_neurons.models import audit
+    from rare_token_neurons.tables import checkpoints as passes
+
     try:
-        settings = parameters.check({"model": parser.parse_args(argv).model})
-        table = passes.checkpoints(settings)
+        settings = parameters.check({"model": arguments.model})
+        found = passes.checkpoints(settings)
     except (ValueError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
         return 2
-    if table["step"].notna().any():
-        shortened = table.assign(weight_hash=table["weight_hash"].str[:12]).drop(columns=["known_issue", "reason"])
+    if found["step"].notna().any():
+        shortened = found.assign(weight_hash=found["weight_hash"].str[:12]).drop(columns=["known_issue", "reason"])
         print(shortened.to_string(index=False, na_rep="", float_format="{:.4f}".format), "\n")
-    print(audit.sentence(settings.model, table))
-    return int(table["flagged"].any())
+    print(audit.sentence(settings.model, found))
+    return int(found["flagged"].any())
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

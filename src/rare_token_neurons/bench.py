@@ -84,7 +84,7 @@ def peak_gb():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
-# --- one measurement a function; each returns a dict of numbers
+# ---- one measurement a function; each returns a dict of numbers
 
 
 def forward(model, tokens=4096):
@@ -184,7 +184,7 @@ def errors(model, n=CHECKED):
             "neurons": len(neurons), "positions": n}
 
 
-# --- all of them
+# ---- all of them
 
 
 def alone(function, *arguments, threads=None):
@@ -233,8 +233,8 @@ def _measured(model, positions, run):
     whole = {"b": b["a_token"] * read * every, "c": c["a_neuron"] * every}
     share = a["a_token"] / (d[middle]["seconds"] / middle)
     yield _row("(a) one forward pass", middle, a["a_token"] * read, a["peak"],
-               f"{read:,} tokens, extrapolated from {a['sample']:,}; (d) costs less than (a) while fewer than {share:.1%} of "
-               "the tokens are scored")
+               f"{read:,} tokens, extrapolated from {a['sample']:,}; (d) costs less than (a) while fewer than {share:.1%} "
+               "of the tokens are scored")
     yield _row("(b) hook and forward pass per neuron", middle, whole["b"], b["peak"],
                f"extrapolated from 1 neuron, {b['sample']:,} tokens; (b)/(d) = {whole['b'] / d[middle]['seconds']:,.0f}")
     yield _row("(c) cached residual, unembedding per neuron", middle, whole["c"], c["peak"],
@@ -243,7 +243,8 @@ def _measured(model, positions, run):
         yield _row(f"(d) this kernel, {every:,} neurons", n, d[n]["seconds"], d[n]["peak"],
                    f"{d[n]['fallback']:.2%} of the pairs exact; {d[n]['share']:.0%} of the matrix-product speed")
     yield _row("error against float64", error["positions"], None, None,
-               f"at most {error['largest']:.1e} nats, {error['of_tolerance']:.2g} of the tolerance, over {error['neurons']} neurons")
+               f"at most {error['largest']:.1e} nats, {error['of_tolerance']:.2g} of the tolerance, "
+               f"over {error['neurons']} neurons")
     for name, counts, took in (("position", positions, [d[n]["seconds"] for n in positions]),
                                ("neuron", neurons["counts"], neurons["seconds"])):
         slope, offset = np.polyfit(counts, took, 1)
@@ -278,5 +279,6 @@ def main(argv=None):
         except (FileNotFoundError, ValueError) as error:
             parser.error(str(error))
     print("| model | what | positions | seconds | peak memory (GB) | note |\n|---|---|---|---|---|---|")
-    bench(arguments.models, arguments.positions, threads=arguments.threads, say=lambda line: print(f"| {line} |", flush=True))
+    bench(arguments.models, arguments.positions, threads=arguments.threads,
+          say=lambda line: print(f"| {line} |", flush=True))
     return 0

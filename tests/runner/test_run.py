@@ -8,51 +8,22 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from small_notebooks import PARAMETERS, copy_package, marks, write
 
 from rare_token_neurons import files, keys, paths
-from rare_token_neurons.__main__ import COMMANDS
-from rare_token_neurons.runner import jobs as runner_jobs, run
+from rare_token_neurons.__main__ import COMMANDS, INNER
+from rare_token_neurons.runner import jobs, run
 
-PARAMETERS = 'model: str = "mini-pythia"  # the model\nsteps: list = []  # training steps\nseed: int = 0  # of every draw'
-MARK = 'with open("marks.txt", "a") as file:\n    file.write("{name} {{}} {{}}\\n".format(seed, steps))'
 ACCOUNT = """import json, pathlib
 folder = pathlib.Path("data/results/mini-pythia"); folder.mkdir(parents=True, exist_ok=True)
 (folder / "fig1_made.png").write_text("picture")
 account = {"seconds": {"forward": 1.5, "ablation": 2.5}, "tables": [], "figures": [str(folder / "fig1_made.png")]}
 pathlib.Path("data/cache/runs/mini-pythia/01.account.json").write_text(json.dumps(account))"""
-
-
-def write(folder, name, *cells, declared=PARAMETERS):
-    """Write notebooks/<name>.ipynb: a parameters cell, one that leaves a mark in marks.txt, and `cells`."""
-    book = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
-    book.cells = [nbformat.v4.new_code_cell(text) for text in (declared, MARK.format(name=name), *cells)]
-    if declared:
-        book.cells[0].metadata["tags"] = ["parameters"]
-    path = folder / "notebooks" / f"{name}.ipynb"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(book, path)
-    return path
-
-
-def marks(folder):
-    """Which notebooks ran, in order, with the seed and steps that they saw."""
-    path = folder / "marks.txt"
-    return path.read_text().splitlines() if path.exists() else []
-
-
-@pytest.fixture
-def tree(tmp_path, monkeypatch):
-    """An empty repository: every folder that the runner knows lies under tmp_path."""
-    for name in ("NOTEBOOKS", "DATA", "RESULTS", "CACHE", "RUNS", "FIGURES"):
-        monkeypatch.setattr(paths, name, tmp_path / getattr(paths, name).relative_to(paths.ROOT))
-    monkeypatch.setattr(paths, "ROOT", tmp_path)
-    return tmp_path
 
 
 @pytest.mark.parametrize(("arguments", "sentence"), [
@@ -87,37 +58,39 @@ def test_a_wrong_argument_gives_one_sentence_and_starts_nothing(tree, capsys, ar
 def test_a_notebook_without_parameters_or_with_a_computed_default_is_named(tree):
     write(tree, "01_bare", declared="")
     with pytest.raises(ValueError, match="01_bare.ipynb has no cell tagged parameters"):
-        runner_jobs.plan(["1"])
+        jobs.plan(["1"])
     write(tree, "01_bare", declared="seed: int = 1 + 1")
-    with pytest.raises(ValueError, match="not a plain literal"):
-        runner_jobs.plan(["1"])
+    with pytest.raises(ValueError, match="a parameter is a line `name: type = literal`"):
+        jobs.plan(["1"])
 
 
 def test_lists_come_as_text_or_as_lists_and_defaults_are_not_injected(tree):
     write(tree, "01_one")
-    as_text, as_list = (runner_jobs.plan(values=run._values(*given)) for given in (([("steps", "[16, 0]")], []), ([], ["steps: [0, 16]"])))
+    given = ([("steps", "[16, 0]")], []), ([], ["steps: [0, 16]"])
+    as_text, as_list = (jobs.plan(values=run._values(*each)) for each in given)
     assert as_text[0].values == as_list[0].values == {"steps": [0, 16]}
     assert as_text[0].key == as_list[0].key
     assert as_text[0].folder.startswith("mini-pythia/") and "steps" in as_text[0].folder
-    assert runner_jobs.plan(models=["mini-pythia"], values={"seed": "0"})[0].values == {}
+    assert jobs.plan(models=["mini-pythia"], values={"seed": "0"})[0].values == {}
 
 
 def test_a_parameter_of_one_notebook_is_left_to_it(tree):
     write(tree, "01_one")
     write(tree, "02_two", declared=PARAMETERS + "\npositions: int = 50")
-    jobs = runner_jobs.plan(values={"positions": "60"})
-    assert [job.values for job in jobs] == [{}, {"positions": 60}]
-    assert [job.missing for job in jobs] == [("positions",), ()]
+    planned = jobs.plan(values={"positions": "60"})
+    assert [job.values for job in planned] == [{}, {"positions": 60}]
+    assert [job.missing for job in planned] == [("positions",), ()]
     with pytest.raises(ValueError, match="There is no parameter 'positions'"):
-        runner_jobs.plan(["01"], values={"positions": "60"})
+        jobs.plan(["01"], values={"positions": "60"})
 
 
 def test_models_are_the_outer_loop_and_a_notebook_about_all_runs_once(tree):
     write(tree, "01_one")
     write(tree, "02_all", declared="seed: int = 0")
-    jobs = runner_jobs.plan(models=["mini-pythia", "smollm2", "mini-pythia"])
-    assert [(job.name, job.folder) for job in jobs] == [("01_one", "mini-pythia"), ("01_one", "smollm2"), ("02_all", "all-models")]
-    assert runner_jobs.plan(values={"seed": 3})[-1].folder == "all-models/seed=3"
+    planned = jobs.plan(models=["mini-pythia", "smollm2", "mini-pythia"])
+    assert [(job.name, job.folder) for job in planned] == [
+        ("01_one", "mini-pythia"), ("01_one", "smollm2"), ("02_all", "all-models")]
+    assert jobs.plan(values={"seed": 3})[-1].folder == "all-models/seed=3"
 
 
 def test_a_notebook_about_all_models_runs_again_when_a_table_of_one_changes_or_comes(tree):
@@ -199,19 +172,20 @@ def test_a_kernel_that_does_not_start_is_tried_again(tree, monkeypatch):
 
     monkeypatch.setattr(run.papermill, "execute_notebook", fragile)
     with pytest.raises(run.NotebookError, match="no kernel started in 3 tries"):
-        run.execute(runner_jobs.plan()[0])
+        run.execute(jobs.plan()[0])
     assert len(tries) == run.KERNEL_STARTS
 
 
 @pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT])
 def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, blow):
-    shutil.copytree(Path(run.__file__).parent, tmp_path / "src/rare_token_neurons", ignore=shutil.ignore_patterns("__pycache__"))
+    copy_package(tmp_path)
     write(tmp_path, "01_one")
     write(tmp_path, "02_waits", "import os, time\nwhile not os.path.exists('go'):\n    time.sleep(0.1)")
     command = [sys.executable, "-m", "rare_token_neurons", "run"]
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "src")}
-    first = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
-                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a shell's background ignores it
+    first = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a shell's background ignores it
     deadline = time.time() + 120
     while len(marks(tmp_path)) < 2 and time.time() < deadline:
         time.sleep(0.1)
@@ -229,7 +203,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, blow):
 def test_a_misspelled_parameter_on_the_command_line_names_the_right_one(tmp_path):
     command = [sys.executable, "-m", "rare_token_neurons", "run", "03", "-p", "rare_percentil", "15"]
     write(tmp_path, "03_three", declared=PARAMETERS + "\nrare_percentile: float = 50.0")
-    shutil.copytree(Path(run.__file__).parent, tmp_path / "src/rare_token_neurons", ignore=shutil.ignore_patterns("__pycache__"))
+    copy_package(tmp_path)
     done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(tmp_path / "src")}, capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ""
     assert "did you mean rare_percentile?" in done.stderr and "Traceback" not in done.stderr
@@ -239,8 +213,8 @@ def test_dry_run_starts_nothing_and_tells_minutes(tree, capsys):
     write(tree, "01_one")
     write(tree, "02_two")
     (tree / "data/results").mkdir(parents=True)
-    pd.DataFrame([{"notebook": "01_one", "model": "mini-pythia", "seconds": 300, "forward": 1, "ablation": 2, "disk_mb": 70}]) \
-        .to_csv(tree / "data/results/minutes.csv", index=False)
+    last = {"notebook": "01_one", "model": "mini-pythia", "seconds": 300, "forward": 1, "ablation": 2, "disk_mb": 70}
+    pd.DataFrame([last]).to_csv(tree / "data/results/minutes.csv", index=False)
     assert run.main(["--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split() == ["01_one", "mini-pythia", "runs", "5.0", "70"]
@@ -256,7 +230,8 @@ def test_measured_minutes_are_kept(tree):
 
 
 def test_in_place_leaves_what_a_reader_wants_and_nothing_of_the_machine(tree):
-    path = write(tree, "01_one", "import os, sys\nprint('value', 3)\nprint('progress', file=sys.stderr)\nos.getcwd() + '/data'")
+    cell = "import os, sys\nprint('value', 3)\nprint('progress', file=sys.stderr)\nos.getcwd() + '/data'"
+    path = write(tree, "01_one", cell)
     assert run.main(["--in-place"]) == 0
     first = path.read_bytes()
     book = nbformat.reads(first.decode(), as_version=4)
@@ -274,20 +249,20 @@ def test_in_place_leaves_what_a_reader_wants_and_nothing_of_the_machine(tree):
 
 def test_the_key_sees_parameters_modules_and_files(tree, monkeypatch):
     path = write(tree, "01_one", "from rare_token_neurons import paths")
-    key = runner_jobs.content_key(path, {"model": "mini-pythia"})
-    assert key == runner_jobs.content_key(path, {"model": "mini-pythia"}) != runner_jobs.content_key(path, {"model": "smollm2"})
+    key = jobs.content_key(path, {"model": "mini-pythia"})
+    assert key == jobs.content_key(path, {"model": "mini-pythia"}) != jobs.content_key(path, {"model": "smollm2"})
     weights = tree / "data/mini-pythia/step0/model.safetensors"
     weights.parent.mkdir(parents=True)
     weights.write_bytes(b"weights")
-    with_weights = runner_jobs.content_key(path, {"model": "mini-pythia"})
+    with_weights = jobs.content_key(path, {"model": "mini-pythia"})
     assert with_weights != key
-    monkeypatch.setitem(keys.TEXTS, "store", "NOT = 'imported by paths'")
-    assert runner_jobs.content_key(path, {"model": "mini-pythia"}) == with_weights
+    monkeypatch.setitem(keys.TEXTS, "tables.stage", "NOT = 'imported by paths'")
+    assert jobs.content_key(path, {"model": "mini-pythia"}) == with_weights
     with monkeypatch.context() as patch:
         patch.setitem(keys.TEXTS, "paths", "IMPORTED = True")
-        assert runner_jobs.content_key(path, {"model": "mini-pythia"}) != with_weights
-    monkeypatch.setattr(keys, "libraries", lambda: {"numpy": "another"})
-    assert runner_jobs.content_key(path, {"model": "mini-pythia"}) != with_weights
+        assert jobs.content_key(path, {"model": "mini-pythia"}) != with_weights
+    monkeypatch.setattr(keys, "libraries", lambda names: {"numpy": "another"})
+    assert jobs.content_key(path, {"model": "mini-pythia"}) != with_weights
 
 
 def table(**columns):
@@ -343,15 +318,16 @@ def test_a_damaged_record_is_no_record(tree):
     write(tree, "01_one")
     assert run.main([]) == 0
     (tree / "data/cache/runs/mini-pythia/01.json").write_text('{"key": ')
-    assert runner_jobs.finished(runner_jobs.plan()[0]) is None
+    assert jobs.finished(jobs.plan()[0]) is None
     assert run.main([]) == 0 and len(marks(tree)) == 2
-    assert json.loads((tree / "data/cache/runs/mini-pythia/01.json").read_text())["key"] == runner_jobs.plan()[0].key
+    assert json.loads((tree / "data/cache/runs/mini-pythia/01.json").read_text())["key"] == jobs.plan()[0].key
 
 
-def test_the_command_line_and_make_list_what_there_is():
-    commands = subprocess.run([sys.executable, "-m", "rare_token_neurons", "--help"], capture_output=True, text=True, check=True)
-    assert all(f"\n  {name} " in commands.stdout for name in COMMANDS)
+def test_the_command_line_and_make_list_what_is_for_people():
+    commands = subprocess.run([sys.executable, "-m", "rare_token_neurons", "--help"], capture_output=True, text=True)
+    assert [f"\n  {name} " in commands.stdout for name in (*COMMANDS, *INNER)] == [True] * len(COMMANDS) + [False]
     wrong = subprocess.run([sys.executable, "-m", "rare_token_neurons", "rum"], capture_output=True, text=True)
     assert wrong.returncode == 2 and "There is no command 'rum'" in wrong.stderr
-    targets = subprocess.run(["make", "help"], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True).stdout
-    assert all(f"make {name} " in targets for name in ("figures", "redraw", "notebooks", "suite", "test", "clean"))
+    listed = subprocess.run(["make", "help"], cwd=paths.ROOT, capture_output=True, text=True, check=True).stdout
+    targets = ("figures", "redraw", "notebooks", "lab", "suite", "bench", "test", "clean")
+    assert all(f"make {name} " in listed for name in targets)

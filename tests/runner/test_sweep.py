@@ -2,20 +2,18 @@
 
 import io
 import os
-import shutil
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import nbformat
 import psutil
 import pytest
 from distributed import LocalCluster
-from test_run import PARAMETERS, marks, tree, write  # noqa: F401
+from small_notebooks import PARAMETERS, copy_package, marks, write
 
 from rare_token_neurons import paths
-from rare_token_neurons.runner import jobs as runner_jobs, run, sweep
+from rare_token_neurons.runner import jobs, sweep
 from rare_token_neurons.runner.sweep import Status, duration
 
 
@@ -68,8 +66,8 @@ def test_a_row_is_a_command_and_what_two_lines_ask_for_is_there_once(grid):
         (2, ["01", "03", "-y", '{"model": "mini-pythia", "seed": "1", "ablation": "zero"}']),
         (3, ["01", "-y", '{"model": "smollm2"}'])]
     assert [(row.line, row.arguments) for row in alls] == [(3, ["11"])]
-    assert models[0].log == f"data/cache/runs/mini-pythia/seed=1,ablation=zero/{models[0].name}.log"
-    assert runner_jobs.plan(models[0].arguments[:2], values=rows[0].values) == list(models[0].jobs)
+    assert models[0].log == f"data/cache/runs/mini-pythia/ablation=zero,seed=1/{models[0].name}.log"
+    assert jobs.plan(models[0].arguments[:2], values=rows[0].values) == list(models[0].jobs)
 
 
 def test_two_rows_that_would_overwrite_each_other_are_refused(grid):
@@ -140,9 +138,9 @@ def test_durations(seconds, words):
 @pytest.fixture
 def small(tree, monkeypatch):
     """A repository with the package and one notebook, 01_one, that knows no ablation."""
-    shutil.copytree(Path(run.__file__).parent, tree / "src/rare_token_neurons", ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setenv("PYTHONPATH", str(tree / "src"))
-    monkeypatch.syspath_prepend(tree / "src")  # Dask's workers get it from here
+    source = copy_package(tree)
+    monkeypatch.setenv("PYTHONPATH", str(source))
+    monkeypatch.syspath_prepend(source)  # Dask's workers get it from here
     write(tree, "01_one")
     return tree
 

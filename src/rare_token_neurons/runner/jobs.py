@@ -1,4 +1,7 @@
-"""A notebook with one set of parameters: what is to run, with every parameter checked, and what need not run again."""
+"""A notebook with one set of parameters: what is to run, with every parameter checked, and what need not run again.
+
+Below: a notebook's file, with its parameters, the key of all that decides what it gives, and a clean copy for readers.
+"""
 
 import ast
 import hashlib
@@ -8,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nbformat
-import papermill
 
 from rare_token_neurons import files, keys, paths, settings as parameters
 
@@ -123,6 +125,7 @@ def file_hash(name):
 
 # ---- notebook files
 
+
 def find(numbers=()):
     """The numbered notebooks, in order.
 
@@ -153,20 +156,16 @@ def defaults(notebook):
     Raises
     ------
     ValueError
-        The notebook has no `parameters` cell, or a default in it is not a literal.
+        The notebook has no `parameters` cell, or another line in it than `name: type = literal`.
     """
-    inferred = papermill.inspect_notebook(braced(notebook))
-    if not inferred:
+    cells = nbformat.read(notebook, as_version=4).cells
+    declared = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    if not declared:
         raise ValueError(f"{paths.shown(notebook)} has no cell tagged parameters.")
     try:
-        return {name: ast.literal_eval(entry["default"]) for name, entry in inferred.items()}
-    except (ValueError, SyntaxError):
-        raise ValueError(f"{paths.shown(notebook)}: a parameter's default is not a plain literal.") from None
-
-
-def braced(path):
-    """`path` as papermill wants it: it reads braces in a path as fields to fill in."""
-    return str(path).replace("{", "{{").replace("}", "}}")
+        return {line.target.id: ast.literal_eval(line.value) for line in ast.parse(declared[0]).body}
+    except (AttributeError, SyntaxError, ValueError):
+        raise ValueError(f"{paths.shown(notebook)}: a parameter is a line `name: type = literal`.") from None
 
 
 def source(notebook):
@@ -178,23 +177,23 @@ def source(notebook):
 def content_key(notebook, values):
     """Hash of all that decides what a run of a notebook gives.
 
-    That is its cells, its parameters, the package's modules that it imports, the libraries' versions, and size and time of the
-    files that a parameter names: `mini-pile`, `mini-pythia`, a model's folder, a text. (A hub model is known by its name alone;
-    the heavy stages inside the notebook compare the hashes of its weights.)
+    That is its cells, its parameters, the package's modules that it imports or whose tables it names, the versions of the
+    libraries that compute and draw, and size and time of the files that a parameter names: `mini-pile`, `mini-pythia`, a
+    model's folder, a text. (A hub model is known by its name alone; the tables compare the hashes of its weights.)
     """
     cells = source(notebook)
     code = "\n".join(text for kind, text in cells if kind == "code")
     used = keys.imported(re.sub(r"^\s*[%!].*$", "", code, flags=re.M))
     named = [base / value for value in values.values() for base in (paths.ROOT, paths.DATA)
              if isinstance(value, str) and value.strip()]
-    content = [cells, values, used, keys.libraries(), [stamps(path) for path in named]]
+    content = [cells, values, used, keys.libraries(keys.NUMERICAL + keys.DRAWING), [stamps(path) for path in named]]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def stamps(path):
     """Name, size and time of a file, or of every file of a folder and of its subfolders; [] where there is none."""
-    files = [path] if path.is_file() else sorted(path.rglob("*")) if path.is_dir() else []
-    return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files if file.is_file()]
+    found = [path] if path.is_file() else sorted(path.rglob("*")) if path.is_dir() else []
+    return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in found if file.is_file()]
 
 
 def for_readers(notebook):

@@ -26,8 +26,7 @@ from nbclient.exceptions import DeadKernelError
 from pandas.api.types import is_bool_dtype, is_float_dtype, is_numeric_dtype
 
 from rare_token_neurons import files, paths
-from rare_token_neurons.runner import jobs as planned
-from rare_token_neurons.runner.jobs import file_hash, finished, plan, tables_read
+from rare_token_neurons.runner.jobs import file_hash, finished, for_readers, plan, tables_read
 
 KERNEL_STARTS = 3  # a kernel on a busy machine may die before its first answer
 QUIET = ("--IPKernelApp.log_level=40",)  # errors only: its warnings (no encryption on the loopback) concern servers
@@ -90,8 +89,8 @@ def _papermill(job):
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     for attempt in range(1, KERNEL_STARTS + 1):
         try:
-            papermill.execute_notebook(planned.braced(job.notebook), planned.braced(job.executed), job.values,
-                                       kernel_name="python3", cwd=paths.ROOT, progress_bar=False, extra_arguments=[*QUIET])
+            papermill.execute_notebook(*map(_braced, (job.notebook, job.executed)), job.values, kernel_name="python3",
+                                       cwd=paths.ROOT, progress_bar=False, extra_arguments=[*QUIET])
             return
         except papermill.PapermillExecutionError as error:
             raise NotebookError(_report(job, error.exec_count, error.source, f"{error.ename}: {error.evalue}")) from None
@@ -103,6 +102,11 @@ def _papermill(job):
         except RuntimeError as error:
             if attempt == KERNEL_STARTS:
                 raise NotebookError(_report(job, 0, "", f"no kernel started in {attempt} tries ({error})")) from None
+
+
+def _braced(path):
+    """`path` as papermill wants it: it reads braces in a path as fields to fill in."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def _report(job, count, source, error):
@@ -139,16 +143,16 @@ def run(jobs, *, in_place=False):
     files.sweep(paths.DATA, paths.FIGURES, paths.NOTEBOOKS)
     try:
         for number, job in enumerate(jobs, 1):
-            print(f"[{number:>{len(str(len(jobs)))}}/{len(jobs)}] {job.name:<{width}}  {job.folder} ... ", end="", flush=True)
-            if job.missing:
-                print(f"(has no {', '.join(job.missing)}) ", end="", flush=True)
+            missing = f"(has no {', '.join(job.missing)}) " if job.missing else ""
+            print(f"[{number:>{len(str(len(jobs)))}}/{len(jobs)}] {job.name:<{width}}  {job.folder} ... {missing}",
+                  end="", flush=True)
             record = finished(job)
             if record:
                 skipped.append(job)
             records.append(record or execute(job))
             print("unchanged" if record else f"{records[-1]['seconds']['all']:.0f} s", flush=True)
             if in_place:
-                clean = planned.for_readers(nbformat.read(job.executed, as_version=4))
+                clean = for_readers(nbformat.read(job.executed, as_version=4))
                 with files.new_file(job.notebook) as temporary:
                     nbformat.write(clean, temporary)
     except NotebookError:
@@ -256,7 +260,8 @@ def deviation(table, reference):
 
 def _plain(table):
     """Columns of numbers as they are, all others (truth values, lists) as text."""
-    return table.apply(lambda column: column if is_numeric_dtype(column) and not is_bool_dtype(column) else column.astype(str))
+    numbers = [is_numeric_dtype(table[name]) and not is_bool_dtype(table[name]) for name in table]
+    return table.astype({name: str for name, number in zip(table, numbers) if not number})
 
 
 def _column_deviation(column, reference):
@@ -316,7 +321,7 @@ def closing_table(jobs, records, skipped):
     """
     rows = []
     for job, record in zip(jobs, records, strict=False):
-        seconds = record["seconds"]
+        seconds, far = record["seconds"], record["deviation"]
         rows.append({
             "notebook": job.name,
             "model": job.folder,
@@ -324,24 +329,26 @@ def closing_table(jobs, records, skipped):
             "forward": f"{seconds.get('forward', 0):.0f}",
             "ablation": f"{seconds.get('ablation', 0):.0f}",
             "figures": ", ".join(sorted({Path(name).stem.split("_")[0] for name in record["figures"]})) or "-",
-            "largest deviation": record["deviation"] if isinstance(record["deviation"], str) else f"{record['deviation']:.1e}",
+            "largest deviation": far if isinstance(far, str) else f"{far:.1e}",
         })
     spent = sum(record["seconds"]["all"] for job, record in zip(jobs, records, strict=False) if job not in skipped)
     folders = sorted({str(Path(name).parent) for record in records for name in record["figures"]})
-    memory = f", {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9:.1f} GB at most in a process" if spent else ""
-    return f"{pd.DataFrame(rows).to_string(index=False)}\n{spent:.0f} s in all{memory}; figures are in {', '.join(folders) or 'no folder'}."
+    largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9
+    memory = f", {largest:.1f} GB at most in a process" if spent else ""
+    return (f"{pd.DataFrame(rows).to_string(index=False)}\n"
+            f"{spent:.0f} s in all{memory}; figures are in {', '.join(folders) or 'no folder'}.")
 
 
-def dry_run(jobs, finished):
+def dry_run(jobs, records):
     """What `run` would do, as text, with minutes and disk as last measured.
 
     Parameters
     ----------
     jobs : list of jobs.Job
-    finished : list of the record of each job that need not be repeated, or None
+    records : list of the record of each job that need not be repeated, or None
     """
     rows, minutes, disk = [], 0.0, 0.0
-    for job, record in zip(jobs, finished, strict=True):
+    for job, record in zip(jobs, records, strict=True):
         last = {} if record else _last_measured(job)
         known = bool(record or last)
         rows.append({
@@ -353,7 +360,8 @@ def dry_run(jobs, finished):
     least = "at least" if any(row["minutes"] == "?" for row in rows) else "about"
     free = shutil.disk_usage(paths.ROOT).free / 1e6
     return (f"{pd.DataFrame(rows).to_string(index=False)}\n"
-            f"Nothing was started. It would take {least} {minutes:.0f} minutes and {disk:,.0f} MB ({free:,.0f} MB are free).")
+            f"Nothing was started. It would take {least} {minutes:.0f} minutes and {disk:,.0f} MB "
+            f"({free:,.0f} MB are free).")
 
 
 def _last_measured(job):
@@ -365,7 +373,9 @@ def _last_measured(job):
         if len(row):
             return row.iloc[0].to_dict()
     record = files.read_json(job.record) or {}
-    return {"seconds": record["seconds"]["all"], "disk_mb": record["disk_mb"]} if {"seconds", "disk_mb"} <= set(record) else {}
+    if not {"seconds", "disk_mb"} <= set(record):
+        return {}
+    return {"seconds": record["seconds"]["all"], "disk_mb": record["disk_mb"]}
 
 
 def save_minutes(jobs, records, skipped):
@@ -373,9 +383,10 @@ def save_minutes(jobs, records, skipped):
     path = paths.RESULTS / MINUTES
     old = pd.read_csv(path) if path.exists() else pd.DataFrame()
     new = pd.DataFrame([
-        {"notebook": job.name, "model": job.folder, "seconds": round(record["seconds"]["all"], 1),
-         "forward": round(record["seconds"].get("forward", 0), 1), "ablation": round(record["seconds"].get("ablation", 0), 1),
-         "disk_mb": round(record["disk_mb"], 1)}
+        {"notebook": job.name, "model": job.folder} | {
+            name: round(value, 1) for name, value in (
+                ("seconds", record["seconds"]["all"]), ("forward", record["seconds"].get("forward", 0)),
+                ("ablation", record["seconds"].get("ablation", 0)), ("disk_mb", record["disk_mb"]))}
         for job, record in zip(jobs, records, strict=False) if job not in skipped])
     table = pd.concat([old, new]).drop_duplicates(["notebook", "model"], keep="last") if len(new) else old
     with files.new_file(path) as temporary:

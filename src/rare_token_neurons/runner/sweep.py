@@ -23,10 +23,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from rare_token_neurons import __main__, keys, paths, settings as parameters
+from rare_token_neurons import keys, paths, settings as parameters
+from rare_token_neurons.runner import run
 from rare_token_neurons.runner.jobs import finished, plan
 
-POLL = 0.5  # seconds between two looks at the rows
+
+# ---- the rows of a grid
 
 
 @dataclass(frozen=True)
@@ -110,84 +112,6 @@ def waves(rows):
     return [(what, sorted(parts.values(), key=lambda row: row.line)) for what, parts in once if parts]
 
 
-def sweep(rows, pool, status, failed):
-    """Run rows, keep the status line, and end what runs when this is interrupted.
-
-    Parameters
-    ----------
-    rows : list of Row
-    pool : workers.Local or workers.Cluster
-    status : Status
-    failed : list, to which (Row, str) of each row that fails is added, with the reason; what it finished before is kept
-    """
-    futures = {}
-    try:
-        for row in rows:
-            if all(map(finished, row.jobs)):
-                status.ended(f"line {row.line} ({row.label})")
-            else:
-                futures[pool.submit(row)] = row
-        while futures:
-            for future in [future for future in futures if future.done()]:
-                row = futures.pop(future)
-                error, seconds = _result(future)
-                status.ended(f"line {row.line} ({row.label})", seconds, failed=bool(error))
-                if error:
-                    failed.append((row, error))
-            status.show(pool.running(futures) if futures else 0)
-            time.sleep(POLL if futures else 0)
-    except BaseException:
-        pool.stop(futures)
-        raise
-
-
-def _result(future):
-    """What went wrong in a row, "" where nothing did, and its seconds."""
-    try:
-        return future.result()
-    except Exception as error:  # of the machinery around the row: no process, no worker, no package on the worker
-        return f"{type(error).__name__}: {error}", None
-
-
-def main(argv=None):
-    """Command line of `sweep`.
-
-    Returns
-    -------
-    int: 0; 1 when a row failed; 2 when the grid was wrong and nothing was started; 130 when interrupted
-    """
-    parser = argparse.ArgumentParser(prog="python -m rare_token_neurons sweep", description=__doc__.split("\n\n", 1)[1])
-    parser.add_argument("grid", help="a CSV file, such as data/paper_grid.csv")
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument("--jobs", type=int, default=1, metavar="N", help="rows at a time on this machine (default: 1)")
-    where.add_argument("--scheduler", metavar="ADDRESS", help="a Dask cluster that is there, such as tcp://host:8786")
-    arguments = parser.parse_args(argv)
-    try:
-        grid = read(arguments.grid)
-        pool = Cluster(arguments.scheduler) if arguments.scheduler else Local(arguments.jobs)
-    except (FileNotFoundError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    failed, told, code, parts = [], [], 0, waves(grid)
-    for row in grid:
-        if not any(row.line == part.line for _, rows in parts for part in rows):
-            print(f"line {row.line} asks for what an earlier line does; it is done once.")
-    try:
-        with pool:
-            for what, rows in parts:
-                status = Status(what, len(rows))
-                sweep(rows, pool, status, failed)
-                told.append(f"{status.done} of {status.total} {what} done")
-    except SchedulerGone as error:
-        told, code = [f"{error} The same command goes on where this one stopped"], 1
-    except KeyboardInterrupt:
-        told, code = ["Interrupted; the same command goes on where this one stopped"], 130
-    for row, error in failed:
-        print(f"\nline {row.line} failed ({row.label}):\n{error}\nits output: {row.log}", file=sys.stderr)
-    print(f"\n{', '.join(told)}.", file=sys.stderr if code else sys.stdout)
-    return code or int(bool(failed))
-
-
 # ---- one row, in a process of its own
 
 PATIENCE = 20  # seconds that an interrupted row has to end its kernel
@@ -219,8 +143,8 @@ def execute(name, arguments, log, threads=None):
         begin = file.tell()
         with _door:
             process = _running[name] = subprocess.Popen(
-                [sys.executable, "-m", __name__, *arguments], cwd=paths.ROOT, env=environment, stdin=subprocess.PIPE,
-                stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+                [sys.executable, "-m", "rare_token_neurons", "row", *arguments], cwd=paths.ROOT, env=environment,
+                stdin=subprocess.PIPE, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
         try:
             code = process.wait()
         finally:
@@ -260,7 +184,7 @@ def _follow():
 
 
 def row(arguments):
-    """A row's process.
+    """A row's process: the command `row`, which is `run` that ends when its standard input closes.
 
     Returns
     -------
@@ -268,11 +192,7 @@ def row(arguments):
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a shell it would be ignored
     threading.Thread(target=_follow, daemon=True).start()
-    return __main__.main(["run", *arguments])
-
-
-if __name__ == "__main__":
-    sys.exit(row(sys.argv[1:]))
+    return run.main(arguments)
 
 
 # ---- two ways to map over rows
@@ -364,6 +284,7 @@ class Cluster:
 
 # ---- how far the grid is
 
+
 class Status:
     """Counts of rows and the line made of them.
 
@@ -430,3 +351,86 @@ def duration(seconds):
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
+# ---- all rows
+
+POLL = 0.5  # seconds between two looks at the rows
+
+
+def sweep(rows, pool, status, failed):
+    """Run rows, keep the status line, and end what runs when this is interrupted.
+
+    Parameters
+    ----------
+    rows : list of Row
+    pool : Local or Cluster
+    status : Status
+    failed : list, to which (Row, str) of each row that fails is added, with the reason; what it finished before is kept
+    """
+    futures = {}
+    try:
+        for row in rows:
+            if all(map(finished, row.jobs)):
+                status.ended(f"line {row.line} ({row.label})")
+            else:
+                futures[pool.submit(row)] = row
+        while futures:
+            for future in [future for future in futures if future.done()]:
+                row = futures.pop(future)
+                error, seconds = _result(future)
+                status.ended(f"line {row.line} ({row.label})", seconds, failed=bool(error))
+                if error:
+                    failed.append((row, error))
+            status.show(pool.running(futures) if futures else 0)
+            time.sleep(POLL if futures else 0)
+    except BaseException:
+        pool.stop(futures)
+        raise
+
+
+def _result(future):
+    """What went wrong in a row, "" where nothing did, and its seconds."""
+    try:
+        return future.result()
+    except Exception as error:  # of the machinery around the row: no process, no worker, no package on the worker
+        return f"{type(error).__name__}: {error}", None
+
+
+def main(argv=None):
+    """Command line of `sweep`.
+
+    Returns
+    -------
+    int: 0; 1 when a row failed; 2 when the grid was wrong and nothing was started; 130 when interrupted
+    """
+    parser = argparse.ArgumentParser(prog="python -m rare_token_neurons sweep", description=__doc__.split("\n\n", 1)[1])
+    parser.add_argument("grid", help="a CSV file, such as data/paper_grid.csv")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--jobs", type=int, default=1, metavar="N", help="rows at a time on this machine (default: 1)")
+    where.add_argument("--scheduler", metavar="ADDRESS", help="a Dask cluster that is there, such as tcp://host:8786")
+    arguments = parser.parse_args(argv)
+    try:
+        grid = read(arguments.grid)
+        pool = Cluster(arguments.scheduler) if arguments.scheduler else Local(arguments.jobs)
+    except (FileNotFoundError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    failed, told, code, parts = [], [], 0, waves(grid)
+    for row in grid:
+        if not any(row.line == part.line for _, rows in parts for part in rows):
+            print(f"line {row.line} asks for what an earlier line does; it is done once.")
+    try:
+        with pool:
+            for what, rows in parts:
+                status = Status(what, len(rows))
+                sweep(rows, pool, status, failed)
+                told.append(f"{status.done} of {status.total} {what} done")
+    except SchedulerGone as error:
+        told, code = [f"{error} The same command goes on where this one stopped"], 1
+    except KeyboardInterrupt:
+        told, code = ["Interrupted; the same command goes on where this one stopped"], 130
+    for row, error in failed:
+        print(f"\nline {row.line} failed ({row.label}):\n{error}\nits output: {row.log}", file=sys.stderr)
+    print(f"\n{', '.join(told)}.", file=sys.stderr if code else sys.stdout)
+    return code or int(bool(failed))

@@ -51,8 +51,8 @@ def table(folder):
         top = int(np.ceil(influences.GROUP_SHARE * n))
         parts.append(pd.DataFrame({"rank": ranks, "influence": changes.curve[ranks - 1], "low": changes.low[ranks - 1],
                                    "high": changes.high[ranks - 1]}).assign(
-            group=group, neurons=n, plateau_end=changes.boundaries[0], plateau_low=low, plateau_high=high, kappa=changes.kappa,
-            departure=best.departure, p_plateau=best.p_plateau,
+            group=group, neurons=n, plateau_end=changes.boundaries[0], plateau_low=low, plateau_high=high,
+            kappa=changes.kappa, departure=best.departure, p_plateau=best.p_plateau,
             ratio=changes.curve[:top].mean() / np.median(changes.curve), positions=int(counts.sum()), documents=len(counts)))
     made = pd.concat(parts, ignore_index=True)
     made.insert(0, "steps", steps)
@@ -62,7 +62,8 @@ def table(folder):
 
 def main():
     """Command line: write the table of one suite."""
-    parser = argparse.ArgumentParser(prog="python -m rare_token_neurons.embedded.mini_pythia.seeds", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m rare_token_neurons.embedded.mini_pythia.seeds",
+                                     description=main.__doc__)
     parser.add_argument("folder", help="of a suite's checkpoints, such as data/cache/mini-pythia-seed1-steps1536")
     folder = parser.parse_args().folder
     path = paths.MINI_PYTHIA_SEEDS / f"seed{name_of(folder)[0]}.parquet"

@@ -1,0 +1,37 @@
+"""Small notebooks, one behaviour each, and what they leave: for tests that run notebooks."""
+
+import shutil
+from pathlib import Path
+
+import nbformat
+
+import rare_token_neurons
+
+PACKAGE = Path(rare_token_neurons.__file__).parent
+PARAMETERS = 'model: str = "mini-pythia"  # the model\nsteps: list = []  # training steps\nseed: int = 0  # of every draw'
+MARK = 'with open("marks.txt", "a") as file:\n    file.write("{name} {{}} {{}}\\n".format(seed, steps))'
+
+
+def write(folder, name, *cells, declared=PARAMETERS):
+    """Write notebooks/<name>.ipynb: a parameters cell, one that leaves a mark in marks.txt, and `cells`."""
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    book = nbformat.v4.new_notebook(metadata={"kernelspec": kernel})
+    book.cells = [nbformat.v4.new_code_cell(text) for text in (declared, MARK.format(name=name), *cells)]
+    if declared:
+        book.cells[0].metadata["tags"] = ["parameters"]
+    path = folder / "notebooks" / f"{name}.ipynb"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(book, path)
+    return path
+
+
+def marks(folder):
+    """Which notebooks ran, in order, with the seed and steps that they saw."""
+    path = folder / "marks.txt"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def copy_package(folder):
+    """Copy the package to src/ of a folder, which is then a repository of its own; returns that src/."""
+    shutil.copytree(PACKAGE, folder / "src" / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder / "src"
