@@ -1,5 +1,25 @@
-"""Rare token neurons: the arithmetic behind the numbered notebooks."""
+"""Rare token neurons: the arithmetic behind the numbered notebooks, and six names for those who write their own.
 
+`load` a checkpoint, `capture` its activations, take `loss_changes` or the `influence` of its neurons, `fit_phases` to it, or
+`start` a notebook. Each is loaded when it is first asked for: most need torch, which is slow to load.
+"""
+
+import importlib
 import warnings
 
 warnings.filterwarnings("ignore", "IProgress not found")  # tqdm asks for widgets; progress is plain text here
+
+_HOMES = {"load": "models.checkpoints.load", "capture": "ablation.capture.capture", "influence": "ablation.neurons.influence",
+          "loss_changes": "ablation.neurons.loss_changes", "fit_phases": "curve.phases.fit", "start": "figures.notebook.start"}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, function = _HOMES[name].rsplit(".", 1)
+    return getattr(importlib.import_module(f"{__name__}.{module}"), function)
+
+
+def __dir__():
+    return [*globals(), *__all__]

@@ -1,10 +1,10 @@
-"""The parameters of the notebooks: one table, one meaning each, checked before anything starts."""
+"""The parameters of the notebooks: each declared once, with what it means and may be, and checked before anything starts."""
 
 import difflib
 import json
 import re
 import reprlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import ModuleType
 
@@ -15,29 +15,90 @@ from rare_token_neurons.text import documents as texts
 from rare_token_neurons.text.rarity import COUNTS_FILE
 
 LONG = 100  # bytes of a folder's name
+ALL_MODELS = "all-models"  # in place of a model, where a notebook is about all of them
+NO_SETTING = ("model", "device", "keep_weights", "recompute")  # these never change where files go below the model's folder
+KINDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 _brief = reprlib.Repr()  # a value in a sentence, however large
 _brief.maxstring = _brief.maxother = 200
+
+
+# ---- values that need code
+
+
+def _model(name, value):
+    if not value.strip():
+        return f"{name} is empty; it must be {HELP[name]}."
+    if max(len(part.encode()) for part in value.split("/")) > 255:
+        return f"{name} is longer than the name of a folder may be."
+    if "\0" in value or (ROOT / value).resolve() in (ROOT, *ROOT.parents):
+        return f"{name} is {value!r}; a model's folder cannot be one that holds this repository."
+
+
+def _device(name, value):
+    if value != "cpu":
+        import torch  # slow to load, and needed for this alone
+
+        if not (value.startswith("cuda") and torch.cuda.is_available()):
+            return f"{name} is {value!r}; this machine has cpu{', cuda' * torch.cuda.is_available()}."
+
+
+def _file_or(*words):
+    """The check of a parameter that names a file, or is one of the words."""
+
+    def check(name, value):
+        try:
+            there = (ROOT / value).is_file()
+        except OSError:  # longer than a name may be
+            there = False
+        if value not in words and not there and not (name == "text" and texts.names_text(value)):
+            return f"{name} is {value!r}; it must be {' or '.join(words)}, or a file that is there."
+
+    return check
+
+
+# ---- the parameters
+
+
+def parameter(default, meaning, *, choices=(), least=None, between=None, check=None):
+    """Declare a parameter.
+
+    Parameters
+    ----------
+    default : of its type; () is a list of training steps.
+    meaning : the words beside it in a notebook.
+    choices : what it may be ; least : the smallest it may be ; between : two numbers that it must lie between.
+    check : function of name and value that returns a sentence on what is wrong, or None.
+    """
+    return field(default=default, metadata={"help": meaning, "choices": choices, "least": least, "between": between,
+                                            "check": check})
 
 
 @dataclass(frozen=True)
 class Settings:
     """Checked values of all parameters; a notebook declares those that it reads."""
 
-    model: str = "smollm2"
-    steps: tuple = ()
-    device: str = "cpu"
-    keep_weights: bool = True
-    seed: int = 0
-    text: str = "mini-pile"
-    counts: str = "auto"
-    rare_of: str = "target"
-    rare_percentile: float = 50.0
-    words_only: bool = True
-    aggregate: str = "mean_abs"
-    ranking: str = "split_half"
-    ablation: str = "mean"
-    positions: int = 2_000
-    recompute: str = "changed"
+    model: str = parameter("smollm2", "mini-pythia, smollm2, a folder, a GGUF file, or a hub id", check=_model)
+    steps: tuple = parameter((), "training steps, such as [0, 512]; empty: the last one, in 02 and 04 all")
+    device: str = parameter("cpu", "cpu or cuda", check=_device)
+    keep_weights: bool = parameter(True, "false: delete a hub checkpoint's weights when the next one is taken")
+    text: str = parameter("mini-pile", "mini-pile, a text file, or hub rows such as stas/c4-en-10k[:500]",
+                          check=_file_or("mini-pile"))
+    counts: str = parameter("auto", "auto (training text, else general English), wordfreq, text, a .npy by token id, or a text "
+                            "file", check=_file_or("auto", "wordfreq", "text"))
+    rare_of: str = parameter("target", "a position is rare by the token it predicts (target) or reads (input)",
+                             choices=("target", "input"))
+    rare_percentile: float = parameter(50.0, "of the token types that the counts have seen, rarest first", between=(0, 100))
+    words_only: bool = parameter(True, "only tokens that are words")
+    ablation: str = parameter("mean", "the neuron's mean, zero, or a value from another document (resample)",
+                              choices=("mean", "zero", "resample"))
+    aggregate: str = parameter("mean_abs", "mean of |change| (mean_abs) or |mean change| (abs_mean)",
+                               choices=("mean_abs", "abs_mean"))
+    ranking: str = parameter("split_half", "rank on one half of the documents, measure on the other (split_half), or "
+                             "same_tokens", choices=("split_half", "same_tokens"))
+    positions: int = parameter(2_000, "rare positions to measure, and as many common ones", least=1)
+    seed: int = parameter(0, "of every random choice", least=0)
+    recompute: str = parameter("changed", "what changed, always, or never: draw the tables as they are",
+                               choices=("changed", "always", "never"))
 
     @property
     def slug(self):
@@ -52,8 +113,8 @@ class Settings:
 
         No two settings share a folder: where the name alone would not tell them apart, it ends in their hash.
         """
-        odd = {field.name: getattr(self, field.name) for field in fields(self)
-               if field.name not in NO_SETTING and getattr(self, field.name) != field.default}
+        odd = {one.name: getattr(self, one.name) for one in fields(self)
+               if one.name not in NO_SETTING and getattr(self, one.name) != one.default}
         name = ",".join(f"{key}={value}" for key, value in odd.items()).replace("/", "-").replace(" ", "")
         if any(isinstance(value, str) and set(value) & set("/, ") for value in odd.values()):
             name += f"-{digest(odd)}"
@@ -83,32 +144,24 @@ class Settings:
         return self.trained_here and self.text == "mini-pile"
 
 
-ALL_MODELS = "all-models"  # in place of a model, where a notebook is about all of them
-NO_SETTING = ("model", "device", "keep_weights", "recompute")  # these never change where files go below the model's folder
-CHOICES = {
-    "rare_of": ("target", "input"),
-    "aggregate": ("mean_abs", "abs_mean"),
-    "ranking": ("split_half", "same_tokens"),
-    "ablation": ("mean", "zero", "resample"),
-    "recompute": ("changed", "always", "never"),
-}
-HELP = {
-    "model": "mini-pythia, smollm2, a folder, a GGUF file, or a hub id",
-    "steps": "training steps, such as [0, 512]; empty: the last one, in 02 and 04 all",
-    "device": "cpu or cuda",
-    "keep_weights": "false: delete a hub checkpoint's weights when the next one is taken",
-    "seed": "of every random choice",
-    "text": "mini-pile, a text file, or hub rows such as stas/c4-en-10k[:500]",
-    "counts": "auto (training text, else general English), wordfreq, text, a .npy by token id, or a text file",
-    "rare_of": "a position is rare by the token it predicts (target) or reads (input)",
-    "rare_percentile": "of the token types that the counts have seen, rarest first",
-    "words_only": "only tokens that are words",
-    "aggregate": "mean of |change| (mean_abs) or |mean change| (abs_mean)",
-    "ranking": "rank on one half of the documents, measure on the other (split_half), or same_tokens",
-    "ablation": "the neuron's mean, zero, or a value from another document (resample)",
-    "positions": "rare positions to measure, and as many common ones",
-    "recompute": "what changed, always, or never: draw the tables as they are",
-}
+HELP = {one.name: one.metadata["help"] for one in fields(Settings)}  # what each parameter means, by name
+
+
+def cell(names, **defaults):
+    """The source of a notebook's parameters cell.
+
+    Parameters
+    ----------
+    names : the parameters that the notebook has.
+    defaults : its own defaults by name, where they are not those of `Settings`.
+    """
+    values = {one.name: defaults.get(one.name, one.default) for one in fields(Settings) if one.name in names}
+    values = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    return "\n".join(f"{name}: {type(value).__name__} = {json.dumps(value) if isinstance(value, str) else value}  # {HELP[name]}"
+                     for name, value in values.items())
+
+
+# ---- a namespace
 
 
 def given(namespace):
@@ -123,7 +176,7 @@ def check(namespace, declared=None):
 
     Parameters
     ----------
-    namespace : dict of values by name; a notebook passes `globals()` in the cell after its parameters.
+    namespace : dict of values by name.
     declared : names that the notebook has, where it has not all of them.
 
     Returns
@@ -142,10 +195,9 @@ def check(namespace, declared=None):
             hint = f"did you mean {close[0]}? " if close else ""
             raise ValueError(f"There is no parameter {name!r}: {hint}the notebook has {', '.join(known)}.")
     settings = Settings(**{name: _typed(name, value) for name, value in values.items()})
-    for name, choices in CHOICES.items():
-        if getattr(settings, name) not in choices:
-            raise ValueError(f"{name} is {getattr(settings, name)!r}; it may be {' or '.join(choices)}.")
-    _check_values(settings)
+    for one in fields(Settings):
+        if wrong := _wrong(one.name, getattr(settings, one.name), **one.metadata):
+            raise ValueError(wrong)
     return settings
 
 
@@ -164,37 +216,16 @@ def _typed(name, value):
     if isinstance(default, float) and type(value) is int:
         value = float(value)
     if type(value) is not type(default):
-        kind = {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false"}[type(default).__name__]
-        raise ValueError(f"{name} is {_brief.repr(value)}; it must be {kind} ({HELP[name]}).")
+        raise ValueError(f"{name} is {_brief.repr(value)}; it must be {KINDS[type(default)]} ({HELP[name]}).")
     return value
 
 
-def _is_file(value):
-    try:
-        return (ROOT / value).is_file()
-    except OSError:  # longer than a name may be
-        return False
-
-
-def _check_values(settings):
-    if not 0 < settings.rare_percentile < 100:
-        raise ValueError(f"rare_percentile is {settings.rare_percentile:g}; it must lie between 0 and 100, both excluded.")
-    if settings.positions < 1:
-        raise ValueError(f"positions is {settings.positions}; it must be 1 or more.")
-    if settings.seed < 0:
-        raise ValueError(f"seed is {settings.seed}; it must be 0 or more.")
-    if not settings.model.strip():
-        raise ValueError("model is empty; it must be mini-pythia, smollm2, a folder, a GGUF file, or a hub id.")
-    if max(len(part.encode()) for part in settings.model.split("/")) > 255:
-        raise ValueError("model is longer than the name of a folder may be.")
-    if "\0" in settings.model or (ROOT / settings.model).resolve() in (ROOT, *ROOT.parents):
-        raise ValueError(f"model is {settings.model!r}; a model's folder cannot be one that holds this repository.")
-    if settings.device != "cpu":
-        import torch  # slow to load, and needed for this alone
-
-        if not (settings.device.startswith("cuda") and torch.cuda.is_available()):
-            raise ValueError(f"device is {settings.device!r}; this machine has cpu{', cuda' * torch.cuda.is_available()}.")
-    for name, words in (("text", ("mini-pile",)), ("counts", ("auto", "wordfreq", "text"))):
-        value = getattr(settings, name)
-        if value not in words and not _is_file(value) and not (name == "text" and texts.names_text(value)):
-            raise ValueError(f"{name} is {value!r}; it must be {' or '.join(words)}, or a file that is there.")
+def _wrong(name, value, *, choices, least, between, check, **_):
+    """What is wrong with a value of the right type, in one sentence; None where nothing is."""
+    if choices and value not in choices:
+        return f"{name} is {value!r}; it may be {' or '.join(choices)}."
+    if least is not None and value < least:
+        return f"{name} is {value}; it must be {least} or more."
+    if between and not between[0] < value < between[1]:
+        return f"{name} is {value:g}; it must lie between {between[0]} and {between[1]}, both excluded."
+    return check(name, value) if check else None

@@ -1,0 +1,106 @@
+"""Parameters: each declared once, checked by name, type and value, and written into every notebook as it is declared."""
+
+import json
+import subprocess
+import sys
+from dataclasses import fields
+
+import nbformat
+import pytest
+
+from rare_token_neurons import paths, settings as parameters
+from rare_token_neurons.runner import jobs
+
+WRONG = [
+    ({"modell": "smollm2"}, "There is no parameter 'modell': did you mean model? the notebook has model, steps, device, "),
+    ({"zzzz": 1}, "There is no parameter 'zzzz': the notebook has model, "),
+    ({"seed": "one"}, "seed is 'one'; it must be a whole number (of every random choice)."),
+    ({"seed": True}, "seed is True; it must be a whole number ("),
+    ({"seed": None}, "seed is None; it must be a whole number ("),
+    ({"seed": -1}, "seed is -1; it must be 0 or more."),
+    ({"positions": 0}, "positions is 0; it must be 1 or more."),
+    ({"positions": 2.5}, "positions is 2.5; it must be a whole number ("),
+    ({"rare_percentile": 100}, "rare_percentile is 100; it must lie between 0 and 100, both excluded."),
+    ({"rare_percentile": 0.0}, "rare_percentile is 0; it must lie between 0 and 100, both excluded."),
+    ({"rare_percentile": float("nan")}, "rare_percentile is nan; it must lie between 0 and 100, both excluded."),
+    ({"words_only": 1}, "words_only is 1; it must be true or false ("),
+    ({"steps": [0, -4]}, "steps is [0, -4]; it must be a list of training steps, such as [0, 512]."),
+    ({"steps": "last"}, "steps is 'last'; it must be a list of training steps"),
+    ({"rare_of": "both"}, "rare_of is 'both'; it may be target or input."),
+    ({"aggregate": "mean"}, "aggregate is 'mean'; it may be mean_abs or abs_mean."),
+    ({"ranking": ""}, "ranking is ''; it may be split_half or same_tokens."),
+    ({"ablation": "Zero"}, "ablation is 'Zero'; it may be mean or zero or resample."),
+    ({"recompute": "yes"}, "recompute is 'yes'; it may be changed or always or never."),
+    ({"model": 3}, "model is 3; it must be text (mini-pythia, smollm2, a folder, a GGUF file, or a hub id)."),
+    ({"model": " "}, "model is empty; it must be mini-pythia, smollm2, a folder, a GGUF file, or a hub id."),
+    ({"model": "."}, "model is '.'; a model's folder cannot be one that holds this repository."),
+    ({"text": "no.txt"}, "text is 'no.txt'; it must be mini-pile, or a file that is there."),
+    ({"counts": "no.npy"}, "counts is 'no.npy'; it must be auto or wordfreq or text, or a file that is there."),
+    ({"device": "tpu"}, "device is 'tpu'; this machine has cpu"),
+]
+
+
+@pytest.mark.parametrize(("values", "sentence"), WRONG)
+def test_what_is_wrong_is_one_sentence_that_names_the_parameter(values, sentence):
+    with pytest.raises(ValueError) as caught:
+        parameters.check(values)
+    assert str(caught.value).startswith(sentence) and "\n" not in str(caught.value)
+
+
+def test_values_come_in_their_types_or_as_text():
+    as_text = {"steps": "[512, 0, 512]", "words_only": "False", "rare_percentile": "15", "positions": "200", "seed": "3"}
+    as_values = {"steps": [512, 0], "words_only": False, "rare_percentile": 15, "positions": 200, "seed": 3}
+    found = parameters.check(as_text)
+    assert found == parameters.check(as_values) == parameters.Settings(
+        steps=(0, 512), words_only=False, rare_percentile=15.0, positions=200, seed=3)
+    assert type(found.rare_percentile) is float
+
+
+def test_a_notebook_without_a_parameter_does_not_take_it():
+    with pytest.raises(ValueError, match="There is no parameter 'seed': the notebook has model, steps"):
+        parameters.check({"seed": 1}, declared=["model", "steps"])
+    with pytest.raises(ValueError, match="There is no parameter 'sed': did you mean seed"):
+        parameters.check({"sed": 1}, declared=["model", "steps"])
+
+
+def test_only_plain_values_under_public_names_are_given():
+    namespace = {"seed": 1, "steps": [0], "_hidden": 2, "In": ["seed"], "Out": {}, "json": json, "Settings": parameters.Settings,
+                 "check": parameters.check, "nothing": None}
+    assert parameters.given(namespace) == {"seed": 1, "steps": [0], "nothing": None}
+
+
+def test_a_default_is_what_may_be_and_nothing_is_declared_without_a_meaning():
+    assert parameters.check({}) == parameters.check({one.name: one.default for one in fields(parameters.Settings)})
+    assert all(parameters.HELP.values()) and list(parameters.HELP) == [one.name for one in fields(parameters.Settings)]
+
+
+def test_folders_name_the_model_and_what_is_no_default():
+    assert parameters.Settings(device="cuda", recompute="never", keep_weights=False).folder == "smollm2"
+    settings = parameters.Settings(model="mini-pythia", seed=1, ablation="zero")
+    assert settings.folder == "mini-pythia/ablation=zero,seed=1"
+    assert settings.results == paths.RESULTS / settings.folder and settings.figures == paths.FIGURES / settings.folder
+
+
+def test_a_cell_declares_what_it_is_asked_for_in_one_order():
+    assert parameters.cell(["seed", "model", "steps"], model="mini-pythia") == (
+        'model: str = "mini-pythia"  # mini-pythia, smollm2, a folder, a GGUF file, or a hub id\n'
+        "steps: list = []  # training steps, such as [0, 512]; empty: the last one, in 02 and 04 all\n"
+        "seed: int = 0  # of every random choice")
+    namespace = {}
+    exec(parameters.cell(parameters.HELP), namespace)
+    assert parameters.check(namespace) == parameters.Settings()
+
+
+@pytest.mark.parametrize("notebook", jobs.find(), ids=lambda path: path.stem)
+def test_every_notebook_declares_its_parameters_as_they_are_declared_here(notebook):
+    declared = jobs.defaults(notebook)
+    cells = nbformat.read(notebook, as_version=4).cells
+    (source,) = (cell.source for cell in cells if "parameters" in cell.metadata.get("tags", []))
+    model = {name: value for name, value in declared.items() if name == "model"}
+    assert source == parameters.cell(declared, **model)
+
+
+def test_parameters_are_checked_without_torch():
+    code = ("import sys\nfrom rare_token_neurons import settings\nsettings.check({})\n"
+            "assert not {'torch', 'transformers', 'matplotlib'} & set(sys.modules)")
+    subprocess.run([sys.executable, "-c", code], check=True)
