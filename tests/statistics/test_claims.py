@@ -150,7 +150,7 @@ def measured(activations, w_in, w_out, ids, effects):
     inside = controls.within(sample, group, nulls, controls.PAIRS, controls.pairs, **options)
     outside = controls.between(sample, group, nulls, **options)
     tails = controls.compare(*(spectra.measure(w_in[groups], fits=0) for groups in (group[None], anew)),
-                             {kind: spectra.measure(w_in[groups], fits=0) for kind, groups in nulls.items()})
+                             {kind: spectra.measure(w_in[groups], fits=0) for kind, groups in nulls.items()}, spectra.SIDES, spectra.FITTED)
     return found | {"C4": evidence_of.dimension(table(dimensions)),
                     "C5 within": evidence_of.within(table(inside, relation="within", measure="correlation")),
                     "C5 between": evidence_of.between(table(outside, relation="between", measure="correlation")),

@@ -5,6 +5,7 @@ import logging
 import subprocess
 import sys
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -128,6 +129,9 @@ def test_table_of_groups_against_one_group():
 # ---- how heavy groups are, beside their controls
 
 
+compare = partial(controls.compare, sides=spectra.SIDES, fitted=spectra.FITTED)
+
+
 def noise(neurons=400, width=120, seed=0):
     return np.random.default_rng(seed).normal(size=(neurons, width))
 
@@ -147,7 +151,7 @@ def compared(matrix, group):
     anew = np.stack([np.r_[group[1:], other] for other in range(50, 60)])  # one member replaced
     nulls = {"random": spectra.measure(matrix[others]),
              "shuffled": spectra.measure(spectra.shuffles(matrix[group], 99), 20)}
-    return controls.compare(spectra.measure(matrix[group][None]), spectra.measure(matrix[anew]), nulls).set_index("statistic")
+    return compare(spectra.measure(matrix[group][None]), spectra.measure(matrix[anew]), nulls).set_index("statistic")
 
 
 def test_a_planted_heavy_tailed_group_is_told_from_random_groups_and_from_its_shuffles():
@@ -189,10 +193,10 @@ def test_measure_is_one_group_at_a_time_and_in_units_of_xi():
 def test_failed_fits_are_missing_and_counted_among_the_fitted_only():
     rows = spectra.measure(noise()[controls.random_groups(400, 27, 10)], fits=4)
     rows.loc[:1, ["alpha", "D"]] = np.nan
-    table = controls.compare(rows.iloc[[3]], rows.iloc[4:6], {"random": rows}).set_index("statistic")
+    table = compare(rows.iloc[[3]], rows.iloc[4:6], {"random": rows}).set_index("statistic")
     assert table.missing["alpha"] == pytest.approx(2 / 5) and table.missing["alpha_hill"] == 0
     assert table.random_draws["alpha"] == 2 and np.isnan(table.low["alpha"])
-    lost = controls.compare(rows.iloc[[0]], rows.iloc[4:6], {"random": rows}).set_index("statistic")
+    lost = compare(rows.iloc[[0]], rows.iloc[4:6], {"random": rows}).set_index("statistic")
     assert np.isnan(lost.value["alpha"]) and np.isnan(lost.p_random["alpha"]) and np.isfinite(lost.p_random["alpha_hill"])
 
 

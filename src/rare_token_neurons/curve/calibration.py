@@ -74,10 +74,10 @@ def boundary(runs: int, *, n: int = 1024, draws: int = 100, seed: int = 0) -> li
         jitter = np.exp(0.05 * rng.standard_normal(n))                     # no two neurons are alike
         result = changepoints.bootstrap(*measured(planted(n) * jitter, rng), draws=draws, splits=10, seed=run)
         low, high = result.intervals["plateau_end"]
-        found += result.has_plateau
-        inside += result.has_plateau and low <= HEAD <= high
+        found += result.told("plateau")
+        inside += result.told("plateau") and low <= HEAD <= high
         low, high = result.intervals["law_end"]
-        tails += result.has_decay and low <= TAIL <= high
+        tails += result.told("decay") and low <= TAIL <= high
     return [Promise("a planted plateau is found", found, runs, 90),
             Promise("... with its boundary inside the interval", inside, runs, 90),
             Promise("... and the decay's inside its own", tails, runs, 90)]

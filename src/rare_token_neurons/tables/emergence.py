@@ -141,7 +141,7 @@ def emergence_rankings(settings):
 
 # ---- the phases over training
 
-RULES = {"change points": changepoints.by_change_points, "paper's rule": changepoints.by_paper_rule}
+RULES = {"change points": changepoints.bootstrap, "paper's rule": changepoints.by_paper_rule}
 RANKS = 100  # places of a stored curve, even in log rank
 NULL_DRAWS = 200
 
