@@ -74,11 +74,12 @@ def test_a_process_killed_at_any_moment_loses_and_repeats_nothing_that_was_finis
 
 @pytest.mark.parametrize("mode", ["race", "unlocked"])
 def test_processes_that_do_the_same_at_once_end_alike(tmp_path, mode):
-    """With locks each table is computed once; on a file system without them the work is done twice, and is as whole."""
+    """With locks each table is computed once; on a file system without them some work is done again, and is as whole."""
     *results, end = lines(mode, tmp_path)
     assert len(results) == 4 and len({line["result"] for line in results}) == 1
     assert end["codes"] == [0] * 4 and end["equal"]
-    assert sum(name != "folder" for name in end["trace"]) == (3 if mode == "race" else 12)
+    made = sum(name != "folder" for name in end["trace"])
+    assert made == 3 if mode == "race" else 3 < made <= 12
 
 
 STAGES = """
@@ -406,7 +407,7 @@ def test_a_checkpoint_that_disappears_is_named_and_what_was_finished_is_kept(sui
     with pytest.raises(FileNotFoundError, match=r"has no revision 'step16'; it has step0, step64\.$"):
         next(loop)
     with pytest.raises(FileNotFoundError, match="step16"):
-        passes.model_inputs(parameters.Settings(model=str(suite), text=settings.text, steps=(0, 16)))
+        passes.EVERY.inputs(parameters.Settings(model=str(suite), text=settings.text, steps=(0, 16)))
     assert len(before) == 1 and kept() == before
     shutil.move(away, suite / "step16")
     assert [len(sums.mean_abs) for sums in measure()] == [64] * 3

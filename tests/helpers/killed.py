@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from rare_token_neurons import files, keys, paths
+from rare_token_neurons import files, keys
 from rare_token_neurons.tables import stage
 
 KEY = keys.key({"seed": 0}, {"weights": "aa"}, ["tables.stage"])
@@ -28,7 +28,7 @@ def tell(**seen):
 
 def work(root, at_compute=lambda: None):
     """Tensors, two tables of which the second needs the first, and a folder; a line in `trace` for each that it makes."""
-    paths.CACHE = root / "cache"
+    stage.CACHE = root / "cache"
 
     def made(name, result):
         at_compute()
