@@ -36,10 +36,10 @@ def neuron_row(**changed):
 
 
 def test_the_title_says_whom_it_helps():
-    assert portrait_figures.title(neuron_row()) == "helps rare targets, no clear mean effect on common ones"
-    assert portrait_figures.title(neuron_row(change_common=-0.1)) == "helps rare targets, hurts common targets"
-    assert portrait_figures.title(neuron_row(change_rare=-0.1, change_common=-0.1)) == "hurts rare and common targets"
-    assert portrait_figures.title(neuron_row(change_rare=0)) == "no clear mean effect"
+    assert portrait_figures.headline(neuron_row()) == "helps rare targets, no clear mean effect on common ones"
+    assert portrait_figures.headline(neuron_row(change_common=-0.1)) == "helps rare targets, hurts common targets"
+    assert portrait_figures.headline(neuron_row(change_rare=-0.1, change_common=-0.1)) == "hurts rare and common targets"
+    assert portrait_figures.headline(neuron_row(change_rare=0)) == "no clear mean effect"
 
 
 def test_every_line_of_a_card_has_two_cells_whatever_its_text():

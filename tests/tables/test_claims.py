@@ -134,7 +134,7 @@ def test_a_poor_match_is_noted_beside_the_verdict():
     table = claims.judge({"C4": poor}).set_index("name").loc["C4"]
     assert claim_figures.finding(table).endswith("; matched groups differ by 0.54 SD in scale")
     figure, ax = plots.panels()
-    claim_figures.draw(ax, table, (-1, 1))
+    claim_figures.panel(ax, table, (-1, 1))
     assert [one.get_text() for one in ax.texts][1:] == ["matched groups differ by 0.54 SD in scale"]
     plots.plt.close(figure)
 
@@ -206,7 +206,7 @@ def test_the_figure_marks_null_paper_margin_and_verdict():
     table = claims.judge(claim_tables.collect({"prominence": pd.concat([head(), head("common", "plateau", value=0.001)])})).set_index("name")
     figure, axes = plots.panels(1, 3)
     for ax, name in zip(axes, ("C1", "C7", "C4")):
-        claim_figures.draw(ax, table.loc[name], claim_figures.limits(table.loc[[name]]))
+        claim_figures.panel(ax, table.loc[name], claim_figures.limits(table.loc[[name]]))
     assert [ax.texts[0].get_text().split(":")[0] for ax in axes] == [REPRODUCED, UNTESTED, UNTESTED]
     marks = [[line.get_marker() for line in ax.lines] for ax in axes]
     assert "o" in marks[0] and "D" not in marks[0] and "D" in marks[2] and "o" not in marks[2]  # C1: no number in the paper

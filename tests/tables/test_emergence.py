@@ -46,7 +46,7 @@ def test_every_bootstrap_sample_of_the_law_finds_its_own_range(settings, monkeyp
     monkeypatch.setattr(piecewise, "law_range", lambda sample, breaks, real=piecewise.law_range: seen.append(breaks) or real(sample, breaks))
     assert emergence._law(values, fit, 0) in ("not rejected", "rejected", "cannot tell it from a lognormal")
     assert seen == [2] * 101  # the data and 100 samples
-    ruled = changepoints.Fit({}, {}, (0, 0), *3 * [np.zeros(1)])
+    ruled = changepoints.Fit({}, {}, (0, 0), *3 * [np.zeros(1)], breaks=None)
     low, high = ruled.law_range(values)
     assert np.log([low, high]) == pytest.approx(np.log(values[[calibration.TAIL - 1, calibration.HEAD]]), abs=0.4)
     monkeypatch.setattr(powerlaws, "middle", None)
