@@ -79,7 +79,6 @@ def test_dead_and_constant_neurons_are_seen_and_refused(rng):
         geometry.effective_dimension(geometry.within(matrix, [2, 3, 4]))
     with pytest.raises(ValueError, match="dead or constant"):
         geometry.participation_ratio(geometry.within(matrix, [2, 3, 4]))
-    assert geometry.between(matrix, [0, 1]).shape == (2, 56)
     assert not geometry.alive(np.zeros((10, 2))).any()
 
 
@@ -103,7 +102,6 @@ def test_pair_statistics_against_loops(rng):
     assert geometry.mean_pair(block) == pytest.approx(np.mean(values))
     assert geometry.mean_abs_pair(block) == pytest.approx(np.mean(np.abs(values)))
     assert geometry.negative_share(block) == pytest.approx(np.mean(np.array(values) < 0))
-    assert geometry.between(matrix, group) == pytest.approx(matrix[np.ix_(group, [0, 2, 3, 6, 7])])
     many = geometry.within(matrix, [group, [0, 1, 2, 3]])
     assert many.shape == (2, 4, 4) and geometry.mean_pair(many)[0] == pytest.approx(np.mean(values))
 

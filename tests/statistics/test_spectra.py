@@ -1,4 +1,4 @@
-"""Hill's exponent, the Marchenko-Pastur law, group spectra and weightwatcher's metrics: known answers, contained failures."""
+"""Hill's exponent, the Marchenko-Pastur law, group spectra, weightwatcher's metrics: known answers, contained failures."""
 
 import inspect
 import logging
@@ -34,7 +34,7 @@ def test_eigenvalues_are_those_of_the_gram_matrix_over_d():
     assert found == pytest.approx(np.linalg.svd(weights, compute_uv=False) ** 2 / 30)
     assert found == pytest.approx(np.sort(np.linalg.eigvalsh(weights @ weights.T / 30))[::-1])
     assert np.sort(np.linalg.eigvalsh(np.corrcoef(weights)))[::-1] == pytest.approx(
-        spectra.eigenvalues(3 + 2 * weights, standardise=True))
+        spectra.eigenvalues(spectra.standardised(3 + 2 * weights)))
     assert spectra.eigenvalues(np.stack([weights, weights])).shape == (2, 7)
 
 
@@ -55,9 +55,9 @@ def test_hill_by_hand_and_the_plot_over_k():
 
 
 def test_hill_of_small_gaussian_groups_as_the_literature_has_it():
-    values = np.stack([spectra.eigenvalues(gaussian(50, 512, seed), standardise=True) for seed in range(300)])
+    values = np.stack([spectra.eigenvalues(spectra.standardised(gaussian(50, 512, seed))) for seed in range(300)])
     low, median, high = np.quantile(spectra.hill(values, 0.1)[0], [0.05, 0.5, 0.95])
-    assert median == pytest.approx(12.6, abs=1.0) and low == pytest.approx(9.6, abs=1.0) and high == pytest.approx(16.7, abs=1.5)
+    assert (low, median) == pytest.approx((9.6, 12.6), abs=1.0) and high == pytest.approx(16.7, abs=1.5)
 
 
 def test_the_tail_begins_at_the_peak():
@@ -65,7 +65,7 @@ def test_the_tail_begins_at_the_peak():
     body = rng.lognormal(0.0, 0.1, size=3000)
     tail = rng.pareto(2.0, size=1000) + 1
     values = np.sort(np.concatenate([body[body < 1], tail]))[::-1]
-    k = spectra.tail_size(values, bins=100)
+    k = spectra.tail_size(values)
     assert 0.9 < values[k] < 1.5
     assert spectra.hill(values)[0] == pytest.approx(2.0, abs=0.3)
     assert 5 <= spectra.tail_size(spectra.eigenvalues(gaussian(10, 40))) <= 9
@@ -75,9 +75,10 @@ def test_the_law_is_a_density_and_its_distribution_its_integral():
     for q, variance in [(0.05, 1.0), (0.375, 2.5), (1.0, 1.0)]:
         low, high = spectra.mp_edges(q, variance)
         for x in np.linspace(low, high, 7)[1:]:
-            mass = integrate.quad(spectra.mp_density, low, x, args=(q, variance), limit=200)[0]
+            mass = integrate.quad(spectra.mp_density, low / variance, x / variance, args=(q,), limit=200)[0]
             assert spectra.mp_distribution(x, q, variance) == pytest.approx(mass, abs=1e-4)
-        assert spectra.mp_distribution(high, q, variance) == pytest.approx(1) and spectra.mp_density([low - 1, high + 1], q).sum() == 0
+        assert spectra.mp_distribution(high, q, variance) == pytest.approx(1)
+        assert spectra.mp_density([low - 1, high + 1], q).sum() == 0
 
 
 def test_a_gaussian_matrix_has_the_laws_edges_and_no_spikes():
@@ -118,9 +119,10 @@ def test_a_planted_heavy_tailed_group_is_told_from_random_ones():
 
 def test_table_of_groups_against_one_group():
     weights = gaussian(100, 40)
-    table, _ = spectra.group_spectra(weights, [[1, 2, 3, 4, 5, 6, 7, 8], [11, 12, 13, 14, 15, 16, 17, 18]], k=3)
+    table, _ = spectra.group_spectra(weights, [np.arange(1, 9), np.arange(11, 19)])
     values = np.linalg.svd(weights[11:19], compute_uv=False) ** 2 / 40
-    assert table.hill[1] == pytest.approx(1 / np.mean(np.log(values[:3] / values[3]))) and table.k[1] == 3
+    k = table.k[1]
+    assert 5 <= k <= 7 and table.hill[1] == pytest.approx(1 / np.mean(np.log(values[:k] / values[k])))
     assert table.stable_rank[1] == pytest.approx(values.sum() / values[0])
     shares = values / values.sum()
     assert table.entropy[1] == pytest.approx(-(shares * np.log(shares)).sum() / np.log(8))
@@ -204,7 +206,7 @@ def test_standardised_rows_make_neurons_of_different_norm_alike():
     matrix = noise(30, 50)
     scaled = spectra.standardised(matrix * np.logspace(-2, 2, 30)[:, None] + 3.0)
     assert np.allclose(scaled, spectra.standardised(matrix))
-    assert spectra.eigenvalues(scaled) == pytest.approx(spectra.eigenvalues(matrix, standardise=True))
+    assert np.allclose(scaled.mean(axis=1), 0) and np.allclose(scaled.std(axis=1), 1)
 
 
 def test_the_power_law_test_is_that_of_each_spectrum():
@@ -287,7 +289,7 @@ def test_one_seed_gives_one_answer_and_leaves_the_global_generator_alone():
 
 
 NOISE = """
-import logging, warnings, numpy as np
+import logging, warnings, numpy as np, torch
 from rare_token_neurons.statistics import spectra
 before = logging.getLogger().level, logging.getLogger().handlers[:], list(warnings.filters)
 spectra.metrics([np.random.default_rng(0).normal(size=(12, 60)), np.zeros((26, 60))], mp_fit=True, randomize=True)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rare_token_neurons.curve import changepoints, nulls, piecewise
+from rare_token_neurons.curve import changepoints, nulls
+from rare_token_neurons.curve.piecewise import law_range
 from rare_token_neurons.statistics import powerlaws
 
 HEAD, TAIL = 30, 200                 # planted boundaries, ranks
@@ -37,14 +38,13 @@ def planted(n: int, *, head: int = HEAD, tail: int = TAIL, slopes: tuple[float, 
     return _curve(np.arange(1, n + 1), head, tail, slopes)
 
 
-def sampled(n: int, rng: np.random.Generator, *, head: int = HEAD, tail: int = TAIL,
-            slopes: tuple[float, float, float] = SLOPES) -> np.ndarray:
+def sampled(n: int, rng: np.random.Generator, *, head: int = HEAD, tail: int = TAIL) -> np.ndarray:
     """n independent values whose quantiles are the planted curve, (n,).
 
-    Those between the two corners are a doubly truncated power law, alpha = 1 + 1 / slopes[1]; head and tail are laws of
+    Those between the two corners are a doubly truncated power law, alpha = 1 + 1 / SLOPES[1]; head and tail are laws of
     their own, outside its range.
     """
-    return _curve(rng.uniform(0, n, n), head, tail, slopes)
+    return _curve(rng.uniform(0, n, n), head, tail, SLOPES)
 
 
 def _curve(ranks, head, tail, slopes):
@@ -108,18 +108,19 @@ def laws(runs: int, *, n: int = 1024, draws: int = 50, seed: int = 0) -> list[Pr
         words["lognormal"].append(powerlaws.tail(np.exp(rng.standard_normal(n)), draws=draws, seed=run).verdict)
     favoured = words["lognormal"].count("not rejected")
     return [Promise("a Pareto sample is not rejected", words["pareto"].count("not rejected"), runs, 85),
-            Promise("a lognormal sample is rejected or cannot be told, never called a power law", runs - favoured, runs, 100)]
+            Promise("a lognormal sample is rejected or cannot be told, never called a power law",
+                    runs - favoured, runs, 100)]
 
 
 def middles(runs: int, *, n: int = 1024, draws: int = 40, seed: int = 0) -> list[Promise]:
     """A power law in a fitted range is not rejected; the middle of a lognormal sample is not called one.
 
-    The range is fitted to every sample and to every bootstrap sample (`piecewise.law_range`), as for the measured influences.
+    The range is fitted to every sample and to every bootstrap sample (`law_range`), as for the measured influences.
     Between the planted corners themselves the same samples show what the fitting of the range costs; a law without a decay
     ends with the last neuron, whose cliff must not speak against it.
     """
     def verdict(values, run):
-        return powerlaws.middle(values, *piecewise.law_range(values), draws=draws, seed=run, refit=piecewise.law_range).verdict
+        return powerlaws.middle(values, *law_range(values), draws=draws, seed=run, refit=law_range).verdict
 
     high, low = planted(n)[[HEAD - 1, TAIL - 1]]
     plants, corners, opens, favoured = 0, 0, 0, 0

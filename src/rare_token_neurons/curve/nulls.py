@@ -4,6 +4,7 @@ Independent draws from a lognormal, a half-normal or an exponential, ranked and 
 a shallow head, a straight middle and a cliff too.  A null curve therefore stands beside every
 measured one, passes through the same noisy measurement, and the head is compared by the signed
 departure from the line of the middle, the law of `piecewise.law`: below the line is a plateau, above it are outliers.
+How far ranking alone lifts a group above the median neuron says `ranked_null`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from scipy import stats
 from rare_token_neurons.curve.piecewise import bins, fit, in_bins, windows
 from rare_token_neurons.statistics import documents, rankings
 from rare_token_neurons.statistics.controls import empirical_p
-from rare_token_neurons.statistics.documents import check, curves_drawn, influence, parts, redraw, split_half
+from rare_token_neurons.statistics.documents import LEVEL, check, curves_drawn, influence, parts, redraw, split_half
 from rare_token_neurons.statistics.rankings import check_curve, order_of
 
 FAMILIES = ("lognormal", "half-normal", "exponential")
@@ -29,18 +30,16 @@ class Comparison:
     """A measured curve against null curves of the same size.
 
     departure: the head's mean departure from the middle's line in e-folds of rank, below zero under
-        the line; departure_nats: the same in log influence.  null_departure: (nulls,) that of each
-        null curve at the same ranks.
+        the line.  null_departure: (nulls,) that of each null curve at the same ranks.
     share: share of the neurons before the first break.  null_share: (nulls,).
     p_plateau: chance of a head as far BELOW under the null.  p_outliers: as far ABOVE.
     p_share: chance of a share as extreme, two-sided.   All p: (b + 1) / (nulls + 1).
     ranks: (first, second) break of the measured curve.
-    low, high: (neurons,) band of the null curves by rank at `level`.
+    low, high: (neurons,) band of the null curves by rank, 95 %.
     log_likelihood: of the fitted family on the measured influences; nan for other nulls.
     """
 
     departure: float
-    departure_nats: float
     null_departure: np.ndarray
     share: float
     null_share: np.ndarray
@@ -97,7 +96,7 @@ def remeasure(truth: np.ndarray, sums: np.ndarray, counts: np.ndarray, rng: np.r
     return split_half(*values) if ranking == "split_half" else -np.sort(-values[0], axis=-1)
 
 
-def departures(x: np.ndarray, y: np.ndarray, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def departures(x: np.ndarray, y: np.ndarray, windows: np.ndarray) -> np.ndarray:
     """Signed departure of the head from the line fitted in the middle.
 
     Parameters
@@ -107,9 +106,8 @@ def departures(x: np.ndarray, y: np.ndarray, windows: np.ndarray) -> tuple[np.nd
 
     Returns
     -------
-    efolds : (windows, curves) mean departure over the head divided by the middle's kappa: the rank
-        distance to the line; the unit and the power of the influence do not matter.
-    nats : (windows, curves) the mean departure itself.
+    (windows, curves) mean departure over the head divided by the middle's kappa, e-folds: the rank
+    distance to the line; the unit and the power of the influence do not matter.
     """
     nats, kappa = np.empty((2, len(windows), len(y)))
     for place, (end, first, last) in enumerate(windows):
@@ -119,10 +117,10 @@ def departures(x: np.ndarray, y: np.ndarray, windows: np.ndarray) -> tuple[np.nd
         line_at_head = y[:, middle].mean(axis=1) + slope * (x[head].mean() - x[middle].mean())
         nats[place] = y[:, head].mean(axis=1) - line_at_head
         kappa[place] = -slope
-    return nats / np.maximum(kappa, 1e-3), nats
+    return nats / np.maximum(kappa, 1e-3)
 
 
-def compare(x: np.ndarray, y: np.ndarray, curves: np.ndarray, *, level: float = 0.95) -> Comparison:
+def compare(x: np.ndarray, y: np.ndarray, curves: np.ndarray) -> Comparison:
     """Head of a measured curve against null curves.
 
     The measured curve chooses its two breaks so as to bend there; a null curve must be allowed the
@@ -147,14 +145,14 @@ def compare(x: np.ndarray, y: np.ndarray, curves: np.ndarray, *, level: float = 
         raise ValueError(f"a comparison needs at least {LEAST_NULLS} null curves, here are {len(curves)}")
     null_y = in_bins(curves, starts)
     n, line, null_lines = curves.shape[1], fit(x, y, 2), fit(x, null_y, 2)
-    own, own_nats = departures(x, y[None], windows(line, n)[None])
-    at_own = departures(x, null_y, windows(line, n)[None])[0][0]         # (nulls,)
-    across = departures(x, null_y, windows(null_lines, n))[0]            # (windows, nulls)
-    score = (own[0, 0] - at_own.mean()) / at_own.std()
+    own = departures(x, y[None], windows(line, n)[None])[0, 0]
+    at_own = departures(x, null_y, windows(line, n)[None])[0]            # (nulls,)
+    across = departures(x, null_y, windows(null_lines, n))               # (windows, nulls)
+    score = (own - at_own.mean()) / at_own.std()
     scores = (np.diag(across) - across.mean(axis=1)) / across.std(axis=1)
     share, shares = np.exp(line.knots[0]) / n, np.exp(null_lines.knots[:, 0]) / n
-    low, high = np.quantile(curves, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return Comparison(float(own[0, 0]), float(own_nats[0, 0]), at_own, float(share), shares,
+    low, high = np.quantile(curves, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    return Comparison(float(own), at_own, float(share), shares,
                       empirical_p(score, scores, "less"), empirical_p(score, scores, "greater"),
                       empirical_p(share, shares), tuple(float(rank) for rank in np.exp(line.knots)), low, high)
 
@@ -234,11 +232,11 @@ def ranked_null(sums, counts, in_a, size, *, draws=1_000, seed=0):
     -------
     (draws,) float
     """
-    every = documents.influence(sums, counts, np.ones((1, len(counts))))[0]
+    every = influence(sums, counts, np.ones((1, len(counts))))[0]
     living, rng = every > 0, np.random.default_rng(seed)
     truth = sample(every, "half-normal", draws, rng)  # (draws, living), falling
-    plain, *drawn = np.moveaxis(documents.influence(sums[:, living], counts, documents.halves(in_a, draws, seed)), 1, 0)
-    noise = np.divide(drawn, plain, out=np.ones_like(drawn), where=plain > 0)[..., rankings.order_of(every[living])]
+    plain, *drawn = np.moveaxis(influence(sums[:, living], counts, documents.halves(in_a, draws, seed)), 1, 0)
+    noise = np.divide(drawn, plain, out=np.ones_like(drawn), where=plain > 0)[..., order_of(every[living])]
     first, second = np.moveaxis(truth[:, None] * noise, 1, 0)  # (draws, living) of half A, of half B
     top = np.take_along_axis(second, rankings.top(first, size), -1).mean(-1)
     return top / np.median(np.pad(second, ((0, 0), (0, int((~living).sum())))), -1)

@@ -7,7 +7,7 @@ of that curve is close to a straight line,
 
 `fit` makes the paper's rule precise: find the straight middle by finite
 differences, fit the line there, carry it to the head and to the tail, and call
-a phase what lies below it.  Change points with intervals are in `breaks`.
+a phase what lies below it.  Change points with intervals are in `changepoints`.
 """
 
 from __future__ import annotations
@@ -37,8 +37,6 @@ class Phases:
     boundaries: (last rank of the plateau, last rank of the power law); 0 where there is no
         plateau, the number of neurons where there is no decay.
     middle: (first, last) rank of the straight stretch in which the line was fitted.
-    outliers: neurons before the middle that lie ABOVE the line by more than the tolerance.
-        Where there is no plateau they belong to `power_law`: a head above the line is no plateau.
     """
 
     plateau: np.ndarray
@@ -50,7 +48,6 @@ class Phases:
     order: np.ndarray
     boundaries: tuple[int, int]
     middle: tuple[int, int]
-    outliers: np.ndarray
 
     @property
     def shares(self) -> tuple[float, float, float]:
@@ -62,8 +59,8 @@ class Phases:
         return np.exp(self.beta - self.kappa * np.log(ranks))
 
 
-def resample(values: np.ndarray, points: int = POINTS) -> tuple[np.ndarray, np.ndarray]:
-    """The curve at `points` places even in log rank.
+def resample(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The curve at `POINTS` places even in log rank.
 
     Parameters
     ----------
@@ -75,7 +72,7 @@ def resample(values: np.ndarray, points: int = POINTS) -> tuple[np.ndarray, np.n
     y : (..., points) log influence, linear in log rank between neighbouring ranks.
     """
     n = values.shape[-1]
-    x = np.linspace(0.0, np.log(n), points)
+    x = np.linspace(0.0, np.log(n), POINTS)
     rank = np.clip(np.exp(x), 1, n)
     left = np.minimum(rank.astype(int), n - 1)                     # (points,) rank at or before
     step = (x - np.log(left)) / (np.log(left + 1) - np.log(left))  # (points,) 0 .. 1
@@ -83,22 +80,21 @@ def resample(values: np.ndarray, points: int = POINTS) -> tuple[np.ndarray, np.n
     return x, y[..., left - 1] * (1 - step) + y[..., left] * step
 
 
-def fit(influence: np.ndarray, *, points: int = POINTS, window: int = WINDOW,
-        threshold: float = THRESHOLD, tolerance: float = TOLERANCE) -> Phases:
+def fit(influence: np.ndarray) -> Phases:
     """Phases of an influence curve by the paper's finite-difference rule.
 
-    1. Log influence is resampled at `points` places even in log rank and smoothed by a
-       straight line fitted in a moving window of `window` points (a line passes unchanged).
+    1. Log influence is resampled at `POINTS` places even in log rank and smoothed by a
+       straight line fitted in a moving window of `WINDOW` points (a line passes unchanged).
     2. The middle is the longest run (a tenth of the points or more) in which
-       |second derivative| < `threshold` |slope|.  "About zero" needs something to be judged
+       |second derivative| < `THRESHOLD` |slope|.  "About zero" needs something to be judged
        against: against the slope, the rule does not change when all influences are squared, and
        a flat head, whose second derivative is zero too, is not taken for the power law.  A run
        with a phase on both sides goes before a longer one without: a straight head or tail is
        no middle.
     3. A least-squares line through the middle's points gives kappa, beta and R^2.
     4. Walking out of the middle, a phase begins at the first point that falls below the line by
-       more than `tolerance` kappa (at rank r the curve has sunk to where the line is at rank
-       r exp(tolerance)), if the mean of all points beyond falls as far.  Below the line at the
+       more than `TOLERANCE` kappa (at rank r the curve has sunk to where the line is at rank
+       r exp(TOLERANCE)), if the mean of all points beyond falls as far.  Below the line at the
        head: plateau.  Below the line at the tail: decay.  A head ABOVE the line is made of
        outliers, a tail above it is flatter than the middle: neither is a phase, both are
        counted to the power law.
@@ -107,10 +103,6 @@ def fit(influence: np.ndarray, *, points: int = POINTS, window: int = WINDOW,
     Parameters
     ----------
     influence : (neurons,) float, at or above zero, any order, any unit.
-    points : places even in log rank.
-    window : odd number of points.
-    threshold : relative change of the slope per unit of log rank.
-    tolerance : in units of log rank.
 
     Returns
     -------
@@ -118,38 +110,30 @@ def fit(influence: np.ndarray, *, points: int = POINTS, window: int = WINDOW,
 
     Raises
     ------
-    ValueError : fewer than 20 neurons above zero, values that are negative or not finite,
-        a window that is even or longer than the curve.
+    ValueError : fewer than 20 neurons above zero, values that are negative or not finite.
 
     Source: arXiv 2505.12822, section on the three-phase structure; the numbers are ours.
     """
-    if window % 2 == 0 or not 3 <= window <= points // 2:
-        raise ValueError(f"window must be an odd number of points from 3 to {points // 2}, not {window}")
-    if not (threshold > 0 and tolerance > 0):
-        raise ValueError(f"threshold and tolerance must be above zero, not {threshold} and {tolerance}")
     order, values = rankings.rank_curve(rankings.check_curve(influence))
     alive = int(np.sum(values > 0))
-    x, y = resample(values[:alive], points)
-    found = [_phases_beyond(x, y, run, tolerance) for run in _straight_runs(x, y, window, threshold)]
-    kappa, beta, r2, head, tail, run = max(found, key=lambda f: (f[3] > 0 and f[4] < points, f[5][1] - f[5][0]))
+    x, y = resample(values[:alive])
+    found = [_phases_beyond(x, y, run) for run in _straight_runs(x, y)]
+    kappa, beta, r2, head, tail, run = max(found, key=lambda f: (f[3] > 0 and f[4] < POINTS, f[5][1] - f[5][0]))
 
     ranks = np.exp(x)
     first = int(ranks[head - 1] + 1e-9) if head > 0 else 0
-    last = int(np.ceil(ranks[tail] - 1e-9)) - 1 if tail < points else alive
+    last = int(np.ceil(ranks[tail] - 1e-9)) - 1 if tail < POINTS else alive
     middle = (int(np.ceil(ranks[run[0]] - 1e-9)), int(ranks[run[1] - 1] + 1e-9))
-    before = np.arange(1, middle[0])
-    above = np.log(values[before - 1]) > beta - kappa * np.log(before) + tolerance * abs(kappa)
-    return Phases(order[:first], order[first:last], order[last:], kappa, beta, r2, order,
-                  (first, last), middle, order[before[above] - 1])
+    return Phases(order[:first], order[first:last], order[last:], kappa, beta, r2, order, (first, last), middle)
 
 
-def _straight_runs(x: np.ndarray, y: np.ndarray, window: int, threshold: float) -> list[tuple[int, int]]:
-    """Half-open runs of points with |second derivative| < threshold |slope|, at least a tenth of all long."""
-    least = max(window, len(x) // 10)
+def _straight_runs(x: np.ndarray, y: np.ndarray) -> list[tuple[int, int]]:
+    """Half-open runs of points with |second derivative| < `THRESHOLD` |slope|, at least a tenth of all long."""
+    least = max(WINDOW, len(x) // 10)
     step = x[1] - x[0]
-    slope = np.gradient(savgol_filter(y, window, polyorder=1), step)
+    slope = np.gradient(savgol_filter(y, WINDOW, polyorder=1), step)
     bend = np.abs(np.gradient(slope, step)) / np.maximum(np.abs(slope), 1e-9)
-    straight = np.concatenate([[False], bend < threshold, [False]])
+    straight = np.concatenate([[False], bend < THRESHOLD, [False]])
     edges = np.flatnonzero(np.diff(straight.astype(int)))
     runs = [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2]) if b - a >= least]
     if not runs:                                  # nothing is straight: the least bent stretch stands in
@@ -158,7 +142,7 @@ def _straight_runs(x: np.ndarray, y: np.ndarray, window: int, threshold: float) 
     return runs
 
 
-def _phases_beyond(x, y, run, tolerance):
+def _phases_beyond(x, y, run):
     """Line in one run, and where the curve sinks below it: (kappa, beta, r2, head, tail, run).
 
     Points before `head` are the plateau, points from `tail` on the decay.
@@ -169,7 +153,7 @@ def _phases_beyond(x, y, run, tolerance):
     spread = np.var(y[inside])
     r2 = 1.0 - np.mean(rest**2) / spread if spread > 1e-18 else 1.0
     departure = y - (slope * x + beta)            # (points,) below zero: under the line
-    limit = -tolerance * abs(slope) - 1e-9
+    limit = -TOLERANCE * abs(slope) - 1e-9
     head_mean = np.cumsum(departure) / np.arange(1, len(x) + 1)
     tail_mean = (np.cumsum(departure[::-1]) / np.arange(1, len(x) + 1))[::-1]
     below = departure < limit

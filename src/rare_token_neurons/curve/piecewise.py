@@ -24,16 +24,15 @@ class Line:
     """Continuous lines with the same number of breaks, fitted to curves (..., points).
 
     knots: (..., breaks) log rank of the breaks.   slopes: (..., breaks + 1), negative where falling.
-    fitted: (..., points) log influence.           rss: (...,) sum of squared residuals.
+    fitted: (..., points) log influence.
     """
 
     knots: np.ndarray
     slopes: np.ndarray
     fitted: np.ndarray
-    rss: np.ndarray
 
 
-def bins(n: int, points: int = POINTS) -> tuple[np.ndarray, np.ndarray]:
+def bins(n: int) -> tuple[np.ndarray, np.ndarray]:
     """Bins of ranks, even in log rank where the ranks allow it, each with one rank or more.
 
     Returns
@@ -41,7 +40,7 @@ def bins(n: int, points: int = POINTS) -> tuple[np.ndarray, np.ndarray]:
     starts : (bins,) index of the first rank of each bin (from 0).
     x : (bins,) mean log rank in the bin.
     """
-    edges = np.unique(np.round(np.exp(np.linspace(0, np.log(n + 1), points + 1))).astype(int)) - 1
+    edges = np.unique(np.round(np.exp(np.linspace(0, np.log(n + 1), POINTS + 1))).astype(int)) - 1
     starts = edges[:-1]
     x = np.add.reduceat(np.log(np.arange(1, n + 1)), starts) / np.diff(edges)
     return starts, x
@@ -114,8 +113,7 @@ def fit(x: np.ndarray, y: np.ndarray, breaks: int) -> Line:
     fitted = (design @ weights)[..., 0]
     slopes = np.cumsum(weights[:, 1:, 0], axis=1)
     shape = y.shape[:-1]
-    return Line(chosen.reshape(*shape, breaks), slopes.reshape(*shape, breaks + 1),
-                fitted.reshape(y.shape), np.square(y - fitted.reshape(y.shape)).sum(axis=-1))
+    return Line(chosen.reshape(*shape, breaks), slopes.reshape(*shape, breaks + 1), fitted.reshape(y.shape))
 
 
 def edges(line: Line, n: int) -> np.ndarray:

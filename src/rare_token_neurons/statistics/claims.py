@@ -1,4 +1,4 @@
-"""The paper's claims, what would show each, and the rule that turns evidence into a verdict.
+"""The paper's claims, what would show each, the evidence that a table's row gives, and the rule that turns it into a verdict.
 
 Statistics, paper values, directions, margins and the rule were fixed before the first full run. What a claim is compared
 with was made stricter later (C1: ranked half-normal numbers, and of two kinds of control groups the less favourable).
@@ -249,7 +249,8 @@ def poor_match(found):
     """How far matched groups stay from the group in their worst feature, in a few words; "" where they match."""
     missed = {name.removeprefix("imbalance_"): abs(found[name]) for name in found if name.startswith("imbalance_")}
     worst = max(missed, key=missed.get, default=None)
-    return f"matched groups differ by {missed[worst]:.2f} SD in {worst}" if worst and missed[worst] > controls.POOR_MATCH else ""
+    poor = worst and missed[worst] > controls.POOR_MATCH
+    return f"matched groups differ by {missed[worst]:.2f} SD in {worst}" if poor else ""
 
 
 def apart(value, low, high, other, other_low, other_high):

@@ -1,4 +1,4 @@
-"""What a group of neurons is compared with: groups drawn at random, and groups of look-alikes.
+"""A group of neurons beside what it is compared with: groups drawn at random, and groups of look-alikes.
 
 Plain groups are drawn from all living neurons, the studied ones included: under the null hypothesis "this group is
 any group" that makes the empirical p value exact. Matched groups replace each neuron by one of its nearest
@@ -52,18 +52,17 @@ def matching_features(activations, w_out):
         return np.log(np.stack([spread, norm], axis=1))
 
 
-def matched_groups(features, group, pool=None, *, draws=1000, seed=0, neighbours=None):
-    """Groups in which each neuron stands for one of `group`: a random one of its nearest neighbours.
+def matched_groups(features, group, pool=None, *, draws=1000, seed=0):
+    """Groups in which each neuron stands for one of `group`: a random one of its m nearest neighbours.
 
     Distances are Euclidean after each feature is divided by its standard deviation over the pool. No neuron of
-    `group` is used, and none twice in a group; members choose in random order.
+    `group` is used, and none twice in a group; members choose in random order (with m candidates one is always left).
+    `imbalance` says how well they match.
 
     Parameters
     ----------
     features : (neurons, f) float, such as `matching_features`.
     group : (m,) int ; pool : (p,) int neurons to draw from, None: all with finite features.
-    neighbours : candidates a member, at least m (so that one is always left); None: m. Few match better, many
-        give more different groups; `imbalance` says how well it went.
 
     Returns
     -------
@@ -72,22 +71,21 @@ def matched_groups(features, group, pool=None, *, draws=1000, seed=0, neighbours
     features, group = np.asarray(features, dtype=np.float64), np.asarray(group)
     pool = np.flatnonzero(np.isfinite(features).all(axis=1)) if pool is None else np.asarray(pool)
     pool = np.setdiff1d(pool, group)
-    size, neighbours = len(group), len(group) if neighbours is None else neighbours
-    if not size <= neighbours <= len(pool):
-        raise ValueError(f"Each of {size} neurons needs {size} candidates or more, and {len(pool)} neurons are left to "
-                         f"choose from: {neighbours} candidates do not fit.")
+    size = len(group)
+    if size > len(pool):
+        raise ValueError(f"Each of {size} neurons needs {size} candidates, and {len(pool)} neurons are left to choose from.")
     if not np.isfinite(features[np.r_[group, pool]]).all():
         raise ValueError("A neuron without finite features (dead or constant) cannot be matched.")
     scaled = features / np.maximum(features[pool].std(axis=0), 1e-12)
     distances = np.linalg.norm(scaled[group][:, None] - scaled[pool][None], axis=-1)  # (m, p)
-    candidates = pool[np.argsort(distances, axis=1, kind="stable")[:, :neighbours]]  # (m, neighbours)
+    candidates = pool[np.argsort(distances, axis=1, kind="stable")[:, :size]]  # (m, m)
 
     rng = np.random.default_rng(seed)
     turns = rng.random((draws, size)).argsort(axis=1)  # each group's own order of choosing
     used, row = np.zeros((draws, len(features)), dtype=bool), np.arange(draws)
     groups = np.empty((draws, size), dtype=np.int64)
     for member in turns.T:  # (draws,)
-        offered = candidates[member]  # (draws, neighbours)
+        offered = candidates[member]  # (draws, m)
         keys = rng.random(offered.shape) + 2.0 * used[row[:, None], offered]  # a used one loses against any free one
         chosen = offered[row, keys.argmin(axis=1)]
         used[row, chosen] = True
@@ -303,9 +301,9 @@ def _outside(sample, groups, resamples, seed, centred):
     return documents.outside(living, sample.documents, columns, draws=resamples, seed=seed, centred=centred)[1].T[..., None]
 
 
-def spread(value, samples, level=0.95):
+def spread(value, samples):
     """The interval of resamples (draws,) around the value: their quantiles, moved so that their mean is the value."""
-    return np.quantile(samples, [(1 - level) / 2, (1 + level) / 2]) + value - samples.mean()
+    return np.quantile(samples, [(1 - documents.LEVEL) / 2, (1 + documents.LEVEL) / 2]) + value - samples.mean()
 
 
 def against(names, value, samples, null, base, seed=0):
@@ -320,7 +318,7 @@ def against(names, value, samples, null, base, seed=0):
     for at, (name, side) in enumerate(names.items()):
         low, high = spread(value[at], samples[:, at])
         row = {"statistic": name, "side": side, "value": value[at], "low": low, "high": high}
-        for kind in ("random", "matched"):
+        for kind in KINDS:
             drawn = null[kind][:, at] if kind in null else np.full(1, np.nan)
             row |= {kind: drawn.mean(), f"{kind}_low": np.quantile(drawn, 0.025), f"{kind}_high": np.quantile(drawn, 0.975),
                     f"p_{kind}": empirical_p(value[at], drawn, side) if side else np.nan}

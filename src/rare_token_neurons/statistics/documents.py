@@ -1,7 +1,7 @@
-"""Influence under document weights: halves, bootstrap draws, split-half rank curves, reliability.
+"""Everything over documents, the unit of all uncertainty: sums, halves and draws of them, and intervals.
 
-Everything starts from per-document sums, so that a draw of documents costs one matrix product.
-Shapes: sums (documents, neurons), counts (documents,), weights (..., draws, documents).
+Influence starts from per-document sums, correlations from per-document second moments, so that a draw of documents costs
+one matrix product. Shapes: sums (documents, neurons), counts (documents,), weights (..., draws, documents).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from rare_token_neurons.statistics import rankings
 
 LEVEL = 0.95  # of an interval
-
+DRAWS = 1000
 LEAST_DOCUMENTS = 6
 RANKINGS = ("split_half", "same_tokens")
 
@@ -30,12 +30,23 @@ def check(sums: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return sums, counts
 
 
+def by_document(effects, owners, among=None):
+    """Sums of effects (n, neurons) by document: (documents, neurons), positions (documents,); among: documents, in order."""
+    names = np.unique(owners) if among is None else among
+    member = np.zeros((len(names), len(owners)))
+    member[np.searchsorted(names, owners), np.arange(len(owners))] = 1.0
+    return member @ effects, member.sum(axis=1)
+
+
 def influence(sums: np.ndarray, counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Influence under document weights: |sum over documents| / positions, (..., draws, neurons).
 
     sums : per-document sums of |change| gives mean |change|; of the change itself, |mean change|.
     """
     return np.abs(weights @ sums) / (weights @ counts)[..., None]
+
+
+# ---- documents halved and drawn
 
 
 def parts(documents: int, number: int, draws: int, rng: np.random.Generator) -> np.ndarray:
@@ -55,6 +66,25 @@ def resamples(count: int, draws: int, seed) -> np.ndarray:
     """Weights of `count` documents: each once, then drawn with replacement: (1 + draws, count); seed of `default_rng`."""
     every = np.ones((1, count))
     return np.concatenate([every, redraw(np.repeat(every, draws, axis=0), np.random.default_rng(seed))])
+
+
+def halves(in_a, draws, seed=0):
+    """Document weights of the two halves: once as they are, then each drawn with replacement from itself.
+
+    Parameters
+    ----------
+    in_a : bool (documents,)
+
+    Returns
+    -------
+    (2, 1 + draws, documents) float: half A, half B; at 0 every document of the half once.
+    """
+    plain = np.stack([in_a, ~in_a]).astype(float)[:, None]
+    drawn = redraw(np.repeat(plain, draws, axis=1), np.random.default_rng(seed))
+    return np.concatenate([plain, drawn], axis=1)
+
+
+# ---- rank curves, and how sure they are
 
 
 def split_half(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -84,29 +114,46 @@ def curves_drawn(sums: np.ndarray, counts: np.ndarray, draws: int, rng: np.rando
     return split_half(*values) if ranking == "split_half" else -np.sort(-values[0], axis=-1)
 
 
-def reliability(sums: np.ndarray, counts: np.ndarray, *, splits: int = 20, seed: int = 0) -> float:
-    """Split-half reliability: mean correlation of log influence between halves, stepped up (Spearman-Brown)."""
-    first, second = influence(sums, counts, parts(len(counts), 2, splits, np.random.default_rng(seed)))
+def reliability(sums: np.ndarray, counts: np.ndarray, *, seed: int = 0) -> float:
+    """Split-half reliability: mean correlation of log influence over 20 pairs of halves, stepped up (Spearman-Brown)."""
+    first, second = influence(sums, counts, parts(len(counts), 2, 20, np.random.default_rng(seed)))
     alive = (first > 0).all(axis=0) & (second > 0).all(axis=0)
     pairs = zip(np.log(first[:, alive]), np.log(second[:, alive]), strict=True)
     r = np.mean([np.corrcoef(a, b)[0, 1] for a, b in pairs])
     return float(2 * r / (1 + r))
 
 
-def detectable(change_sums: np.ndarray, counts: np.ndarray, *, z: float = 1.96) -> np.ndarray:
+def detectable(change_sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Smallest mean change that can be told from zero, per neuron (neurons,), in the unit of the sums.
 
-    z standard errors of the ratio estimate over documents.
+    1.96 standard errors of the ratio estimate over documents.
     change_sums : (documents, neurons) per-document sums of the SIGNED change: a mean of absolute
         changes is above zero whatever the noise.
     """
     change_sums, counts = check(change_sums, counts)
     total, k = counts.sum(), len(counts)
     residual = change_sums - np.outer(counts, change_sums.sum(axis=0) / total)
-    return z * np.sqrt(k / (k - 1) * np.square(residual).sum(axis=0)) / total
+    return 1.96 * np.sqrt(k / (k - 1) * np.square(residual).sum(axis=0)) / total
 
 
-# ---- intervals from second moments
+def resampled_groups(sums, n, size, draws=200, seed=0):
+    """The top neurons when the documents are drawn with replacement.
+
+    Parameters
+    ----------
+    sums : (k, neurons) each document's sum of |loss change| ; n : (k,) its positions ; size : neurons a group.
+
+    Returns
+    -------
+    (draws, size) int64, most influential first
+    """
+    weights = resamples(len(n), draws, seed)[1:]
+    means = weights @ np.asarray(sums, dtype=np.float64) / (weights @ np.asarray(n))[:, None]
+    return rankings.top(means, size)
+
+
+# ---- correlations from second moments
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -167,7 +214,7 @@ def resampled(moments, weights, centred=True):
         return product / (norm[:, moments.rows, None] * norm[:, None, :])
 
 
-def bootstrap(statistic, moments, *, draws=1000, seed=0, centred=True, batch=250):
+def bootstrap(statistic, moments, *, draws=DRAWS, seed=0, centred=True, batch=250):
     """A statistic of the correlations over documents drawn with replacement.
 
     Equal seeds draw equal documents, so the results for several groups over the same documents are paired.
@@ -190,7 +237,44 @@ def bootstrap(statistic, moments, *, draws=1000, seed=0, centred=True, batch=250
     return statistic(resampled(moments, np.ones(count), centred))[0], np.concatenate(samples)
 
 
-def interval(value, samples, level=0.95):
+def outside(activations, documents, groups, *, draws=DRAWS, seed=0, centred=True):
+    """Mean correlation of each group's neurons with the neurons outside it, and its resamples.
+
+    The mean over all pairs is the covariance of two averages of standardised activations, so that a group costs two
+    numbers a token. The neurons' scales are those of the whole text, in the resamples too.
+
+    Parameters
+    ----------
+    activations : (tokens, neurons) without constant neurons ; documents : (tokens,) int ; groups : (g, m) int.
+
+    Returns
+    -------
+    values : (g,) ; samples : (draws, g)
+    """
+    groups, z = np.atleast_2d(groups), np.asarray(activations, dtype=np.float64)
+    z = z - z.mean(axis=0) if centred else z
+    scale = np.sqrt((z**2).mean(axis=0))
+    if not (scale > 0).all():
+        raise ValueError("The activations hold a constant neuron: leave it out (geometry.alive).")
+    size, neurons = groups.shape[1], z.shape[1]
+    member = np.zeros((neurons, len(groups)))
+    np.put_along_axis(member, groups.T, 1.0, axis=0)
+    inner = (z / scale) @ member  # (tokens, g)
+    outer = (z @ (1 / scale))[:, None] - inner
+    inner, outer = inner / size, outer / (neurons - size)
+    ids, place, n = np.unique(documents, return_inverse=True, return_counts=True)
+    sums = [np.stack([np.bincount(place, column) for column in series.T], axis=1)
+            for series in (inner, outer, inner * outer)]
+    weights = resamples(len(ids), draws, seed)
+    first, second, product = (weights @ part / (weights @ n)[:, None] for part in sums)
+    found = product - first * second if centred else product
+    return found[0], found[1:]
+
+
+# ---- intervals
+
+
+def interval(value, samples):
     """The basic bootstrap interval, 2 value - quantiles, which takes off the bias that resampling adds.
 
     (The mean of absolute correlations, say, rises with noise: in the sample above the truth, in the resamples
@@ -204,7 +288,7 @@ def interval(value, samples, level=0.95):
     -------
     low, high : (...) float
     """
-    tails = np.nanquantile(samples, [(1 + level) / 2, (1 - level) / 2], axis=0)
+    tails = np.nanquantile(samples, [(1 + LEVEL) / 2, (1 - LEVEL) / 2], axis=0)
     return tuple(2 * np.asarray(value, dtype=np.float64) - tails)
 
 
@@ -232,40 +316,7 @@ def against(values, samples, seed=0):
     return float(value), float(low), float(high)
 
 
-def outside(activations, documents, groups, *, draws=1000, seed=0, centred=True):
-    """Mean correlation of each group's neurons with the neurons outside it, and its resamples.
-
-    The mean over all pairs is the covariance of two averages of standardised activations, so that a group costs two
-    numbers a token. The neurons' scales are those of the whole text, in the resamples too.
-
-    Parameters
-    ----------
-    activations : (tokens, neurons) without constant neurons ; documents : (tokens,) int ; groups : (g, m) int.
-
-    Returns
-    -------
-    values : (g,) ; samples : (draws, g)
-    """
-    groups, z = np.atleast_2d(groups), np.asarray(activations, dtype=np.float64)
-    z = z - z.mean(axis=0) if centred else z
-    scale = np.sqrt((z**2).mean(axis=0))
-    if not (scale > 0).all():
-        raise ValueError("The activations hold a constant neuron: leave it out (geometry.alive).")
-    size, neurons = groups.shape[1], z.shape[1]
-    member = np.zeros((neurons, len(groups)))
-    np.put_along_axis(member, groups.T, 1.0, axis=0)
-    inner = (z / scale) @ member  # (tokens, g)
-    outer = (z @ (1 / scale))[:, None] - inner
-    inner, outer = inner / size, outer / (neurons - size)
-    ids, place, n = np.unique(documents, return_inverse=True, return_counts=True)
-    sums = [np.stack([np.bincount(place, column) for column in series.T], axis=1) for series in (inner, outer, inner * outer)]
-    weights = resamples(len(ids), draws, seed)
-    first, second, product = (weights @ part / (weights @ n)[:, None] for part in sums)
-    found = product - first * second if centred else product
-    return found[0], found[1:]
-
-
-def mean(values, documents, *, draws=1000, seed=0, over=None):
+def mean(values, documents, *, seed=0, over=None):
     """The mean of values, or the ratio of two means, with its interval over documents.
 
     Parameters
@@ -281,25 +332,9 @@ def mean(values, documents, *, draws=1000, seed=0, over=None):
     over = np.ones(len(values)) if over is None else np.asarray(over, dtype=np.float64)
     ids, place = np.unique(documents, return_inverse=True)
     sums = np.bincount(place, values), np.bincount(place, over)
-    weights = resamples(len(ids), draws, seed)[1:]
+    weights = resamples(len(ids), DRAWS, seed)[1:]
     value = sums[0].sum() / sums[1].sum()
     return (float(value), *map(float, interval(value, (weights @ sums[0]) / (weights @ sums[1]))))
-
-
-def resampled_groups(sums, n, size, draws=200, seed=0):
-    """The top neurons when the documents are drawn with replacement.
-
-    Parameters
-    ----------
-    sums : (k, neurons) each document's sum of |loss change| ; n : (k,) its positions ; size : neurons a group.
-
-    Returns
-    -------
-    (draws, size) int64, most influential first
-    """
-    weights = resamples(len(n), draws, seed)[1:]
-    means = weights @ np.asarray(sums, dtype=np.float64) / (weights @ np.asarray(n))[:, None]
-    return np.argsort(-means, axis=1, kind="stable")[:, :size]
 
 
 def percentile_interval(value, samples):
@@ -311,28 +346,9 @@ def percentile_interval(value, samples):
     return min(low, value), max(high, value)
 
 
-# ---- the top group, and rankings compared
-
-
-def halves(in_a, draws, seed=0):
-    """Document weights of the two halves: once as they are, then each drawn with replacement from itself.
-
-    Parameters
-    ----------
-    in_a : bool (documents,)
-
-    Returns
-    -------
-    (2, 1 + draws, documents) float: half A, half B; at 0 every document of the half once.
-    """
-    plain = np.stack([in_a, ~in_a]).astype(float)[:, None]
-    drawn = redraw(np.repeat(plain, draws, axis=1), np.random.default_rng(seed))
-    return np.concatenate([plain, drawn], axis=1)
-
-
-def percentile(samples, level=LEVEL):
+def percentile(samples):
     """Percentile interval over the last axis: (low, high)."""
-    return tuple(np.quantile(samples, [(1 - level) / 2, (1 + level) / 2], axis=-1))
+    return tuple(np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=-1))
 
 
 def centred(values, low=-np.inf, high=np.inf):
@@ -343,11 +359,3 @@ def centred(values, low=-np.inf, high=np.inf):
     """
     spread = np.quantile(values[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) - values[1:].mean()
     return tuple(float(end) for end in np.clip(values[0] + spread, low, high))
-
-
-def by_document(effects, owners, among=None):
-    """Sums of effects (n, neurons) by document: (documents, neurons), positions (documents,); among: documents, in order."""
-    names = np.unique(owners) if among is None else among
-    member = np.zeros((len(names), len(owners)))
-    member[np.searchsorted(names, owners), np.arange(len(owners))] = 1.0
-    return member @ effects, member.sum(axis=1)

@@ -1,4 +1,4 @@
-"""How the activations of a group of neurons lie in space, and what groups drawn at random do.
+"""How the activations of a group of neurons lie in space: dimensions, pairs, clusters and communities.
 
 All statistics start from a correlation matrix, computed once for all neurons: a group's statistic needs only its
 sub-matrix, so a thousand random groups cost a thousand small eigenvalue problems. Two correlations are used
@@ -11,19 +11,17 @@ import numpy as np
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
-RESOLUTIONS = (0.9, 1.0, 1.2)
-
 SHARE = 0.95  # of the variance, for the effective dimension
+VARYING = 1e-4  # of the median standard deviation: a neuron that varies less is taken for constant
 
 
-def alive(activations, tolerance=1e-4):
+def alive(activations):
     """Neurons that do vary: dead and constant ones have no correlation and are left out of every group.
 
     Parameters
     ----------
-    activations : (tokens, neurons) float.
-    tolerance : a neuron is out when its standard deviation is at most this share of the median over the neurons
-        that vary at all.
+    activations : (tokens, neurons) float. A neuron is out when its standard deviation is at most `VARYING` times the
+        median over the neurons that vary at all.
 
     Returns
     -------
@@ -33,7 +31,7 @@ def alive(activations, tolerance=1e-4):
     if not np.isfinite(spread).all():
         raise ValueError(f"The activations of {np.sum(~np.isfinite(spread))} neurons hold values that are not finite.")
     varying = spread[spread > 0]
-    return spread > tolerance * np.median(varying) if len(varying) else spread > 0
+    return spread > VARYING * np.median(varying) if len(varying) else spread > 0
 
 
 def correlation(activations, centred=True):
@@ -51,7 +49,8 @@ def correlation(activations, centred=True):
     values = np.asarray(activations)
     values = values if np.issubdtype(values.dtype, np.floating) else values.astype(np.float64)
     if values.ndim != 2 or len(values) < 3:
-        raise ValueError(f"Correlations need activations of shape (tokens, neurons) with 3 tokens or more, not {values.shape}.")
+        raise ValueError("Correlations need activations of shape (tokens, neurons) with 3 tokens or more, "
+                         f"not {values.shape}.")
     means = values.mean(axis=0, dtype=np.float64)
     offset = means if centred else np.zeros_like(means)
     values = values - offset.astype(values.dtype)
@@ -69,13 +68,6 @@ def within(matrix, groups):
     """The correlations inside groups: (..., m) neuron indices -> (..., m, m)."""
     groups = np.asarray(groups)
     return matrix[groups[..., :, None], groups[..., None, :]]
-
-
-def between(matrix, group, others=None):
-    """The correlations of a group's neurons with others (None: all neurons with a correlation, outside the group)."""
-    if others is None:
-        others = np.setdiff1d(np.flatnonzero(np.isfinite(matrix.diagonal())), group)
-    return matrix[np.ix_(group, others)]
 
 
 def pairs(block):
@@ -169,13 +161,12 @@ def participation_ratio(block, samples=None):
     return m**2 / (m + 2.0 * squares.sum(axis=-1))
 
 
-def cluster(block, method="average"):
-    """Hierarchical clustering of a group's neurons, distance 1 - r.
+def cluster(block):
+    """Hierarchical clustering of a group's neurons by average linkage, distance 1 - r.
 
     Parameters
     ----------
     block : (m, m) correlation matrix.
-    method : of scipy's linkage, which is given the condensed DISTANCES (never rows of a distance matrix as points).
 
     Returns
     -------
@@ -184,8 +175,14 @@ def cluster(block, method="average"):
     """
     distances = np.maximum(1.0 - (block + block.T) / 2, 0.0)
     np.fill_diagonal(distances, 0.0)
-    tree = linkage(squareform(distances, checks=False), method=method, optimal_ordering=True)
+    # condensed: scipy would take the rows of a distance matrix for points
+    tree = linkage(squareform(distances, checks=False), method="average", optimal_ordering=True)
     return leaves_list(tree), tree
+
+
+# ---- communities
+
+RESOLUTIONS = (0.9, 1.0, 1.2)
 
 
 def graph(block, weights="positive"):

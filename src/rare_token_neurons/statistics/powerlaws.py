@@ -72,7 +72,7 @@ class PowerLaw:
         return "cannot tell it from a lognormal"
 
 
-def tail(values: np.ndarray, *, draws: int = 100, least: int = LEAST, seed: int = 0) -> PowerLaw:
+def tail(values: np.ndarray, *, draws: int = 100, seed: int = 0) -> PowerLaw:
     """Power-law test of the upper tail, xmin by the smallest Kolmogorov-Smirnov distance.
 
     Parameters
@@ -80,10 +80,9 @@ def tail(values: np.ndarray, *, draws: int = 100, least: int = LEAST, seed: int 
     values : (n,) influences or eigenvalues, at or above zero, any order; zeros are left out.
     draws : bootstrap samples; each draws the values below xmin from the data and those above from
         the fitted law, and chooses its own xmin.
-    least : smallest tail.
     """
     falling = _falling(values)
-    a, size, ks = _best_tail(np.log(falling), least)
+    a, size, ks = _best_tail(np.log(falling))
     low = falling[size - 1]
     rng = np.random.default_rng(seed)
     n, below = len(falling), falling[size:]
@@ -92,7 +91,7 @@ def tail(values: np.ndarray, *, draws: int = 100, least: int = LEAST, seed: int 
         above = rng.binomial(n, size / n) if len(below) else n
         sample = np.concatenate([low * np.exp(rng.exponential(1 / a, above)),
                                  rng.choice(below, n - above) if n > above else below[:0]])
-        further += _best_tail(np.log(-np.sort(-sample)), least)[2] >= ks
+        further += _best_tail(np.log(-np.sort(-sample)))[2] >= ks
     return _result(falling, a, low, np.inf, ks, (further + 1) / (draws + 1))
 
 
@@ -131,10 +130,10 @@ def _falling(values) -> np.ndarray:
     return -np.sort(-values[values > 0])
 
 
-def _best_tail(logs: np.ndarray, least: int) -> tuple[float, int, float]:
+def _best_tail(logs: np.ndarray) -> tuple[float, int, float]:
     """Rate a, size and KS distance of the tail with the smallest distance; `logs` (n,) falling."""
     n = len(logs)
-    sizes = np.unique(np.round(np.geomspace(min(least, n), n, CANDIDATES)).astype(int))
+    sizes = np.unique(np.round(np.geomspace(min(LEAST, n), n, CANDIDATES)).astype(int))
     excess = np.cumsum(logs)[sizes - 1] / sizes - logs[sizes - 1]               # (sizes,) mean of t
     usable = excess > 1e-12
     if not usable.any():

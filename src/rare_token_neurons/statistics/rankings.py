@@ -1,4 +1,4 @@
-"""Do the same neurons matter twice, and do they form modules: rankings compared, and communities of correlations."""
+"""Do the same neurons matter twice: rankings by influence, their overlap, and their agreement on other documents."""
 
 from __future__ import annotations
 
@@ -10,66 +10,18 @@ from scipy import stats
 
 LEAST_NEURONS = 20
 
+
+def order_of(values: np.ndarray) -> np.ndarray:
+    """Neurons by falling influence along the last axis, ties by index."""
+    return np.argsort(-values, axis=-1, kind="stable")
+
+
 def top(influence, k):
     """The k most influential neurons: (..., neurons) -> (..., k) int, most influential first."""
     influence = np.asarray(influence)
     if not 1 <= k <= influence.shape[-1]:
         raise ValueError(f"The top of {influence.shape[-1]} neurons has 1 to {influence.shape[-1]} of them, not {k}.")
-    return np.argsort(-influence, axis=-1, kind="stable")[..., :k]
-
-
-def shared(first, second, k):
-    """How many neurons are among the top k of both: two (..., neurons) influences -> (...) int."""
-    members = np.zeros(np.shape(first), dtype=bool)
-    np.put_along_axis(members, top(first, k), True, axis=-1)
-    return np.take_along_axis(members, top(second, k), axis=-1).sum(axis=-1)
-
-
-def jaccard(first, second, k):
-    """Jaccard index of the two top-k sets, |both| / |either|: two (..., neurons) influences -> (...) float."""
-    both = shared(first, second, k)
-    return both / (2 * k - both)
-
-
-def jaccard_table(first, second, sizes, level=0.95):
-    """Overlap of the top k for several k, beside what two unrelated rankings would give.
-
-    Two random sets of k among n neurons share a hypergeometric number; the null's mean, its interval and the p value
-    (chance of as many or more in common) are exact.
-
-    Parameters
-    ----------
-    first, second : (neurons,) influences, higher is more.
-    sizes : values of k.
-
-    Returns
-    -------
-    DataFrame with k, shared, jaccard, null_jaccard, null_low, null_high, p.
-    """
-    n, rows = len(first), []
-    for k in sizes:
-        both = int(shared(first, second, k))
-        null = stats.hypergeom(n, k, k)
-        counts = np.arange(k + 1)
-        low, high = null.ppf([(1 - level) / 2, (1 + level) / 2])
-        rows.append({"k": k, "shared": both, "jaccard": both / (2 * k - both),
-                     "null_jaccard": float(null.pmf(counts) @ (counts / (2 * k - counts))),
-                     "null_low": low / (2 * k - low), "null_high": high / (2 * k - high), "p": float(null.sf(both - 1))})
-    return pd.DataFrame(rows)
-
-
-def rank_correlation(first, second):
-    """Spearman's rank correlation of two rankings: two (..., neurons) influences -> (...) float."""
-    ranks = [stats.rankdata(values, axis=-1) for values in (first, second)]
-    ranks = [values - values.mean(axis=-1, keepdims=True) for values in ranks]
-    norms = [np.sqrt((values**2).sum(axis=-1)) for values in ranks]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return (ranks[0] * ranks[1]).sum(axis=-1) / (norms[0] * norms[1])
-
-
-def order_of(values: np.ndarray) -> np.ndarray:
-    """Neurons by falling influence along the last axis, ties by index."""
-    return np.argsort(-values, axis=-1, kind="stable")
+    return order_of(influence)[..., :k]
 
 
 def check_curve(influence: np.ndarray, least: int = LEAST_NEURONS) -> np.ndarray:
@@ -100,7 +52,7 @@ def rank_curve(influence: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     values : (neurons,) float64, their influence.
     """
     values = np.asarray(influence, dtype=np.float64)
-    order = np.argsort(-values, kind="stable")
+    order = order_of(values)
     return order, values[order]
 
 
@@ -113,6 +65,61 @@ def over_median(values, members):
 def median_rank(values, members):
     """Median rank (1: most influential) of groups: values (..., neurons), members (m,) or (g, m)."""
     return np.median(stats.rankdata(-values, axis=-1)[..., members], axis=-1)
+
+
+# ---- two rankings
+
+
+def shared(first, second, k):
+    """How many neurons are among the top k of both: two (..., neurons) influences -> (...) int."""
+    members = np.zeros(np.shape(first), dtype=bool)
+    np.put_along_axis(members, top(first, k), True, axis=-1)
+    return np.take_along_axis(members, top(second, k), axis=-1).sum(axis=-1)
+
+
+def jaccard(first, second, k):
+    """Jaccard index of the two top-k sets, |both| / |either|: two (..., neurons) influences -> (...) float."""
+    both = shared(first, second, k)
+    return both / (2 * k - both)
+
+
+def jaccard_table(first, second, sizes):
+    """Overlap of the top k for several k, beside what two unrelated rankings would give.
+
+    Two random sets of k among n neurons share a hypergeometric number; the null's mean, its interval and the p value
+    (chance of as many or more in common) are exact.
+
+    Parameters
+    ----------
+    first, second : (neurons,) influences, higher is more.
+    sizes : values of k.
+
+    Returns
+    -------
+    DataFrame with k, shared, jaccard, null_jaccard, null_low, null_high, p.
+    """
+    n, rows = len(first), []
+    for k in sizes:
+        both = int(shared(first, second, k))
+        null = stats.hypergeom(n, k, k)
+        counts = np.arange(k + 1)
+        low, high = null.interval(0.95)
+        rows.append({"k": k, "shared": both, "jaccard": both / (2 * k - both),
+                     "null_jaccard": float(null.pmf(counts) @ (counts / (2 * k - counts))),
+                     "null_low": low / (2 * k - low), "null_high": high / (2 * k - high), "p": float(null.sf(both - 1))})
+    return pd.DataFrame(rows)
+
+
+def rank_correlation(first, second):
+    """Spearman's rank correlation of two rankings: two (..., neurons) influences -> (...) float."""
+    ranks = [stats.rankdata(values, axis=-1) for values in (first, second)]
+    ranks = [values - values.mean(axis=-1, keepdims=True) for values in ranks]
+    norms = [np.sqrt((values**2).sum(axis=-1)) for values in ranks]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (ranks[0] * ranks[1]).sum(axis=-1) / (norms[0] * norms[1])
+
+
+# ---- rankings on two halves of the documents
 
 
 @dataclass(frozen=True)

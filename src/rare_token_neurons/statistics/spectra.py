@@ -1,8 +1,8 @@
-"""Spectra of the weights of neuron groups: Hill's exponent and the law of Marchenko and Pastur.
+"""Spectra of the weights of neuron groups: Hill's exponent, the law of Marchenko and Pastur, weightwatcher's metrics.
 
 A group is a matrix W with one row a neuron: rows of W_in, or columns of W_out transposed. Its spectrum is that of
 Xi = W W^T / d, d being the width of the residual stream. Small groups of pure noise already have "heavy" exponents:
-compare a group only with groups of its own size. weightwatcher's metrics of the same matrices are in `watcher`.
+compare a group only with groups of its own size.
 """
 
 import contextlib
@@ -17,17 +17,17 @@ import pandas as pd
 
 from rare_token_neurons.statistics import powerlaws
 
+LEAST_TAIL = 5  # eigenvalues in the tail by the fix-finger rule
 TRACY_WIDOM_99 = 2.0234  # 99 % quantile of the Tracy-Widom law (beta = 1)
+AT_ONCE = 100  # groups
 
 
-def eigenvalues(weights, standardise=False):
+def eigenvalues(weights):
     """Eigenvalues of Xi = W W^T / d, largest first.
 
     Parameters
     ----------
     weights : (..., m, d) one row a neuron, m at most d.
-    standardise : subtract each row's mean and divide by its standard deviation first: Xi is then the rows'
-        correlation matrix, and neurons of different norm count alike.
 
     Returns
     -------
@@ -38,9 +38,6 @@ def eigenvalues(weights, standardise=False):
         raise ValueError(f"A group has one row a neuron and at most as many rows as columns, not the shape {weights.shape}.")
     if not np.isfinite(weights).all():
         raise ValueError("The weights of a group hold values that are not finite.")
-    if standardise:
-        weights = weights - weights.mean(axis=-1, keepdims=True)
-        weights = weights / weights.std(axis=-1, keepdims=True)
     gram = weights @ np.swapaxes(weights, -1, -2) / weights.shape[-1]
     return np.maximum(np.linalg.eigvalsh(gram)[..., ::-1], 0.0)
 
@@ -66,35 +63,32 @@ def hill_plot(values):
     return np.divide(1.0, mean, out=np.full(mean.shape, np.nan), where=mean > 1e-12)
 
 
-def tail_size(values, bins=None, least=5):
+def tail_size(values):
     """The k of Hill's exponent by the fix-finger rule: the tail begins at the peak of the spectrum.
 
     The peak is the lower edge of the fullest bin in a histogram of log10 lambda; among the eigenvalues from 0.95 to
     1.5 times it the one whose tail is closest to a power law (Kolmogorov-Smirnov) is lambda_{k+1}. weightwatcher
     takes 100 bins, made for thousands of eigenvalues: of the 26 of a small group hardly two share a bin, and the
-    "peak" is chance. (Its `fix_fingers="xmin_peak"` besides compares log10 of the lower bound with lambda itself.)
+    "peak" is chance. Here numpy chooses their number, at most 100. (Its `fix_fingers="xmin_peak"` besides compares log10 of the lower bound with lambda itself.)
 
     Parameters
     ----------
     values : (n,) eigenvalues, largest first.
-    bins : int, or None: numpy's automatic choice, at most 100.
-    least : smallest tail.
 
     Returns
     -------
-    int, from `least` to n - 1.
+    int, from `LEAST_TAIL` to n - 1.
     """
     values = np.asarray(values, dtype=np.float64)
     values = values[values > 1e-10 * values[0]]
-    if len(values) < least + 1:
-        raise ValueError(f"A tail of {least} needs {least + 1} eigenvalues above zero, here are {len(values)}.")
+    if len(values) < LEAST_TAIL + 1:
+        raise ValueError(f"A tail of {LEAST_TAIL} needs {LEAST_TAIL + 1} eigenvalues above zero, here are {len(values)}.")
     logs = np.log10(values)
-    bins = min(len(np.histogram_bin_edges(logs, "auto")) - 1, 100) if bins is None else bins
-    counts, edges = np.histogram(logs, bins)
+    counts, edges = np.histogram(logs, min(len(np.histogram_bin_edges(logs, "auto")) - 1, 100))
     peak = 10 ** edges[counts.argmax()]
     last = len(values) - 1
     near = np.flatnonzero((values >= 0.95 * peak) & (values <= 1.5 * peak))
-    near = np.unique(np.clip(near if len(near) else [np.searchsorted(-values, -peak)], least, last))
+    near = np.unique(np.clip(near if len(near) else [np.searchsorted(-values, -peak)], LEAST_TAIL, last))
     alphas = hill_plot(values)[near - 1]
     distances = [np.inf if np.isnan(alpha) else _ks_pareto(values[:k], values[k], alpha) for k, alpha in zip(near, alphas)]
     return int(near[int(np.argmin(distances))])
@@ -148,12 +142,12 @@ def mp_edges(q, variance=1.0):
     return variance * (1 - np.sqrt(q)) ** 2, variance * (1 + np.sqrt(q)) ** 2
 
 
-def mp_density(x, q, variance=1.0):
-    """Density of the Marchenko-Pastur law at x: sqrt((b - x)(x - a)) / (2 pi variance q x) between the edges a, b."""
-    low, high = mp_edges(q, variance)
+def mp_density(x, q):
+    """Density of the Marchenko-Pastur law at x: sqrt((b - x)(x - a)) / (2 pi q x) between the edges a, b."""
+    low, high = mp_edges(q)
     x = np.asarray(x, dtype=np.float64)
     inside = np.maximum((high - x) * (x - low), 0.0)
-    return np.sqrt(inside) / (2 * np.pi * variance * q * np.where(inside > 0, x, 1.0))
+    return np.sqrt(inside) / (2 * np.pi * q * np.where(inside > 0, x, 1.0))
 
 
 def mp_distribution(x, q, variance=1.0):
@@ -209,13 +203,12 @@ def bulk(values, columns):
     return Bulk(float(variance), float(low), float(high), int((values > bound).sum()), float(distance))
 
 
-def group_spectra(weights, groups, *, standardise=False, k="peak", batch=100):
+def group_spectra(weights, groups):
     """Hill's exponent, stable rank, entropy, and the bulk of many groups of equal size.
 
     Parameters
     ----------
     weights : (neurons, d) one row a neuron ; groups : (g, m) neuron indices.
-    standardise, k : see `eigenvalues` and `hill`.
 
     Returns
     -------
@@ -225,12 +218,12 @@ def group_spectra(weights, groups, *, standardise=False, k="peak", batch=100):
     weights, groups = np.asarray(weights), np.atleast_2d(groups)
     if not groups.size:
         raise ValueError("A group has at least one neuron.")
-    parts = np.split(groups, range(batch, len(groups), batch))
-    values = np.concatenate([eigenvalues(weights[part], standardise) for part in parts])
-    exponent, sizes = hill(values, k)
+    values = np.concatenate([eigenvalues(weights[part]) for part in np.split(groups, range(AT_ONCE, len(groups), AT_ONCE))])
+    exponent, sizes = hill(values)
     bulks = [bulk(row, weights.shape[1]) for row in values]
-    return pd.DataFrame({"hill": exponent, "k": sizes, "stable_rank": stable_rank(values), "entropy": spectral_entropy(values),
-                         "spikes": [one.spikes for one in bulks], "mp_distance": [one.distance for one in bulks]}), values
+    return pd.DataFrame({"hill": exponent, "k": sizes, "stable_rank": stable_rank(values),
+                         "entropy": spectral_entropy(values), "spikes": [one.spikes for one in bulks],
+                         "mp_distance": [one.distance for one in bulks]}), values
 
 
 def shuffled(weights, seed=0):
@@ -280,19 +273,19 @@ def shuffles(weights, draws, seed=0):
     return np.stack([shuffled(weights, seed + draw) for draw in range(draws)])
 
 
-def power_laws(values, draws=100, seed=0):
+def power_laws(values, seed=0):
     """The power-law test of the upper tail of each spectrum (`powerlaws.tail`).
 
     Parameters
     ----------
-    values : (g, m) eigenvalues ; draws : bootstrap samples a spectrum.
+    values : (g, m) eigenvalues.
 
     Returns
     -------
     DataFrame, one row a spectrum: alpha (exponent of the density), low, n (eigenvalues in the tail), ks, p_fit, ratio,
     p_ratio, ratio_whole, p_whole, verdict ("rejected", "not rejected", "cannot tell it from a lognormal")
     """
-    found = [powerlaws.tail(one, draws=draws, seed=seed) for one in np.atleast_2d(values)]
+    found = [powerlaws.tail(one, seed=seed) for one in np.atleast_2d(values)]
     return pd.DataFrame([vars(one) | {"verdict": one.verdict} for one in found]).drop(columns="high")
 
 
@@ -375,7 +368,8 @@ def metrics(matrices, *, mp_fit=False, randomize=False, seed=0):
         for name, matrix in named.items():
             weight = torch.as_tensor(np.asarray(matrix, dtype=np.float32))
             if weight.ndim != 2 or not weight.numel() or not torch.isfinite(weight).all():
-                raise ValueError(f"The matrix {name} must have rows and columns of finite numbers; it is {tuple(weight.shape)}.")
+                raise ValueError(f"The matrix {name} must have rows and columns of finite numbers; "
+                                 f"it is {tuple(weight.shape)}.")
             layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
             layer.weight.data = weight
             with _contained() as notes:
