@@ -5,7 +5,6 @@ Every function draws into axes it is given; nothing here computes a result or re
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib as mpl
@@ -54,14 +53,6 @@ def use_style() -> None:
     fonts = mpl.font_manager.fontManager
     fonts.ttflist = [font for font in fonts.ttflist if Path(mpl.get_data_path()) in Path(font.fname).parents]
     sns.set_theme(context="paper", style="ticks", palette="colorblind", font="DejaVu Sans", rc=STYLE)
-
-
-@contextmanager
-def style():
-    """The same style inside a `with` block only."""
-    with mpl.rc_context():
-        use_style()
-        yield
 
 
 def panels(rows: int = 1, columns: int = 1, *, width: float = PAGE, height: float | None = None, **options):
@@ -309,13 +300,14 @@ def level(p):
     return "no p value" if not np.isfinite(p) else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
 
 
-def clustered(above, ax, block):
+def clustered(above, ax, block, finding):
     """The correlations inside a group as a heat map, its neurons in the order of a clustering, whose tree is drawn above.
 
-    block : (m, m) correlations.
+    block : (m, m) correlations ; finding : the title, of the axes above.
     """
     order, tree = cluster(block)
     dendrogram(tree, ax=above, no_labels=True, color_threshold=0, above_threshold_color=GREY)
     above.set(ylim=(0, 1.4), yticks=(0, 1), ylabel="1 - r")
+    title(above, finding)  # before the heat map, with which seaborn draws the figure once: its layout then knows the title
     heat_map(ax, block[order][:, order], limit=0.6, cbar=False)
     ax.set(xlabel=f"{len(order)} neurons, clustered", aspect="auto")

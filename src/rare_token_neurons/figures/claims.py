@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.ticker import LogLocator, MaxNLocator, ScalarFormatter
 
 from rare_token_neurons.figures import axes
-from rare_token_neurons.figures.axes import title  # for the notebook, as CLAIMS, VERDICTS, EMBEDDED, GRID and grid are
+from rare_token_neurons.figures.axes import title  # for the notebook, as CLAIMS, EMBEDDED, GRID and grid are
 from rare_token_neurons.statistics.claims import CLAIMS, NOT, PARTLY, REPRODUCED, UNTESTED, VERDICTS
 from rare_token_neurons.tables.claims import EMBEDDED, GRID, PENDING, grid
 
@@ -28,8 +28,9 @@ def finding(row):
         if np.isfinite(row["value"]):
             text += f" ({number(row['value'])} [{number(row['low'])}, {number(row['high'])}])"
     else:
-        text = (f"**{row['verdict']}** ({row['reason']}): {number(row['value'])} [{number(row['low'])}, {number(row['high'])}], "
-                f"null {number(row['null'])}" + (f", q = {row['q']:.2g}" if np.isfinite(row["q"]) else ""))
+        text = (f"**{row['verdict']}** ({row['reason']}): {number(row['value'])} "
+                f"[{number(row['low'])}, {number(row['high'])}], null {number(row['null'])}"
+                + (f", q = {row['q']:.2g}" if np.isfinite(row["q"]) else ""))
     return text + (f"; {row['note']}" if row["note"] and row["note"] != row["reason"] else "")
 
 
@@ -78,7 +79,7 @@ def counted(rows):
             f"{whole.get(NOT, 0)} not, {whole.get(UNTESTED, 0)} cannot be tested")
 
 
-def draw(ax, row, limits):
+def panel(ax, row, limits):
     """One row of the figure: estimate and interval, the null in grey (with the margin of a claim of absence), the paper.
 
     Parameters
@@ -136,3 +137,19 @@ def label(ax, row):
     """Name and statistic of a claim, left of its row."""
     ax.text(-0.03, 0.5, textwrap.fill(f"{row['name']}: {row['statistic']}", LABEL), transform=ax.transAxes, fontsize=6,
             ha="right", va="center")
+
+
+def summary(table, pending):
+    """The verdicts, a line a model, in Markdown.
+
+    table : `claims` of the models that were run ; pending : names of those that were not.
+    """
+    lines = []
+    for model, rows in table.drop_duplicates(["model", "id"]).groupby("model", sort=False):
+        ids = {verdict: rows.loc[rows["claim_verdict"] == verdict, "id"] for verdict in VERDICTS}
+        said = "; ".join(f"{verdict}: {', '.join(some)}" for verdict, some in ids.items() if len(some))
+        lines.append(f"- **{short(model)}**: {said}.")
+    empty = f"The paper's own models ({', '.join(map(short, pending))}) were not run here: their column is empty. "
+    lines += ["", f"{empty if pending else ''}These models are small, or of another family than Pythia: what is not "
+              "reproduced here may hold in the paper's models; it does not hold wherever one looks."]
+    return "\n".join(lines)

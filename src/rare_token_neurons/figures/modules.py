@@ -1,4 +1,4 @@
-"""Drawing the tables of notebook 08, and what they say: rankings beside each other, heads, communities, groups of neurons."""
+"""Drawing rankings beside each other, heads, communities and groups of neurons (notebook 08), and words on them."""
 
 import numpy as np
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
@@ -7,7 +7,8 @@ from rare_token_neurons.figures import axes
 from rare_token_neurons.figures.axes import against, level, of_groups, title  # for the notebook
 from rare_token_neurons.statistics.rankings import top
 
-SETS = {("rare", "rare"): ("rare again", axes.COLORS["rare"], "--"), ("rare", "common"): ("common", axes.COLORS["common"], "-")}
+SETS = {("rare", "rare"): ("rare again", axes.COLORS["rare"], "--"),
+        ("rare", "common"): ("common", axes.COLORS["common"], "-")}
 
 
 def _plain(*scales):
@@ -27,9 +28,11 @@ def rankings(ax, rows, size):
     rare, again, common = values["mean_abs_a"]["rare"], values["mean_abs_b"]["rare"], values["mean_abs_b"]["common"]
     chosen = top(rare, size)
     axes.log_log(ax, "influence on rare targets, half A (nats)", "influence on half B (nats)")
-    ax.plot(rare, again, ".", color=axes.GREY, alpha=0.35, markersize=4, label=f"rare targets again (n = {len(rare):,} neurons)")
+    ax.plot(rare, again, ".", color=axes.GREY, alpha=0.35, markersize=4,
+            label=f"rare targets again (n = {len(rare):,} neurons)")
     ax.plot(rare, common, ".", color=axes.COLORS["common"], alpha=0.7, markersize=1.5, label="common targets")
-    ax.plot(rare.iloc[chosen], common.iloc[chosen], ".", color=axes.COLORS["rare"], label=f"of these the rare group (n = {size})")
+    ax.plot(rare.iloc[chosen], common.iloc[chosen], ".", color=axes.COLORS["rare"],
+            label=f"of these the rare group (n = {size})")
     low = np.nanquantile(values[["mean_abs_a", "mean_abs_b"]].to_numpy(), 0.002)
     ax.set(xlim=(low, None), ylim=(low, None))
     ax.legend(loc="upper left")
@@ -38,7 +41,7 @@ def rankings(ax, rows, size):
 def overlap(ax, rows):
     """Jaccard index of top-k sets over k, with chance in grey.
 
-    rows : `modules.overlap` of one revision.
+    rows : `overlap` of one revision.
     """
     for pair, (name, color, style) in SETS.items():
         some = rows[(rows["first"] == pair[0]) & (rows["second"] == pair[1])]
@@ -57,21 +60,22 @@ def overlap(ax, rows):
 def communities(ax, rows, *, limit=0.6):
     """Correlations inside a group, neurons in order of community, a frame around each.
 
-    rows : `modules.module_members` of one revision and group.
+    rows : `module_members` of one revision and group.
     """
     order = rows.drop_duplicates("i").sort_values(["community", "i"])
     matrix = rows.pivot(index="i", columns="j", values="correlation").loc[order["i"], order["i"]]
     axes.heat_map(ax, matrix, limit=limit, cbar=False)
     ends = np.cumsum(order["community"].value_counts(sort=False).sort_index())
     for start, end in zip((0, *ends[:-1]), ends):
-        ax.plot([start, end, end, start, start], [start, start, end, end, start], color="black", linewidth=0.8, clip_on=False)
+        x, y = [start, end, end, start, start], [start, start, end, end, start]
+        ax.plot(x, y, color="black", linewidth=0.8, clip_on=False)
     ax.set(xlabel=f"{len(order)} neurons by community", ylabel="")
 
 
 def heads(ax, rows):
     """A dot a head: its effect on rare against common targets, and in grey the same after shuffling the labels.
 
-    rows : `routes.heads` of one revision.
+    rows : `heads` of one revision.
     """
     axes.log_log(ax, "mean |loss change|, common targets (nats)", "mean |loss change|, rare targets (nats)")
     ax.plot(rows["common_shuffled"], rows["rare_shuffled"], ".", color=axes.GREY, alpha=0.6,
@@ -85,7 +89,7 @@ def heads(ax, rows):
 def layers(ax, rows, size):
     """Change of the rare group's activations by the layer of the ablated head, over bands of control groups.
 
-    rows : `routes.head_layers` of one revision ; size : neurons in the group.
+    rows : `head_layers` of one revision ; size : neurons in the group.
     """
     layer = rows["layer"] + 1
     axes.band(ax, layer, rows["random_low"], rows["random_high"], label="random groups, 95 %", alpha=0.4)
@@ -104,11 +108,11 @@ def layers(ax, rows, size):
 def together(ax, rows):
     """A dot a group: its joint effect over the sum of its neurons' effects, by that sum.
 
-    rows : `modules.group_ablation` of one revision.
+    rows : `group_ablation` of one revision.
     """
     for name, some in rows[rows["group"] != "rare"].groupby("group", sort=False):
-        ax.plot(some["added"], some["ratio"], "." if name == "random" else "x", color=axes.COLORS[name], markersize=3, alpha=0.8,
-                label=f"{name} groups (n = {len(some)})")
+        ax.plot(some["added"], some["ratio"], "." if name == "random" else "x", color=axes.COLORS[name], markersize=3,
+                alpha=0.8, label=f"{name} groups (n = {len(some)})")
     whole = rows[rows["group"] == "rare"].iloc[0]
     ends = [[whole["ratio"] - whole["ratio_low"]], [whole["ratio_high"] - whole["ratio"]]]
     ax.errorbar(whole["added"], whole["ratio"], yerr=ends, fmt="o", capsize=2, color=axes.COLORS["rare"],
@@ -124,7 +128,7 @@ def together(ax, rows):
 def growth(ax, rows):
     """The joint effect of the greedy group, the individually best and random groups over their size.
 
-    rows : `modules.greedy_search` of one revision.
+    rows : `greedy_search` of one revision.
     """
     axes.band(ax, rows["size"], rows["random_low"], rows["random_high"], label="10 random groups, their range", alpha=0.4)
     ax.plot(rows["size"], rows["individual"], "o-", color=axes.COLORS["all"], label="individually best")
@@ -132,6 +136,21 @@ def growth(ax, rows):
     ax.set(xlabel="neurons in the group", ylabel="mean |joint change|, half B (nats)",
            ylim=(0, 1.4 * rows[["individual", "greedy"]].to_numpy().max()), xticks=rows["size"])
     ax.legend(loc="upper left")
+
+
+# ---- in words
+
+
+def of_heads(route):
+    """Whether the heads matter in the same order for rare and for common targets, in Markdown.
+
+    route : the row of `routes`.
+    """
+    return (f"Each of the {route['heads']} heads was ablated on {route['tokens']:,} tokens: {route['rare_positions']} rare "
+            f"and {route['common_positions']} common targets in {route['documents']} documents. The order of the heads "
+            f"agrees with a rank correlation of **{route['correlation']:.2f}** (95 % over documents {route['low']:.2f} to "
+            f"{route['high']:.2f}; shuffled labels {route['null_low']:.2f} to {route['null_high']:.2f}, {level(route['p'])} "
+            f"for a value as low). Heads that lean to one kind at a false discovery rate of 5 %: {route['leaning']}.")
 
 
 def summary(module, group, neurons, route, whole):
@@ -144,11 +163,13 @@ def summary(module, group, neurons, route, whole):
     `group_ablation`.
     """
     one, again = group.loc["common"], group.loc["rare"]
-    return ("The follow-ups report a modularity of 0.05 to 0.11 for the plateau neurons against 0.04 to 0.09 for random ones "
-            f"(p > 0.4). Here it is **{module['value']:.3f}** against {module['random']:.3f} ({level(module['p_random'])}) for random "
-            f"and {module['matched']:.3f} ({level(module['p_matched'])}) for matched groups. Rare and common words share "
-            f"**{one['shared']} of {one['k']}** top neurons (chance {one['k'] ** 2 / neurons:.1f}; rare words on two halves of the "
-            f"text {again['shared']}). The follow-up sees no preferential routing by attention heads; here the order of the heads "
-            f"for rare and common words agrees with {route['correlation']:.2f}, where shuffled labels give {route['null']:.2f} "
-            f"({level(route['p'])}). Ablated together, the rare group changes the loss by {whole['joint']:.3f} nats, "
-            f"**{whole['ratio']:.2f} times** ({whole['ratio_low']:.2f} to {whole['ratio_high']:.2f}) the sum of its neurons.")
+    return (
+        "The follow-ups report a modularity of 0.05 to 0.11 for the plateau neurons against 0.04 to 0.09 for random ones "
+        f"(p > 0.4). Here it is **{module['value']:.3f}** against {module['random']:.3f} ({level(module['p_random'])}) for "
+        f"random and {module['matched']:.3f} ({level(module['p_matched'])}) for matched groups. Rare and common words share "
+        f"**{one['shared']} of {one['k']}** top neurons (chance {one['k'] ** 2 / neurons:.1f}; rare words on two halves of "
+        f"the text {again['shared']}). The follow-up sees no preferential routing by attention heads; here the order of the "
+        f"heads for rare and common words agrees with {route['correlation']:.2f}, where shuffled labels give "
+        f"{route['null']:.2f} ({level(route['p'])}). Ablated together, the rare group changes the loss by "
+        f"{whole['joint']:.3f} nats, **{whole['ratio']:.2f} times** ({whole['ratio_low']:.2f} to {whole['ratio_high']:.2f}) "
+        "the sum of its neurons.")

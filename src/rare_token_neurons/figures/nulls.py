@@ -8,7 +8,7 @@ from matplotlib.patches import Rectangle
 
 from rare_token_neurons import files, paths
 from rare_token_neurons.figures import axes
-from rare_token_neurons.figures.axes import COLORS, COLUMN, level, title  # COLUMN and title for the notebook
+from rare_token_neurons.figures.axes import COLORS, COLUMN, level, title  # the notebook needs them too
 from rare_token_neurons.statistics import claims
 from rare_token_neurons.statistics.rankings import SCORES, SIDES, overlaps, per_nat
 
@@ -18,12 +18,14 @@ EDGES = {"half-normal": "--", "exponential": ":", "untrained model": "-.", "comm
          "common, same loss": ":"}
 MAP = sns.color_palette("vlag", as_cmap=True)
 STARS = ((0.01, "**"), (0.05, "*"))
-NAMES = {"unigram_share": "share through the unigram direction", "kl": "change of KL to unigram\n(nats per nat of influence)",
+NAMES = {"unigram_share": "share through the unigram direction",
+         "kl": "change of KL to unigram\n(nats per nat of influence)",
          "entropy": "change of entropy\n(nats per nat of influence)", "scale_share": "share through the norm's scale"}
 HEADS = {"plateau": "plateau beyond the null", "outliers": "outliers, no plateau", "neither": "no plateau beyond the null"}
 LEVEL = 0.05
-SHORT = {"plateau": "plateau share", "rare against common": "rare against\ncommon (log)",
-         "effective dimension": "effective\ndimension", "co-activation": "co-activation (r)", "Hill exponent": "Hill exponent"}
+SHORT = {  # the grid's statistics
+    "plateau": "plateau share", "rare against common": "rare against\ncommon (log)",
+    "effective dimension": "effective\ndimension", "co-activation": "co-activation (r)", "Hill exponent": "Hill exponent"}
 
 
 def two_sided(heads):
@@ -41,7 +43,7 @@ def kinds(heads):
 def beside_nulls(ax, bands, names, label):
     """The measured curve over the edges of the null curves' 95 % bands, in grey.
 
-    bands : from `nulls.null_bands` ; names : the nulls to show, the first one filled.
+    bands : from `null_bands` ; names : the nulls to show, the first one filled.
     """
     axes.log_log(ax, "rank of the neuron", "influence (nats)")
     for place, name in enumerate(names):
@@ -53,9 +55,10 @@ def beside_nulls(ax, bands, names, label):
             ax.plot(rows["rank"], rows[end], color=axes.GREY, linewidth=0.8, linestyle=EDGES[name],
                     label=f"{name}, 95 %" if end == "low" else None)
     rows = bands[bands["null"] == names[0]]
-    ax.plot(rows["rank"], rows["influence"], color=axes.COLORS["rare"], label=label, zorder=4)
+    ax.plot(rows["rank"], rows["influence"], color=COLORS["rare"], label=label, zorder=4)
     ax.set_xlim(1, rows["rank"].max())
-    ax.set_ylim(rows["influence"].iloc[-3] / 3, bands.loc[bands["null"].isin(names), ["influence", "high"]].to_numpy().max() * 2)
+    highest = bands.loc[bands["null"].isin(names), ["influence", "high"]].to_numpy().max()
+    ax.set_ylim(rows["influence"].iloc[-3] / 3, highest * 2)
 
 
 def departures(ax, heads):
@@ -64,9 +67,10 @@ def departures(ax, heads):
         ax.plot([row["null_low"], row["null_high"]], [place] * 2, color=axes.GREY, linewidth=5, alpha=0.45,
                 solid_capstyle="butt", label="null curves, 95 %" if place == 0 else None)
         ax.plot(row["null_mean"], place, "|", color=axes.GREY, markersize=7)
-        ax.plot(row["departure"], place, "o", color=axes.COLORS["rare"], markersize=4, label="measured" if place == 0 else None)
-    ax.axvline(0, color=axes.COLORS["all"], linewidth=0.6)
-    ax.set_yticks(range(len(heads)), [f"{name}\np = {p:.3f}" for name, p in zip(heads["null"], two_sided(heads))], fontsize=6)
+        ax.plot(row["departure"], place, "o", color=COLORS["rare"], markersize=4, label=None if place else "measured")
+    ax.axvline(0, color=COLORS["all"], linewidth=0.6)
+    names = [f"{name}\np = {p:.3f}" for name, p in zip(heads["null"], two_sided(heads))]
+    ax.set_yticks(range(len(heads)), names, fontsize=6)
     ax.set_ylim(len(heads) - 0.4, -0.6)
     ax.set_xlabel("head's departure $D$\n(e-folds of rank)")
 
@@ -74,7 +78,7 @@ def departures(ax, heads):
 def law(ax, values, tests, color):
     """Share of the neurons above each influence, with the fitted power laws of the middle and of the upper tail in grey.
 
-    values : (neurons,) ; tests : rows of `nulls.power_laws` of one group.
+    values : (neurons,) ; tests : rows of `power_laws` of one group.
     """
     falling = np.sort(np.asarray(values, dtype=float))[::-1]
     falling = falling[falling > 0]
@@ -88,7 +92,7 @@ def law(ax, values, tests, color):
         x, a = np.geomspace(row["low"], high, 50), row["alpha"] - 1
         survival, end = (x / row["low"]) ** -a, (row["high"] / row["low"]) ** -a if np.isfinite(row["high"]) else 0.0
         above = np.sum(falling > row["high"]) if np.isfinite(row["high"]) else 0
-        ax.plot(x, (above + row["n"] * (survival - end) / (1 - end)) / n, color=axes.COLORS["all"], linestyle=line, zorder=3,
+        ax.plot(x, (above + row["n"] * (survival - end) / (1 - end)) / n, color=COLORS["all"], linestyle=line, zorder=3,
                 label=f"{row['part']}: α = {row['alpha']:.1f}, n = {row['n']:,}\n{row['verdict']}")
     ax.set_ylim(0.5 / n, 1.5)
     ax.set_xlim(falling[int(0.99 * n)] / 2, falling[0] * 1.5)
@@ -97,8 +101,9 @@ def law(ax, values, tests, color):
 
 def label(row):
     """A row of the grid in words: "rarest 5 %, mean", "rare_of = input"."""
-    joints = {"default": ": ", "layer": " ", "halves": ", "} if not row["factor"].startswith("rarest") else {row["factor"]: ", "}
-    return f"{row['factor']}{joints.get(row['factor'], ' = ')}{row['setting']}"
+    factor = row["factor"]
+    joint = {"default": ": ", "layer": " ", "halves": ", "}.get(factor, ", " if factor.startswith("rarest") else " = ")
+    return f"{factor}{joint}{row['setting']}"
 
 
 def stars(q):
@@ -112,7 +117,7 @@ def grid(ax, table, rows=0):
     Colour: distance from the null in half-widths of the 95 % interval, red where it lies on the paper's side. A frame marks
     what the claims rule calls reproduced, a dashed one partly; grey cells cannot be tested.
 
-    table : from `robustness.robustness`, or some of its rows ; rows : height of the axes in rows, at least.
+    table : from `robustness`, or some of its rows ; rows : height of the axes in rows, at least.
     """
     names = list(dict.fromkeys(table.apply(label, axis=1)))
     columns = [name for name in SHORT if name in set(table["statistic"])]
@@ -143,16 +148,17 @@ def scores(ax, table, score):
 
     The changes of KL and entropy grow with any effect; they are drawn per nat of influence.
 
-    table : from `nulls.frequency_neurons`.
+    table : from `frequency_neurons`.
     """
     table = table.assign(**{score: per_nat(table, score)})
     others = table.loc[~table["rare"], score].dropna()
-    ax.axhspan(*np.quantile(others, [0.025, 0.975]), color=axes.GREY, alpha=0.3, linewidth=0, label="all other neurons, 95 %")
+    ax.axhspan(*np.quantile(others, [0.025, 0.975]), color=axes.GREY, alpha=0.3, linewidth=0,
+               label="all other neurons, 95 %")
     for side in SIDES:
         part = table[table["side"] == side]
         for rare, marker, size in ((False, ".", 3), (True, "o", 14)):
             rows = part[part["rare"] == rare]
-            ax.scatter(rows["influence"], rows[score], s=size, marker=marker, color=axes.COLORS[side], linewidths=0,
+            ax.scatter(rows["influence"], rows[score], s=size, marker=marker, color=COLORS[side], linewidths=0,
                        alpha=0.9 if rare else 0.4, zorder=3 if rare else 2,
                        label=f"{side}, rare group (n = {len(rows)})" if rare else None)
     ax.set_xscale("log")
@@ -174,7 +180,7 @@ def seed_curves(ax, table):
     axes.log_log(ax, "rank of the neuron", "influence (nats)")
     for (seed, rows), line in zip(table.groupby("seed"), ("-", "--", ":")):
         axes.band(ax, rows["rank"], rows["low"], rows["high"], label="95 % over documents" if line == "-" else None)
-        ax.plot(rows["rank"], rows["influence"], color=axes.COLORS["rare"], linestyle=line,
+        ax.plot(rows["rank"], rows["influence"], color=COLORS["rare"], linestyle=line,
                 label=f"seed {seed} ({rows['steps'].iloc[0]:,} steps, n = {rows['positions'].iloc[0]:,})")
     ax.set_xlim(1, table["rank"].max())
 
@@ -213,10 +219,11 @@ def of_seeds(table):
     if not len(table):
         return said
     low, high = (spread(table)[end] for end in ("min", "max"))
-    return (f"{said} Lowest and highest: top 1.7 % over the median neuron {low['ratio']:.1f} and {high['ratio']:.1f}; last rank of "
-            f"the plateau {low['plateau_end']:.0f} and {high['plateau_end']:.0f} (0: none), with p from {low['p_plateau']:.2f} to "
-            f"{high['p_plateau']:.2f} for a head so far below the law's line by chance; kappa of the stretch that is the law "
-            f"{low['kappa']:.2f} and {high['kappa']:.2f} (where the breaks lie elsewhere, it is another stretch).")
+    return (f"{said} Lowest and highest: top 1.7 % over the median neuron {low['ratio']:.1f} and {high['ratio']:.1f}; last "
+            f"rank of the plateau {low['plateau_end']:.0f} and {high['plateau_end']:.0f} (0: none), with p from "
+            f"{low['p_plateau']:.2f} to {high['p_plateau']:.2f} for a head so far below the law's line by chance; kappa of "
+            f"the stretch that is the law {low['kappa']:.2f} and {high['kappa']:.2f} (where the breaks lie elsewhere, it is "
+            "another stretch).")
 
 
 # ---- in words
@@ -230,12 +237,13 @@ def of_heads(heads):
     rest = heads[~heads["null"].isin(FULL)]
     below, above = (heads.loc[kinds(heads) == kind, "null"] for kind in ("plateau", "outliers"))
     departure = heads["departure"].iloc[0]
-    return (f"The measured head lies **{'below' if departure < 0 else 'above'}** the power law's line by {abs(departure):.2f} "
-            f"e-folds of rank. It is a plateau beyond {len(below)} of the {len(heads)} nulls ({', '.join(below) or 'none'}) and has "
-            f"outliers beyond {len(above)} ({', '.join(above) or 'none'}). Loss-matched common positions: {rest['note'].iloc[-1]}; "
-            f"against these {level(rest['p_plateau'].iloc[-1])} for a plateau, {level(rest['p_outliers'].iloc[-1])} for outliers. "
-            "Other positions of the same text give "
-            f"{'such a head too' if (kinds(rest) == 'neither').all() else 'another head'}.")
+    return (
+        f"The measured head lies **{'below' if departure < 0 else 'above'}** the power law's line by {abs(departure):.2f} "
+        f"e-folds of rank. It is a plateau beyond {len(below)} of the {len(heads)} nulls ({', '.join(below) or 'none'}) and "
+        f"has outliers beyond {len(above)} ({', '.join(above) or 'none'}). Loss-matched common positions: "
+        f"{rest['note'].iloc[-1]}; against these {level(rest['p_plateau'].iloc[-1])} for a plateau, "
+        f"{level(rest['p_outliers'].iloc[-1])} for outliers. Other positions of the same text give "
+        f"{'such a head too' if (kinds(rest) == 'neither').all() else 'another head'}.")
 
 
 def of_choices(cells, sampled):
@@ -249,13 +257,13 @@ def of_choices(cells, sampled):
     for name in SHORT:
         rows, usual = others[others["statistic"] == name], default.loc[name, "verdict"]
         sign = (rows["value"] * (1 - 2 * (rows["direction"] == "less")) > 0).sum()
-        lines.append(f"- **{name}**: {usual} by default; the same verdict in {sum(rows['verdict'] == usual)} of {len(rows)} other "
-                     f"testable settings, on the paper's side in {sign}.")
+        lines.append(f"- **{name}**: {usual} by default; the same verdict in {sum(rows['verdict'] == usual)} of {len(rows)} "
+                     f"other testable settings, on the paper's side in {sign}.")
     usual, wide = (((rows["high"] - rows["low"]) / 2).median() for rows in (default.loc[["rare against common"]], deep))
-    lines.append(f"- **layers**: the strongest quarter of {sampled.groupby('layer').size().max()} sampled neurons leans to rare "
-                 f"targets beyond random quarters in {sum(deep['verdict'] == claims.REPRODUCED)} of {len(deep)} earlier layers, in "
-                 f"windows of {claims.WINDOW} tokens; there the interval's half-width is {wide:.2f} in the median, {usual:.2f} by "
-                 "default: a weak lean would be missed.")
+    lines.append(f"- **layers**: the strongest quarter of {sampled.groupby('layer').size().max()} sampled neurons leans to "
+                 f"rare targets beyond random quarters in {sum(deep['verdict'] == claims.REPRODUCED)} of {len(deep)} "
+                 f"earlier layers, in windows of {claims.WINDOW} tokens; there the interval's half-width is {wide:.2f} in "
+                 f"the median, {usual:.2f} by default: a weak lean would be missed.")
     return "\n".join(lines)
 
 
@@ -268,13 +276,15 @@ def summary(heads, laws, promises, cells, whole):
     middle, top, kl, entropy = laws.iloc[0], *(whole.loc[score] for score in ("unigram_share", "kl", "entropy"))
     known = promises[promises["promise"].str.startswith("the middle of a planted power law")].iloc[0]
     verdicts = cells.loc[cells["verdict"] != claims.UNTESTED, "verdict"]
-    return ("The paper shows a plateau, a power law and a decay, with boundaries partly set by hand, and no null. Here the head, "
-            f"against lognormal numbers, is **{HEADS[kinds(heads).iloc[0]]}** (departure {heads['departure'].iloc[0]:+.2f}, "
-            f"two-sided {level(two_sided(heads).iloc[0])}); the middle as a power law is **{middle['verdict']}** (α = "
-            f"{middle['alpha']:.2f}, goodness of fit {level(middle['p_fit'])}; a true law with fitted ends is rejected in "
-            f"{known['runs'] - known['kept']} of {known['runs']} planted samples); of {len(verdicts)} testable cells of the "
-            f"robustness grid {sum(verdicts == claims.REPRODUCED)} reproduce the paper's side by the rule; and {top['relative']} of "
-            f"the {top['k']} most influential neurons are among the {top['k']} with the largest share through the unigram direction "
-            f"(chance {top['chance']:.1f}; median share {top['group']:.2f}, others {top['others']:.2f}), {kl['relative']} among "
-            f"those with the largest change of KL per nat of influence and {entropy['relative']} for the entropy (chance the same; "
-            f"in nats, by size alone, {kl['shared']} and {entropy['shared']}).")
+    return (
+        "The paper shows a plateau, a power law and a decay, with boundaries partly set by hand, and no null. Here the "
+        f"head, against lognormal numbers, is **{HEADS[kinds(heads).iloc[0]]}** "
+        f"(departure {heads['departure'].iloc[0]:+.2f}, two-sided {level(two_sided(heads).iloc[0])}); the middle as a power "
+        f"law is **{middle['verdict']}** (α = {middle['alpha']:.2f}, goodness of fit {level(middle['p_fit'])}; a true law "
+        f"with fitted ends is rejected in {known['runs'] - known['kept']} of {known['runs']} planted samples); "
+        f"of {len(verdicts)} testable cells of the robustness grid {sum(verdicts == claims.REPRODUCED)} reproduce the "
+        f"paper's side by the rule; and {top['relative']} of the {top['k']} most influential neurons are among the "
+        f"{top['k']} with the largest share through the unigram direction (chance {top['chance']:.1f}; median share "
+        f"{top['group']:.2f}, others {top['others']:.2f}), {kl['relative']} among those with the largest change of KL per "
+        f"nat of influence and {entropy['relative']} for the entropy (chance the same; in nats, by size alone, "
+        f"{kl['shared']} and {entropy['shared']}).")

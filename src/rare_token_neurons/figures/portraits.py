@@ -121,7 +121,7 @@ def words(tokens):
 
 
 def verdict(change, error):
-    """What a neuron does for a prediction: "helps" where the loss rises without it, "hurts" where it falls, else "neither"."""
+    """What a neuron does for a prediction: "helps" where the loss rises without it, "hurts" where it falls, or "neither"."""
     return "helps" if change > Z * error else "hurts" if change < -Z * error else "neither"
 
 
@@ -144,8 +144,9 @@ def card(row, tokens, targets, contexts):
     `portrait_contexts`.
     """
     lists = {side: words(some.sort_values("place")["token"].head(SHOWN)) for side, some in tokens.groupby("side")}
-    moved = {side: " ".join(f"{code(one.token)} {one.change:+.2f}" for one in some.sort_values("place").head(SHOWN).itertuples())
-             for side, some in targets.groupby("side")}
+    first = {side: some.sort_values("place").head(SHOWN) for side, some in targets.groupby("side")}
+    moved = {side: " ".join(f"{code(one.token)} {one.change:+.2f}" for one in some.itertuples())
+             for side, some in first.items()}
     signed = {group: f"{row[f'change_{group}']:+.3f} ± {row[f'change_{group}_error']:.3f}" for group in ("rare", "common")}
     often = {name: f"{row[name]:.0%} (all positions {row[f'{name}_base']:.0%})"
              for name in ("word_read", "word_target", "rare_target")}
@@ -196,8 +197,53 @@ def tally(table):
         found |= {f"{verb}_{group}": verdicts.count(verb) for verb in ("helps", "hurts")}
     shifts = [verdict(*pair) for pair in zip(chosen["unigram_rare"], chosen["unigram_rare_error"])]
     low, high = np.nanquantile(others["kurtosis"], [0.025, 0.975])
+    usual = np.nanquantile(others["correlation"].abs(), 0.95)
     return found | {"against": shifts.count("helps"), "along": shifts.count("hurts"),
-                    "frequency": int((chosen["correlation"].abs() > np.nanquantile(others["correlation"].abs(), 0.95)).sum()),
+                    "frequency": int((chosen["correlation"].abs() > usual).sum()),
                     "rare_share": int((chosen["share"] > others["share"].median()).sum()),
                     "dense": int((chosen["kurtosis"] < low).sum()), "sparse": int((chosen["kurtosis"] > high).sum()),
-                    "word_read": int((chosen["word_read"] > 0.5).sum()), "word_target": int((chosen["word_target"] > 0.5).sum())}
+                    **{name: int((chosen[name] > 0.5).sum()) for name in ("word_read", "word_target")}}
+
+
+def beside_others(table):
+    """How large the top neurons' effects are beside those of the others, in words.
+
+    table : `portraits`
+    """
+    ten, others = table[table["top"]], table[~table["top"]]
+    return (f"The median of the other {len(others):,} neurons changes the loss by {others['rare'].median():.4f} nats on "
+            f"rare and {others['common'].median():.4f} on common targets ({others['share'].median():.0%} on rare ones), the "
+            f"ten by {ten['rare'].min():.3f} to {ten['rare'].max():.3f} and {ten['common'].min():.3f} to "
+            f"{ten['common'].max():.3f}. {tally(table)['rare_share']} of the {len(ten)} put a larger share on rare targets "
+            "than the median neuron.")
+
+
+def deeds(table):
+    """What the top neurons do, counted, in Markdown.
+
+    table : `portraits`
+    """
+    count, base = tally(table), table.iloc[0]
+    return (f"Of the {count['neurons']} neurons, **{count['helps_rare']} help** rare targets (the loss rises without them) "
+            f"and **{count['hurts_rare']} hurt** them; for common targets it is {count['helps_common']} and "
+            f"{count['hurts_common']}. For the rest the 95 % interval holds zero. At rare targets **{count['against']} act "
+            f"against the unigram direction** (without them the logits move towards common tokens), {count['along']} along "
+            f"it. {count['frequency']} write along or against frequency more than 95 % of the others do. {count['dense']} "
+            f"are denser than 97.5 % of the others, {count['sparse']} sparser. Where they are most on (1 % of the "
+            f"positions), {count['word_read']} mostly read a word token ({base['word_read_base']:.0%} of all positions do) "
+            f"and {count['word_target']} mostly predict one ({base['word_target_base']:.0%}).")
+
+
+def summary(table):
+    """Paper and here, in words.
+
+    table : `portraits`
+    """
+    ten, others = table[table["top"]], table[~table["top"]]
+    share, typical = ten["share"].median(), others["share"].median()
+    times = {group: ten[group].median() / others[group].median() for group in ("rare", "common")}
+    return (f"The paper describes its neurons as a group that is specialised in rare tokens. One by one, the {len(ten)} "
+            f"here put {share:.0%} (median) of their effect on rare targets, against {typical:.0%} for the other neurons of "
+            f"the layer. They change the loss of rare targets {times['rare']:.0f} times as much as the median of the "
+            f"others, and that of common targets {times['common']:.0f} times: their effects are "
+            f"{'mostly a matter of rare tokens' if share > 0.75 else 'not confined to rare tokens'}.")

@@ -1,18 +1,19 @@
-"""Drawing the weights' tables (notebook 07), and what they say: spectra, Hill plots, groups beside their controls, layers."""
+"""Drawing spectra, Hill plots, groups of neurons beside their controls and whole layers (notebook 07), and words on them."""
 
 import numpy as np
 import pandas as pd
 
 from rare_token_neurons.figures import axes
-from rare_token_neurons.figures.axes import GREY, title  # for the notebook
+from rare_token_neurons.figures.axes import GREY, title  # title for the notebook
 from rare_token_neurons.statistics import spectra
 from rare_token_neurons.statistics.claims import MOST_MISSING
 
 MATRICES = {"in": "$W_{in}$", "gate": "$W_{in}$ gate", "up": "$W_{in}$ up", "out": "$W_{out}$"}
 STATISTICS = {"alpha_hill": "Hill exponent", "alpha_hill_half": "Hill, k = m/2", "alpha": r"weightwatcher's $\alpha$",
               "stable_rank": "stable rank", "entropy": "spectral entropy"}
-LOOKS = {"random": {"color": axes.GREY, "alpha": 0.35, "label": "random groups"},
-         "shuffled": {"color": axes.GREY, "histtype": "step", "linestyle": ":", "linewidth": 1.2, "label": "rare group, shuffled"},
+LOOKS = {"random": {"color": GREY, "alpha": 0.35, "label": "random groups"},
+         "shuffled": {"color": GREY, "histtype": "step", "linestyle": ":", "linewidth": 1.2,
+                      "label": "rare group, shuffled"},
          "rare": {"color": axes.COLORS["rare"], "histtype": "step", "linewidth": 1.2}}
 UNDER_TRAINED = 6  # weightwatcher's bound on alpha
 DASHES = ("--", ":", "-")
@@ -21,14 +22,15 @@ DASHES = ("--", ":", "-")
 def spectrum(ax, rows, edges):
     """Density of the eigenvalues in logarithm, with the law of independent weights; ticks: each of the rare group's.
 
-    rows : `weights.weight_eigenvalues` of one revision and matrix ; edges : of the bins, in log10 of `relative`.
+    rows : `weight_eigenvalues` of one revision and matrix ; edges : of the bins, in log10 of `relative`.
     """
     q = rows["rank"].max() / rows["columns"].iloc[0]
     for kind, look in LOOKS.items():
         values = np.log10(rows.loc[rows["kind"] == kind, "relative"])
         label = look.get("label", f"rare group (m = {rows['rank'].max()})")
         ax.hist(values, edges, density=True, **look | {"label": label})
-    ax.plot(values, np.full(len(values), -0.06), "|", color=axes.COLORS["rare"], markersize=5, markeredgewidth=0.8, clip_on=False)
+    ax.plot(values, np.full(len(values), -0.06), "|", color=axes.COLORS["rare"], markersize=5, markeredgewidth=0.8,
+            clip_on=False)
     law = np.linspace(*spectra.mp_edges(q), 400)
     density = law * np.log(10) * spectra.mp_density(law, q)  # per decade
     ax.plot(np.log10(law), density, color="#303030", linewidth=0.9, label=f"Marchenko-Pastur, m/d = {q:.3f}")
@@ -39,18 +41,19 @@ def spectrum(ax, rows, edges):
 def hill(ax, rows):
     """Hill's exponent over the tail size; a diamond at the k of the fix-finger rule, the first checkpoint dashed.
 
-    rows : `weights.weight_hill_curves` of one matrix.
+    rows : `weight_hill_curves` of one matrix.
     """
     names = list(dict.fromkeys(rows["revision"]))
     if len(names) > 1:
         early = rows[rows["revision"] == names[0]]
         ax.plot(early["k"], early["value"], color=axes.COLORS["rare"], linestyle="--", label=f"rare group at {names[0]}")
     now = rows[rows["revision"] == names[-1]]
-    ax.plot(now["k"], now["value"], color=axes.COLORS["rare"], label=f"rare group {'at ' if names[-1] else ''}{names[-1]}".strip())
+    ax.plot(now["k"], now["value"], color=axes.COLORS["rare"], label=f"rare group{' at ' if names[-1] else ''}{names[-1]}")
     axes.band(ax, now["k"], now["random_low"], now["random_high"], label="random groups, 95 %", alpha=0.35)
-    ax.plot(now["k"], now["shuffled_mean"], color=axes.GREY, linestyle=":")
+    ax.plot(now["k"], now["shuffled_mean"], color=GREY, linestyle=":")
     at = now[now["k"] == now["chosen"]]
-    ax.plot(at["k"], at["value"], "D", color=axes.COLORS["rare"], markersize=4.5, linestyle="none", label="k by the fix-finger rule")
+    ax.plot(at["k"], at["value"], "D", color=axes.COLORS["rare"], markersize=4.5, linestyle="none",
+            label="k by the fix-finger rule")
     ax.set(xlabel="tail size k", yscale="log")
     ticks = [tick for tick in (0.5, 1, 2, 5, 10, 20, 50, 100) if ax.get_ylim()[0] <= tick <= ax.get_ylim()[1]]
     ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -61,15 +64,17 @@ def places(table):
     """A row for each group and matrix: the table with y, and the rows' names and places."""
     cases = table[["matrix", "group", "rows"]].drop_duplicates().reset_index(drop=True)
     matrices = list(dict.fromkeys(cases["matrix"]))
-    cases["y"] = -(cases["matrix"].map(matrices.index) * (len(cases) / len(matrices) + 0.7) + cases.groupby("matrix").cumcount())
-    cases["name"] = cases["matrix"].map(MATRICES) + " " + cases["group"] + cases["rows"].map({"raw": "", "standardised": ", stand."})
+    block = len(cases) / len(matrices) + 0.7
+    cases["y"] = -(cases["matrix"].map(matrices.index) * block + cases.groupby("matrix").cumcount())
+    rows = cases["rows"].map({"raw": "", "standardised": ", stand."})
+    cases["name"] = cases["matrix"].map(MATRICES) + " " + cases["group"] + rows
     return table.merge(cases, on=["matrix", "group", "rows"]), cases
 
 
 def groups(ax, rows):
     """Groups as dots with intervals over the bars of random (upper) and matched (lower) groups.
 
-    rows : one statistic of `weights.weight_groups`, after `places`.
+    rows : one statistic of `weight_groups`, after `places`.
     """
     for shift, name in ((0.17, "random"), (-0.17, "matched")):
         ax.hlines(rows["y"] + shift, rows[f"{name}_low"], rows[f"{name}_high"], color=axes.COLORS[name], linewidth=3.5,
@@ -85,30 +90,37 @@ def groups(ax, rows):
 def over_steps(ax, rows):
     """The rare group of each checkpoint and the last one's followed back, over the band of random groups.
 
-    rows : one matrix and statistic of `weights.weights_over_training`.
+    rows : one matrix and statistic of `weights_over_training`.
     """
     own, back = rows[rows["kind"] == "own"], rows[rows["kind"] == "last"]
     axes.band(ax, own["step"], own["random_low"], own["random_high"], label="random groups, 95 %", alpha=0.35)
-    axes.over_steps(ax, own["step"], own["value"], low=own["low"], high=own["high"], color=axes.COLORS["rare"], markersize=2.5,
-                     label="rare group of the checkpoint (band: 95 % over documents)")
+    axes.over_steps(ax, own["step"], own["value"], low=own["low"], high=own["high"], color=axes.COLORS["rare"],
+                    markersize=2.5, label="rare group of the checkpoint (band: 95 % over documents)")
     axes.over_steps(ax, back["step"], back["value"], color=axes.COLORS["all"], linewidth=0.9, markersize=0, linestyle="--",
                      label="rare group of the last one")
     powers = 10.0 ** np.arange(12)
     ax.set_xticks([0, *powers[(powers > 4 * own.loc[own["step"] > 0, "step"].min()) & (powers <= own["step"].max())]])
 
 
+def _dashes(mlp):
+    """A line style for each matrix of the MLP, solid for the last."""
+    return dict(zip(mlp[::-1], DASHES[::-1]))
+
+
 def by_layer(ax, rows, column):
     """A metric of whole matrices by layer, those of the MLP in black, of attention in grey; dots: the last layer.
 
-    rows : `weights.weight_layers` of one checkpoint.
+    rows : `weight_layers` of one checkpoint.
     """
     inside = rows[rows["layer"] >= 0]
     mlp = [matrix for matrix in dict.fromkeys(inside["matrix"]) if matrix.startswith("mlp.")]
     others = [matrix for matrix in dict.fromkeys(inside["matrix"]) if matrix not in mlp]
     for matrix in (*others, *mlp):
         part = inside[inside["matrix"] == matrix].sort_values("layer")
-        look = ({"color": "#303030", "linestyle": DASHES[3 - len(mlp):][mlp.index(matrix)], "zorder": 3, "label": matrix} if matrix in mlp
-                else {"color": axes.GREY, "alpha": 0.5, "linewidth": 0.9, "label": "attention" if matrix == others[0] else None})
+        if matrix in mlp:
+            look = {"color": "#303030", "linestyle": _dashes(mlp)[matrix], "zorder": 3, "label": matrix}
+        else:
+            look = {"color": GREY, "alpha": 0.5, "linewidth": 0.9, "label": "attention" if matrix == others[0] else None}
         ax.plot(part["layer"], part[column], **look)
         ax.plot(part["layer"].iloc[-1], part[column].iloc[-1], "o", color=look["color"], markersize=3.5)
     ax.xaxis.get_major_locator().set_params(integer=True)
@@ -118,13 +130,13 @@ def by_layer(ax, rows, column):
 def layers_over_steps(ax, rows, column):
     """A metric of the MLP's whole matrices over training, the last layer's in black.
 
-    rows : `weights.weight_layers`.
+    rows : `weight_layers`.
     """
     mlp = [matrix for matrix in dict.fromkeys(rows["matrix"]) if matrix.startswith("mlp.")]
     for (layer, matrix), part in rows[rows["matrix"].isin(mlp)].groupby(["layer", "matrix"]):
         last = layer == rows["layer"].max()
-        axes.over_steps(ax, part["step"], part[column], color="#303030" if last else axes.GREY, markersize=2,
-                         linestyle=DASHES[3 - len(mlp):][mlp.index(matrix)], zorder=3 if last else 2)
+        axes.over_steps(ax, part["step"], part[column], color="#303030" if last else GREY, markersize=2,
+                        linestyle=_dashes(mlp)[matrix], zorder=3 if last else 2)
     ax.set_xlabel("training step (black: the last layer)")
 
 
@@ -177,13 +189,14 @@ def summary(rare, share, training, fitted, model):
 
     Parameters
     ----------
-    rare : the rare group's rows of `weight_groups` by statistic and matrix ; share : of the sum in one direction, by kind and
-    matrix ; training : `weights_over_training`, without rows where there is none ; fitted : `weight_layers` ; model : its name.
+    rare : the rare group's rows of `weight_groups` by statistic and matrix.
+    share : of the sum in one direction, by kind and matrix.
+    training : `weights_over_training`, without rows where there is none ; fitted : `weight_layers` ; model : its name.
     """
     lines = [f"- {MATRICES[matrix]}: Hill exponent **{row.value:.2f}** [{row.low:.2f}, {row.high:.2f}]; random groups "
-             f"{row.random_mean:.2f} (p = {row.p_random:.3f}), matched {row.matched_mean:.2f} (p = {row.p_matched:.3f}), own elements "
-             f"shuffled {row.shuffled_mean:.2f}: {BESIDE[row.p_random < 0.05, row.p_matched < 0.05]}. One direction holds "
-             f"{share['rare', matrix]:.0%} of the sum (random groups {share['random', matrix]:.0%})."
+             f"{row.random_mean:.2f} (p = {row.p_random:.3f}), matched {row.matched_mean:.2f} (p = {row.p_matched:.3f}), "
+             f"own elements shuffled {row.shuffled_mean:.2f}: {BESIDE[row.p_random < 0.05, row.p_matched < 0.05]}. "
+             f"One direction holds {share['rare', matrix]:.0%} of the sum (random groups {share['random', matrix]:.0%})."
              for matrix, row in rare.loc["alpha_hill"].iterrows()]
     if len(training):
         own = training[training["kind"] == "own"].groupby(["statistic", "matrix"], sort=False)["difference"]
@@ -192,6 +205,7 @@ def summary(rare, share, training, fitted, model):
                   f"{hill['last']:+.2f}; with k = m/2 for all from {half['first']:+.2f} to {half['last']:+.2f}."
                   for matrix in training["matrix"].unique()
                   for hill, half in [[gaps.loc[(statistic, matrix)] for statistic in ("alpha_hill", "alpha_hill_half")]]]
-    quantised = " The weights of this model were stored with 4 bits and made floating point again: the rounding adds noise of its own."
-    return ("\n".join(lines) + f"\n\nweightwatcher's fit of whole layers failed in {fitted['alpha'].isna().mean():.1%} of the matrices."
-            + quantised * (model == "smollm2"))
+    lines += ["", f"weightwatcher's fit of whole layers failed in {fitted['alpha'].isna().mean():.1%} of the matrices."]
+    quantised = (" The weights of this model were stored with 4 bits and made floating point again: the rounding adds noise "
+                 "of its own.")
+    return "\n".join(lines) + quantised * (model == "smollm2")
