@@ -181,7 +181,7 @@ def measure(model):
         return {"held_out": training.token_losses(model, batches(seed=9)[0]).mean().item()}
 
 
-def test_training_lowers_the_loss(uninterrupted):
+def test_train_lowers_the_loss(uninterrupted):
     log = pd.DataFrame(uninterrupted[1])
     assert log["step"].tolist() == [0, 4, 8, 12]
     assert log["tokens"].tolist() == [0, 4 * 4_096, 8 * 4_096, 12 * 4_096]
@@ -242,7 +242,7 @@ KILLED = textwrap.dedent("""
     sys.path.insert(0, sys.argv[2])
     import torch
     torch.set_num_threads(1)
-    import test_training
+    import test_train
 
     write, written = torch.save, []
 
@@ -255,7 +255,7 @@ KILLED = textwrap.dedent("""
         write(state, path)
 
     torch.save = save
-    test_training.train(Path(sys.argv[1]), state_every=0.0, measure=test_training.measure, evaluate_every=4)
+    test_train.train(Path(sys.argv[1]), state_every=0.0, measure=test_train.measure, evaluate_every=4)
 """)
 
 
