@@ -23,7 +23,8 @@ def computed(monkeypatch):
 @pytest.fixture
 def planted_model(computed, monkeypatch):
     """Settings of two checkpoints without weights: a rare group that shares a signal at the last one (see `planted`)."""
-    monkeypatch.setattr(passes, "revisions", lambda settings, default="last": ["step0", "step1"][-1 if default == "last" else 0:])
+    known = {"last": ["step1"], "all": ["step0", "step1"]}
+    monkeypatch.setattr(passes, "revisions", lambda settings, default="last": known[default])
     monkeypatch.setattr(passes, "activations", lambda settings, revision, where: planted.values_of(revision))
     weights = torch.randn(16, planted.NEURONS, generator=torch.Generator().manual_seed(0))
     monkeypatch.setattr(passes, "captured", lambda settings, revision: (SimpleNamespace(w_out=weights), None))

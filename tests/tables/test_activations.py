@@ -72,7 +72,8 @@ def test_over_training_follows_the_groups(planted_model, monkeypatch):
 
 
 def test_planted_group_co_activates(planted_model):
-    table = activations.coactivation(planted_model).set_index(["where", "group", "relation", "measure", "statistic"]).sort_index()
+    table = activations.coactivation(planted_model)
+    table = table.set_index(["where", "group", "relation", "measure", "statistic"]).sort_index()
     row = table.loc[("rare", "rare", "within", "correlation", "mean")]
     assert row["value"] == pytest.approx(0.5, abs=0.1) and row["p_random"] < 0.01 and row["less_matched_low"] > 0
     assert ("rare", "power law", "between", "correlation", "mean") not in table.index
@@ -89,7 +90,8 @@ def test_histograms_count_each_pair_once():
     assert pairs == 6 and crossed == 4 * 34
     for group, shares in zip(groups, zip(inside, outside), strict=True):
         others = np.setdiff1d(living, group)
-        for share, part in zip(shares, (geometry.pairs(geometry.within(matrix, group)), matrix[np.ix_(group, others)]), strict=True):
+        parts = geometry.pairs(geometry.within(matrix, group)), matrix[np.ix_(group, others)]
+        for share, part in zip(shares, parts, strict=True):
             assert share == pytest.approx(np.histogram(part, activations.EDGES)[0] / part.size)
 
 

@@ -27,6 +27,7 @@ def test_members_hold_every_pair_with_its_community(planted_model):
     rare = table[table["group"] == "rare"]
     block = rare.pivot(index="i", columns="j", values="correlation")
     assert block.index.tolist() == PLANTED[1:].tolist()  # neuron 100 is dead
-    assert block.to_numpy() == pytest.approx(np.corrcoef(values_of("step1")[0][:, PLANTED[1:]].astype(np.float64).T), abs=1e-5)
+    values = values_of("step1")[0][:, PLANTED[1:]].astype(np.float64)
+    assert block.to_numpy() == pytest.approx(np.corrcoef(values.T), abs=1e-5)
     sizes = rare.drop_duplicates("i").groupby("community").size()
     assert sizes.is_monotonic_decreasing and sizes.sum() == len(PLANTED) - 1 and rare["community"].is_monotonic_increasing

@@ -96,6 +96,6 @@ def test_windows_end_where_they_may():
 def test_what_is_affordable(tiny):
     subject = tiny("llama-tied")
     layer = sum(weight.numel() for weight in layers_of(subject)[0].parameters())
-    cost = 2 * 4 * 3 * layer  # a token: multiply and add, four heads in each layer, two layers from the first and one from the last
+    cost = 2 * 4 * 3 * layer  # a token: multiply and add, four heads a layer, two layers from the first, one from the last
     assert routes.affordable(subject, 8, work=cost * 50) == 48 and routes.affordable(subject, 8, work=1) == 8
     assert routes.affordable(subject, 8, work=cost * 1e6) == 2000
