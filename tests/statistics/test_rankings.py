@@ -1,6 +1,7 @@
-"""Overlap and agreement of rankings: known answers, shuffled ones, noise."""
+"""Overlap and agreement of rankings: known answers, shuffled ones, noise; scores that are no more than influence."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -84,3 +85,57 @@ def test_top_groups_with_half_their_members_in_common():
     moved = np.where(values >= NEURONS - TOP // 2, -1.0, values)  # half of the top has fallen to the end
     jaccard = rankings.agreement(rankings.ranking(values, TOP), rankings.ranking(moved, TOP))[1]
     assert jaccard == pytest.approx([8 / 24])
+
+
+# ---- influence beside scores
+
+
+def scored(n=200, seed=0, **scores):
+    """Neurons whose share through the unigram direction is their influence, their other scores of no size or given."""
+    rng = np.random.default_rng(seed)
+    influence = rng.lognormal(size=n)
+    made = {"neuron": np.arange(n), "influence": influence, "kl": rng.normal(size=n), "entropy": rng.normal(size=n),
+            "unigram_share": influence / influence.max(), "scale_share": rng.random(n),
+            "side": np.where(np.arange(n) % 4, "boost", "suppress"), "rare": influence >= np.sort(influence)[-10]}
+    return pd.DataFrame(made | {name: score(influence, rng) for name, score in scores.items()})
+
+
+def in_proportion(influence, rng):
+    """A score that says nothing but how large the neuron's effect is, up to 5 %."""
+    return -influence * np.exp(0.05 * rng.normal(size=len(influence)))
+
+
+def test_overlap_is_whole_where_share_is_influence_and_chance_where_not():
+    found = rankings.overlaps(scored()).set_index(["score", "side"])
+    assert (found.loc["unigram_share", "shared"] == found.loc["unigram_share", "k"]).all()
+    assert found.loc[("unigram_share", "all"), "correlation"] == pytest.approx(1)
+    assert found.loc[("unigram_share", "all"), "p"] < 1e-6 and found.loc[("scale_share", "all"), "p"] > 0.01
+    assert found.loc[("entropy", "all"), "chance"] == pytest.approx(0.5)
+    assert found.loc[("kl", "boost"), "neurons"] == 150 and found.loc[("kl", "suppress"), "k"] == 2
+    for share in ("unigram_share", "scale_share"):
+        assert (found.loc[share, "relative"] == found.loc[share, "shared"]).all()
+
+
+def test_scores_that_only_grow_with_influence_share_all_and_test_nothing():
+    runs = [rankings.overlaps(scored(seed=seed, kl=in_proportion)).set_index(["score", "side"]).loc[("kl", "all")]
+            for seed in range(40)]
+    shared, relative, p = (np.array([run[name] for run in runs]) for name in ("shared", "relative", "p"))
+    assert (shared >= runs[0]["k"] - 3).all()
+    assert relative.mean() == pytest.approx(runs[0]["chance"], abs=0.4) and np.mean(p < 0.05) <= 0.1
+
+
+def test_scores_beyond_their_influence_are_found_with_their_sign():
+    def more(influence, rng):
+        return in_proportion(influence, rng) * np.where(influence >= np.sort(influence)[-10], 2, 1)
+
+    row = rankings.overlaps(scored(kl=more)).set_index(["score", "side"]).loc[("kl", "all")]
+    assert row["relative"] == row["k"] == 10 and row["p"] < 1e-6
+    assert row["group"] == pytest.approx(-2, abs=0.1) and row["others"] == pytest.approx(-1, abs=0.1)
+
+
+def test_neurons_without_influence_have_no_score_per_nat():
+    silent = scored(kl=in_proportion)
+    silent.loc[silent["influence"].nsmallest(50).index, ["influence", "kl", "entropy"]] = 0.0
+    found = rankings.overlaps(silent)
+    assert rankings.per_nat(silent, "kl").isna().sum() == 50
+    assert found.loc[found["side"] == "all", ["group", "others"]].notna().all(axis=None)

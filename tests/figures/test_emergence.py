@@ -48,7 +48,8 @@ def test_a_curve_a_checkpoint_and_the_null_of_the_last(ax):
 def test_what_cannot_be_told_is_open(ax):
     rows = pd.DataFrame({"step": STEPS, "null_plateau_low": 0.0, "null_plateau_high": 0.1})
     for phase, value in (("plateau", 0.02), ("power_law", 0.1), ("decay", 0.88)):
-        rows = rows.assign(**{phase: value, f"{phase}_low": value, f"{phase}_high": value, f"told_{phase}": rows["step"] > 16})
+        rows = rows.assign(**{phase: value, f"{phase}_low": value, f"{phase}_high": value,
+                              f"told_{phase}": rows["step"] > 16})
     emergence.shares(ax, rows)
     (filled,) = lines(ax, "plateau")
     assert filled.get_ydata() == pytest.approx(np.full(4, 2.0))
@@ -59,9 +60,11 @@ def test_what_cannot_be_told_is_open(ax):
 def rankings():
     """Correlation: ten times the first step's place plus the second's, in hundredths; common lower by 0.5."""
     return pd.DataFrame([{"first_group": group, "second_group": group, "first_step": one, "second_step": two,
-                          "correlation": value, "correlation_low": value, "correlation_high": value, "random_jaccard_high": 0.1}
+                          "correlation": value, "correlation_low": value, "correlation_high": value,
+                          "random_jaccard_high": 0.1}
                          for group, less in (("rare", 0), ("common", 0.5)) for place, one in enumerate(STEPS)
-                         for other, two in enumerate(STEPS[place:], place) for value in [0.5 + (10 * place + other) / 100 - less]])
+                         for other, two in enumerate(STEPS[place:], place)
+                         for value in [0.5 + (10 * place + other) / 100 - less]])
 
 
 def test_neighbours_are_pairs_of_checkpoints_side_by_side():
