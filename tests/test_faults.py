@@ -105,8 +105,9 @@ stage.finish(settings.folder, "01")
 
 def start(root, *arguments):
     """`run` in a copy of the repository, as a process of its own."""
+    environment = os.environ | {"PYTHONPATH": str(root / "src")}
     return subprocess.Popen([sys.executable, "-m", "rare_token_neurons", "run", *arguments], cwd=root, text=True,
-                            env=os.environ | {"PYTHONPATH": str(root / "src")}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def traced(root):

@@ -17,7 +17,8 @@ DOCUMENTS = torch.tensor([0, 0, 1, 2, 2, 3])
 POSITIONS = torch.tensor([(block, t) for block in range(6) for t in (3, 7, 14)])
 CASES = [("mean", None), ("zero", None), ("resample", None), ("mean", "unigram"), ("mean", "scale"), ("resample", "unigram"),
          ("zero", "scale")]
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"))]
+WITH_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+DEVICES = ["cpu", pytest.param("cuda", marks=WITH_CUDA)]
 
 
 def tolerance(change, absolute=1e-6):
@@ -72,12 +73,13 @@ def test_order_3_serves_most_pairs_of_a_gentle_model(tiny, tokens):
 
 @pytest.fixture(scope="module")
 def real():
-    """A trained model, its capture, positions, its 24 most influential neurons and as many others, the truth, the fallback."""
+    """A trained model, its capture, positions, its 24 most influential neurons and as many others, truth, fallback."""
     try:
         subject = checkpoints.load("smollm2")
     except FileNotFoundError:
         subject = checkpoints.load("mini-pythia")
-    text = "The old captain looked at the sea, and said nothing for a long while; the crew waited below the mast in silence. " * 3
+    text = ("The old captain looked at the sea, and said nothing for a long while; "
+            "the crew waited below the mast in silence. ") * 3
     kept = capture(subject, torch.tensor(subject.tokenizer(text)["input_ids"][:64])[None])
     positions = kept.positions[::4]
     found = influence(subject, kept, positions, entropy=False)
@@ -108,7 +110,7 @@ def harden(subject, how):
     elif how == "one dominant neuron":
         subject.w_out[:, 5] *= 1e3
     else:
-        gain = subject.norm_gain if subject.family == "llama" else subject.unembedding
+        gain = subject.norm_gain if subject.norm == "rms" else subject.unembedding
         gain.mul_(float(how.split("x ")[1]))
     return subject
 

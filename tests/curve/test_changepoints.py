@@ -1,4 +1,4 @@
-"""Change points of planted curves: found where they are, with intervals, and not found where none is; checkpoint by checkpoint."""
+"""Change points of planted curves: found where they are, with intervals, and not where none is; draws of documents."""
 
 import numpy as np
 import pytest
@@ -74,7 +74,7 @@ def test_too_few_neurons_or_documents_is_one_sentence():
         changepoints.bootstrap(np.ones((5, 100)), np.ones(5))
 
 
-# ---- over checkpoints that read the same documents
+# ---- what draws of documents leave of the phases, by both rules
 
 
 @pytest.fixture(scope="module")

@@ -86,7 +86,8 @@ def test_the_sign_of_the_head_is_that_of_its_mean_distance_to_the_law():
     line = piecewise.Line(knots, slopes, np.zeros((400, 9)))
     plateau, x = piecewise.boundaries(line, 3000)[0], np.linspace(0, np.log(3000), 20_001)
     for place, law in enumerate(piecewise.law(line, 3000)):
-        y = slopes[place, 0] * x + sum((slopes[place, k + 1] - slopes[place, k]) * np.maximum(x - knots[place, k], 0) for k in (0, 1))
+        bends = np.diff(slopes[place])
+        y = slopes[place, 0] * x + sum(bend * np.maximum(x - knot, 0) for bend, knot in zip(bends, knots[place]))
         carried = np.interp(knots[place, law - 1], x, y) + slopes[place, law] * (x - knots[place, law - 1])
         head = x <= knots[place, 0]
         assert (plateau[place] > 0) == ((y - carried)[head].mean() < 0)

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from rare_token_neurons import __main__, settings as parameters
 from rare_token_neurons.embedded.mini_pythia import train as training
+from rare_token_neurons.figures.notebook import Notebook
 from rare_token_neurons.models import audit, checkpoints
 from rare_token_neurons.tables import checkpoints as passes, stage
 
@@ -185,6 +186,11 @@ def settings(suite, **values):
     return parameters.check({"model": str(suite)} | values)
 
 
+def left_out(settings):
+    """What a notebook with figures over training says of the checkpoints that it leaves out."""
+    return Notebook(settings, "04").left_out()
+
+
 def put_other_seed(suite, step):
     training.save_checkpoint(training.pythia(1, **TINY), suite / f"step{step}")
 
@@ -198,7 +204,7 @@ def test_a_real_training_is_clean_and_its_distances_are_those_of_all_its_tensors
     expected = [(after - before).norm() / before.norm() for before, after in zip(flat, flat[1:])]
     np.testing.assert_allclose(table["distance"].iloc[1:], expected, rtol=1e-12)
     assert np.isnan(table["distance"].iloc[0]) and passes.revisions(settings(trained), "all") == table["revision"].tolist()
-    assert passes.left_out(settings(trained)) == "The audit of notebook 02 flags no checkpoint: none is left out."
+    assert left_out(settings(trained)) == "The audit of notebook 02 flags no checkpoint: none is left out."
 
 
 def test_pieces_shards_and_samples_change_nothing_that_they_should_not(suite, monkeypatch):
@@ -261,22 +267,25 @@ def test_what_is_flagged_is_left_out_of_figures_over_training_and_said_so(suite,
     table = pd.read_parquet(settings(suite).results / "checkpoints.parquet")
     found = table[table["flagged"]].set_index("step")["reason"].to_dict()
     assert found.keys() == expected.keys() and all(found[step].startswith(reason) for step, reason in expected.items())
-    assert f"Of the 8 checkpoints of {suite} {len(found)} " in printed and all(reason in printed for reason in found.values())
+    assert f"Of the 8 checkpoints of {suite} {len(found)} " in printed
+    assert all(reason in printed for reason in found.values())
     good = [f"step{step}" for step in STEPS if step not in found]
     assert passes.revisions(settings(suite), "all") == good and passes.revisions(settings(suite)) == ["step64"]
-    assert all(f"step{step} {reason}" in passes.left_out(settings(suite)) for step, reason in found.items())
+    assert all(f"step{step} {reason}" in left_out(settings(suite)) for step, reason in found.items())
     asked = settings(suite, steps=STEPS)
-    assert passes.revisions(asked, "all") == [f"step{step}" for step in STEPS] and passes.left_out(asked) == ""
+    assert passes.revisions(asked, "all") == [f"step{step}" for step in STEPS] and left_out(asked) == ""
     assert passes.checkpoints(asked)["flagged"].sum() == len(found)  # told, and left in
 
 
 def test_drawing_reads_the_table_and_needs_none(suite):
     put_other_seed(suite, 4)
     drawn = settings(suite, recompute="never")
-    assert len(passes.revisions(drawn, "all")) == len(STEPS) and passes.left_out(drawn) == ""
+    assert len(passes.revisions(drawn, "all")) == len(STEPS) and left_out(drawn) == ""
     passes.checkpoints(settings(suite))
     passes.flagged.cache_clear()
-    assert passes.revisions(drawn, "all") == [f"step{step}" for step in STEPS if step != 4]
+    good = [f"step{step}" for step in STEPS if step != 4]
+    assert passes.revisions(drawn, "all") == Notebook(drawn, "04").revisions() == good
+    assert Notebook(settings(suite), "04").revisions() == good and left_out(drawn) == left_out(settings(suite)) != ""
 
 
 def test_a_model_without_checkpoints_is_one_sentence(suite, capsys):
@@ -285,7 +294,7 @@ def test_a_model_without_checkpoints_is_one_sentence(suite, capsys):
     assert capsys.readouterr().out == f"{folder} has no training checkpoints here: there is nothing to audit.\n"
     table = passes.checkpoints(settings(folder))
     assert table["revision"].tolist() == [""] and not table["flagged"].any()
-    assert passes.revisions(settings(folder), "all") == [None] and passes.left_out(settings(folder)) == ""
+    assert passes.revisions(settings(folder), "all") == [None] and left_out(settings(folder)) == ""
 
 
 def test_bad_input_is_one_sentence_and_exit_code_2(suite, capsys, monkeypatch):

@@ -75,12 +75,13 @@ def test_the_pieces_of_the_final_layer_rebuild_the_logits(kind):
 def test_names_and_shapes_are_those_of_the_field():
     neox, llama = dissect(network("neox")), dissect(network("llama-tied"))
     for subject in (neox, llama):
-        assert (subject.n_neurons, subject.d_model, subject.n_vocab, subject.n_layers) == (NEURONS, WIDTH, VOCABULARY, LAYERS)
+        assert (subject.n_neurons, subject.d_model) == (NEURONS, WIDTH)
+        assert (subject.n_vocab, subject.n_layers) == (VOCABULARY, LAYERS)
         assert subject.w_out.shape == (WIDTH, NEURONS) and subject.unembedding_bias is None
         assert {weight.shape for weight in subject.w_in.values()} == {(NEURONS, WIDTH)}
         assert not any(weight.requires_grad for weight in subject.model.parameters())
-    assert (neox.family, neox.norm, list(neox.w_in)) == ("gpt_neox", "layer", ["in"])
-    assert (llama.family, llama.norm, sorted(llama.w_in)) == ("llama", "rms", ["gate", "up"])
+    assert (neox.norm, list(neox.w_in)) == ("layer", ["in"])
+    assert (llama.norm, sorted(llama.w_in)) == ("rms", ["gate", "up"])
     assert neox.norm_bias.shape == (WIDTH,) and llama.norm_bias is None
     assert llama.unembedding.data_ptr() == llama.model.get_input_embeddings().weight.data_ptr()  # tied
     assert neox.unembedding.data_ptr() != neox.model.get_input_embeddings().weight.data_ptr()
@@ -205,10 +206,11 @@ def test_a_missing_revision_says_which_exist(suite, folder):
         checkpoints.load(str(suite), "notes")
 
 
-@pytest.mark.parametrize("call", [checkpoints.load, checkpoints.revisions, checkpoints.weight_hash, checkpoints.load_tokenizer])
+@pytest.mark.parametrize("call", [
+    checkpoints.load, checkpoints.revisions, checkpoints.weight_hash, checkpoints.load_tokenizer])
 @pytest.mark.parametrize("model", ["no-such-model", "EleutherAI/pythia-70m-deduped-that-is-nowhere"])
 def test_a_hub_model_without_a_network_is_one_sentence(call, model):
-    with pytest.raises(FileNotFoundError, match=rf"^The model '{model}' is no folder here and the hub cannot be reached") as error:
+    with pytest.raises(FileNotFoundError, match=rf"^The model '{model}' is no folder here and the hub cannot be") as error:
         call(model)
     sentence(error)
 

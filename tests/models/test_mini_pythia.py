@@ -67,7 +67,7 @@ def test_each_checkpoint_has_weights_of_its_own(revisions):
 
 def test_a_checkpoint_is_a_subject():
     last = checkpoints.load("mini-pythia")
-    assert (last.revision, last.step, last.family) == ("step6144", 6_144, "gpt_neox")
+    assert (last.revision, last.step, last.norm) == ("step6144", 6_144, "layer")
     assert (last.n_neurons, last.d_model, last.n_layers, last.n_vocab) == (1_536, 192, 3, 8_192)
     assert len(last.tokenizer) == 8_192 and last.unigram_counts.shape == (8_192,)
     assert checkpoints.load("mini-pythia", "step0").step == 0
@@ -130,7 +130,8 @@ def test_the_counts_are_those_of_the_train_split(pile, log):
     blocks = log["tokens"].iloc[-1] / log["epochs"].iloc[-1] / rarity.BLOCK  # whole batches of whole blocks in an epoch
     assert counts.shape == (training.VOCABULARY,) and 0 <= counts.sum() / rarity.BLOCK - blocks < len(pile)
     part = pile[(pile["source"] == "jargon") & (pile["split"] == "train")]["text"]
-    assert (counts >= rarity.unigram_counts(texts.encode(checkpoints.load_tokenizer("mini-pythia"), part), len(counts))).all()
+    ids = texts.encode(checkpoints.load_tokenizer("mini-pythia"), part)
+    assert (counts >= rarity.unigram_counts(ids, len(counts))).all()
     assert counts[0] == 0  # the end of text
 
 

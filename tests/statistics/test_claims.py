@@ -63,8 +63,8 @@ def test_p_values_are_adjusted_over_the_table_and_missing_ones_left_out():
 
 
 @pytest.mark.parametrize("parts, expected", [
-    ([REPRODUCED, REPRODUCED], REPRODUCED), ([REPRODUCED, PARTLY], PARTLY), ([REPRODUCED, NOT], PARTLY), ([NOT, UNTESTED], NOT),
-    ([NOT, NOT], NOT), ([REPRODUCED, UNTESTED], UNTESTED), ([UNTESTED], UNTESTED)])
+    ([REPRODUCED, REPRODUCED], REPRODUCED), ([REPRODUCED, PARTLY], PARTLY), ([REPRODUCED, NOT], PARTLY),
+    ([NOT, UNTESTED], NOT), ([NOT, NOT], NOT), ([REPRODUCED, UNTESTED], UNTESTED), ([UNTESTED], UNTESTED)])
 def test_parts_are_combined(parts, expected):
     assert claims.combine(parts) == claims.combine(parts[::-1]) == expected
 
@@ -137,7 +137,8 @@ def measured(activations, w_in, w_out, ids, effects):
     null = head(np.abs(rng.normal(size=(199, len(influence)))))  # order statistics of a half-normal
     resampled = [head(per_document[rng.integers(0, len(per_document), len(per_document))].mean(axis=0)) for _ in range(200)]
     low, high = documents.interval(head(influence), np.array(resampled))
-    found = {"C1": Evidence(head(influence), low, high, null.mean(), (controls.empirical_p(head(influence), null, "greater"),), 1000)}
+    p = controls.empirical_p(head(influence), null, "greater")
+    found = {"C1": Evidence(head(influence), low, high, null.mean(), (p,), 1000)}
     none = Evidence(0.0, 0.0, 0.0, 0.0, (1.0, 1.0), 1000)  # no plateau at any time
     found |= {"C2": none, "C3 emergence": none, "C3 before training": none, "C7": none, "C8": none}
 
@@ -149,8 +150,9 @@ def measured(activations, w_in, w_out, ids, effects):
     dimensions = controls.within(sample, group, nulls, controls.DIMENSIONS, statistic, **options)
     inside = controls.within(sample, group, nulls, controls.PAIRS, controls.pairs, **options)
     outside = controls.between(sample, group, nulls, **options)
-    tails = controls.compare(*(spectra.measure(w_in[groups], fits=0) for groups in (group[None], anew)),
-                             {kind: spectra.measure(w_in[groups], fits=0) for kind, groups in nulls.items()}, spectra.SIDES, spectra.FITTED)
+    own, again = (spectra.measure(w_in[groups], fits=0) for groups in (group[None], anew))
+    others = {kind: spectra.measure(w_in[groups], fits=0) for kind, groups in nulls.items()}
+    tails = controls.compare(own, again, others, spectra.SIDES, spectra.FITTED)
     return found | {"C4": evidence_of.dimension(table(dimensions)),
                     "C5 within": evidence_of.within(table(inside, relation="within", measure="correlation")),
                     "C5 between": evidence_of.between(table(outside, relation="between", measure="correlation")),
@@ -160,5 +162,6 @@ def measured(activations, w_in, w_out, ids, effects):
 def test_random_weights_reproduce_nothing(untrained):
     table = claims.judge(measured(*untrained))
     verdicts = table.drop_duplicates("id").set_index("id").claim_verdict
-    assert (verdicts[[f"C{i}" for i in range(1, 7)]] == NOT).all(), table[["name", "value", "low", "high", "null", "q", "reason"]]
+    shown = ["name", "value", "low", "high", "null", "q", "reason"]
+    assert (verdicts[[f"C{i}" for i in range(1, 7)]] == NOT).all(), table[shown]
     assert (verdicts[["C7", "C8"]] == UNTESTED).all()

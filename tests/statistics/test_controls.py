@@ -126,7 +126,8 @@ def test_values_are_those_of_the_whole_sample(planted, nulls, measure, monkeypat
     matrix = np.corrcoef(values.T) if centred else cosine(values)
     inside = rows_of(controls.within(planted, GROUP, nulls, controls.PAIRS, controls.pairs, centred=centred, resamples=20))
     outside = rows_of(controls.between(planted, GROUP, nulls, centred=centred, resamples=20))
-    for rows, block in ((inside, geometry.pairs(matrix[np.ix_(GROUP, GROUP)])), (outside, np.delete(matrix[GROUP], GROUP, axis=1))):
+    blocks = geometry.pairs(matrix[np.ix_(GROUP, GROUP)]), np.delete(matrix[GROUP], GROUP, axis=1)
+    for rows, block in zip((inside, outside), blocks):
         expected = {"mean": block.mean(), "mean absolute": np.abs(block).mean(), "negative share": (block < 0).mean()}
         for name, value in expected.items():
             assert rows[name]["value"] == pytest.approx(value, abs=1e-9)

@@ -105,7 +105,8 @@ def test_refit_chooses_a_range_for_every_sample():
 def test_normaliser_is_the_integral(a, b, width):
     centre = max(0.0, -a / (2 * b)) if b else 0.0
     stop = width if np.isfinite(width) else centre + 40
-    by_hand = integrate.quad(lambda t: np.exp(-a * t - b * t * t), 0, stop, points=[centre] if 0 < centre < stop else None, limit=200)[0]
+    peak = [centre] if 0 < centre < stop else None
+    by_hand = integrate.quad(lambda t: np.exp(-a * t - b * t * t), 0, stop, points=peak, limit=200)[0]
     assert powerlaws.log_normaliser(a, b, width) == pytest.approx(np.log(by_hand), abs=1e-6)
 
 

@@ -13,8 +13,8 @@ from rare_token_neurons.tables import rare_tokens, robustness, stage
 from rare_token_neurons.text import documents as texts, rarity
 
 # A hand-made vocabulary: the id of a token is its place in this list. The last is the special one.
-TOKENS = [" the", " cat", " deafening", " xqzv", "ing", ".", " ", "the", " Cat", "'s", " caf\u00e9", "\u2014", "7", "\U0001f600",
-          "<|end|>"]
+TOKENS = [" the", " cat", " deafening", " xqzv", "ing", ".", " ", "the", " Cat", "'s", " caf\u00e9", "\u2014", "7",
+          "\U0001f600", "<|end|>"]
 THE, CAT, DEAFENING, NOWORD, ING, STOP, SPACE = range(7)
 
 
@@ -357,7 +357,7 @@ def test_all_documents_of_another_text_are_new_and_the_training_text_decides_wha
     assert len(documents) < 20 and not documents["split"].eq("held-out").any()
     assert rare_tokens.positions(settings)["document"].nunique() > len(documents) / 2
     assert rare_tokens.tokens(settings)["count"].to_numpy().tolist() == trained.tolist()
-    assert rare_tokens.counts_name(settings) == rare_tokens.TRAINING
+    assert settings.counts_name == parameters.TRAINING
     of_text = parameters.Settings(model="mini-pythia", text=settings.text, counts="text")
     assert rare_tokens.tokens(of_text).eval("count == count_text").all()
     assert robustness.counts(of_text, robustness.default(of_text)).tolist() == rare_tokens.tokens(of_text)["count"].tolist()
@@ -377,6 +377,6 @@ def test_a_cell_with_other_counts_counts_otherwise(root, default, other):
 
 def test_the_embedded_text_is_measured_where_it_was_held_out():
     settings = parameters.Settings(model="mini-pythia")
-    assert settings.read_before and rare_tokens.counts_name(settings) == "text"
+    assert settings.read_before and settings.counts_name == "text"
     assert not parameters.Settings(model="smollm2").read_before
-    assert rare_tokens.counts_name(parameters.Settings()) == "wordfreq"
+    assert parameters.Settings().counts_name == "wordfreq"

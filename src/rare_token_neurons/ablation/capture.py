@@ -1,4 +1,7 @@
-"""One forward pass, and what it leaves behind for ablation: the final layer's activations and residual stream."""
+"""One forward pass, and what it leaves behind for ablation: the final layer's activations and residual stream.
+
+Also what every measurement on a capture shares: its checks, and the activations that replace the real ones.
+"""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,7 +12,6 @@ from torch import Tensor
 from rare_token_neurons.ablation.readout import full_precision
 
 ABLATIONS = ("mean", "zero", "resample")
-GOLDEN = 0x9E3779B97F4A7C15  # splitmix64's increment
 
 
 @dataclass
@@ -90,6 +92,9 @@ def capture(subject, tokens, *, first=3, documents=None, batch=8):
     return Capture(tokens, first, documents.to(tokens.device), activations, residual)
 
 
+# ---- checks
+
+
 def checked_positions(subject, capture, positions, *, ablation="mean", memory_gb=1.0):
     """The positions, int64 (n, 2) on the capture's device (None: every scored one), after the checks of a measurement.
 
@@ -137,6 +142,11 @@ def checked_neurons(subject, neurons):
     if neurons.ndim != 1 or neurons.is_floating_point() or not ((neurons >= 0) & (neurons < subject.n_neurons)).all():
         raise ValueError(f"neurons must be whole numbers between 0 and {subject.n_neurons - 1}, in one dimension.")
     return neurons
+
+
+# ---- what replaces an activation
+
+GOLDEN = 0x9E3779B97F4A7C15  # splitmix64's increment
 
 
 def references(capture, positions, neurons, ablation, seed=0):

@@ -1,6 +1,6 @@
-"""Every neuron's effect on the prediction, from joint cumulants, with a bound on the error.
+"""Every neuron's effect on the prediction, from joint cumulants, with a bound on the error; where it is too large, exactly.
 
-With g = rho (f - f_y) + tau (B_i - B_iy) (symbols: `predictions`), y the target,
+With g = rho (f - f_y) + tau (B_i - B_iy) (symbols: `readout`), y the target,
 
     loss change = log E_p exp(g) = E g + k2 / 2 + k3 / 6 + ...
 

@@ -1,7 +1,7 @@
 """Whole groups of neurons ablated at once: is the joint effect the sum of the single ones?
 
 Ablating a group moves the final residual stream by sum_i delta_i w_i. With v = sum_i delta_i u_i in place of
-delta u (symbols: `predictions`), the loss change is the same exact expression, taken over the vocabulary once for each
+delta u (symbols: `readout`), the loss change is the same exact expression, taken over the vocabulary once for each
 position: log E_p exp(g), g = rho (f - f_y) + s' (V v - (V v)_y). V v is the sum of the group's delta_i B_i, so that
 the unembedding is multiplied with the group's neurons, not with the positions.
 """
@@ -120,7 +120,7 @@ def synergy(joint, added, absolute):
 class Greedy:
     """A group grown one neuron at a time: neurons (size,) in order of choice; influence (size,) of the group so far.
 
-    alone (neurons of the model,): each candidate's influence by itself, on the same positions; NaN for no candidate.
+    alone (neurons of the model,): each neuron's influence by itself, on the same positions.
     """
 
     neurons: np.ndarray
@@ -128,9 +128,8 @@ class Greedy:
     alone: np.ndarray
 
 
-def greedy(subject, capture, positions, size=10, *, ablation="mean", aggregate="mean_abs", candidates=None, seed=0,
-           memory_gb=2.0):
-    """Grow a group by the neuron that raises its joint influence most, every candidate scored on the same positions.
+def greedy(subject, capture, positions, size=10, *, ablation="mean", seed=0, memory_gb=2.0):
+    """Grow a group by the neuron that raises its influence, mean |joint change|, most: all scored on the same positions.
 
     With a group ablated, the residual stream is a new one, on which the kernel gives the effect of every further
     neuron: a step costs one call of `neurons.loss_changes`. Choose on one half of the documents, measure
@@ -140,35 +139,28 @@ def greedy(subject, capture, positions, size=10, *, ablation="mean", aggregate="
     ----------
     subject, capture, positions, ablation, seed, memory_gb : as for `neurons.loss_changes`.
     size : neurons in the end.
-    aggregate : "mean_abs", mean |joint change| over positions, or "abs_mean", |mean joint change|.
-    candidates : (k,) int neurons to choose from, None: all.
 
     Returns
     -------
     Greedy
     """
-    if aggregate not in ("mean_abs", "abs_mean"):
-        raise ValueError(f"The influence of a group is mean_abs or abs_mean, not {aggregate!r}.")
     positions = checked_positions(subject, capture, positions, ablation=ablation, memory_gb=memory_gb)
-    candidates = checked_neurons(subject, None if candidates is None else torch.as_tensor(np.asarray(candidates)))
-    if not 1 <= size <= len(candidates):
-        raise ValueError(f"A group of {size} cannot be chosen from {len(candidates)} neurons.")
+    if not 1 <= size <= subject.n_neurons:
+        raise ValueError(f"A group of {size} cannot be chosen from {subject.n_neurons} neurons.")
     block, index = positions[:, 0], positions[:, 1] - capture.first
     total = torch.zeros(len(positions), dtype=torch.float64, device=subject.device)
-    current, chosen, reached, alone = capture, [], [], np.full(subject.n_neurons, np.nan)
+    current, chosen, reached, alone = capture, [], [], None
     for _ in range(size):
-        changes = loss_changes(subject, current, positions, ablation=ablation, seed=seed, memory_gb=memory_gb,
-                                       neurons=candidates)
-        joint = total[:, None] + changes.double()  # (n, candidates)
-        scores = joint.abs().mean(0) if aggregate == "mean_abs" else joint.mean(0).abs()
-        if not chosen:
-            alone[candidates.cpu().numpy()] = scores.cpu().numpy()
-        scores[torch.isin(candidates, torch.tensor(chosen, dtype=torch.int64, device=candidates.device))] = -1.0
+        changes = loss_changes(subject, current, positions, ablation=ablation, seed=seed, memory_gb=memory_gb)
+        joint = total[:, None] + changes.double()  # (n, neurons)
+        scores = joint.abs().mean(0)
+        alone = scores.cpu().numpy().copy() if alone is None else alone
+        scores[chosen] = -1.0
         best = int(scores.argmax())
-        neuron = candidates[best: best + 1]
-        chosen.append(int(neuron))
+        chosen.append(best)
         reached.append(float(scores[best]))
         total = joint[:, best]
+        neuron = torch.tensor([best], device=subject.device)
         now = capture.activations[block, index][:, neuron].double()
         delta = references(capture, positions, neuron, ablation, seed) - now
         residual = current.residual.clone()

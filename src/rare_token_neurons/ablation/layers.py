@@ -1,8 +1,11 @@
 """Interventions in earlier layers: a layer and those above it are run again, the layers below are not.
 
-`record` runs the model once and keeps every layer's input. `rerun` starts from the input of one layer, changes what
-one module of that layer reads, at every position of the blocks, and reads off what became of the losses and of the
-final layer's neurons. The result is that of hooks on the whole model, for the cost of the layers from there on.
+At every position of a block: `record_blocks` runs the model once and keeps every layer's input. `rerun` starts from the
+input of one layer, changes what one module of that layer reads, and reads off what became of the losses and of the final
+layer's neurons; `effects` does so for every attention head.
+At one position: `record_windows` also keeps the keys and values of the tokens before it, and `neuron_changes` runs the
+last token alone.
+The result is that of hooks on the whole model, for the cost of the layers from there on.
 """
 
 import inspect
@@ -19,7 +22,6 @@ from rare_token_neurons.models.subject import Subject
 LAYERS = ("layers", "h", "decoder.layers")
 ATTENTION_OUT = ("attention.dense", "self_attn.o_proj", "attn.c_proj", "self_attn.out_proj", "self_attn.dense")
 MLP_OUT = ("mlp.dense_4h_to_h", "mlp.down_proj", "mlp.c_proj", "fc2", "mlp.fc2")
-LOGITS = 256  # positions whose logits are held at a time
 
 
 def find(module, paths):
@@ -41,6 +43,11 @@ def arguments(layer, inputs, named):
 def layers_of(subject):
     """The model's layers from the first to the last, nn.ModuleList."""
     return find(subject.model.base_model, LAYERS)
+
+
+# ---- every position of a block
+
+LOGITS = 256  # positions whose logits are held at a time
 
 
 @dataclass
@@ -77,7 +84,8 @@ def record_blocks(subject, tokens, positions, modules=(), *, first=3, batch=8):
         raise ValueError(f"positions must be whole numbers of shape (n, 2) with n above 0, not {tuple(positions.shape)}.")
     block, t = positions.unbind(1)
     if block.min() < 0 or block.max() >= len(tokens) or t.min() < 0 or t.max() > tokens.shape[1] - 2:
-        raise ValueError(f"positions name tokens outside {len(tokens)} blocks of {tokens.shape[1]}, or without a next token.")
+        raise ValueError(f"positions name tokens outside {len(tokens)} blocks of {tokens.shape[1]}, "
+                         "or without a next token.")
     stack, used = layers_of(subject), block.unique()
     recording = Recording(subject, [], [], tokens[block, t + 1], [], [], {})
     sums, count = {module: 0.0 for module in modules}, 0
@@ -173,6 +181,69 @@ def put(reference, columns):
         return values
 
     return edit
+
+
+# ---- every attention head
+
+
+@dataclass(frozen=True)
+class HeadEffects:
+    """Effects of h heads at n positions on the losses and on g neurons of the final layer."""
+
+    layer: Tensor  # int64 (h,)
+    head: Tensor  # int64 (h,)
+    losses: Tensor  # (n,) nats, nothing ablated
+    loss_changes: Tensor  # (h, n) nats
+    activations: Tensor  # (n, g), nothing ablated
+    activation_changes: Tensor  # (h, n, g)
+
+    def moved(self, positions):
+        """Mean |activation change| over the heads of each layer, (layers, r, g), at the r positions of a bool mask (n,)."""
+        return torch.stack([self.activation_changes[self.layer == layer][:, positions].abs().mean(0)
+                            for layer in self.layer.unique()])
+
+
+def effects(subject, tokens, positions, neurons, *, ablation="mean", layers=None, first=3, batch=8):
+    """Ablate every attention head in turn.
+
+    Parameters
+    ----------
+    subject : Subject
+    tokens : int64 (blocks, length); only blocks that hold a position are run.
+    positions : int64 (n, 2) rows (block, t), t the token READ.
+    neurons : (g,) int, neurons of the final layer.
+    ablation : "mean" (the head's mean output over the scored positions of the blocks used) or "zero".
+    layers : ints, whose heads to ablate, None: all.
+    first, batch : first scored position; blocks in one forward pass.
+
+    Returns
+    -------
+    HeadEffects, heads in order of layer and number
+
+    Raises
+    ------
+    ValueError
+        Positions or layers out of range, another ablation, an unknown family.
+    """
+    stack = layers_of(subject)
+    chosen = list(range(len(stack))) if layers is None else sorted(int(layer) for layer in layers)
+    if not chosen or not 0 <= chosen[0] <= chosen[-1] < len(stack):
+        raise ValueError(f"layers must name some of the layers 0 to {len(stack) - 1}.")
+    modules = [find(stack[layer], ATTENTION_OUT) for layer in chosen]
+    recording = record_blocks(subject, tokens, positions, modules, first=first, batch=batch)
+    losses, activations = rerun(recording, len(stack) - 1, neurons=neurons)
+    n_heads = subject.model.config.num_attention_heads
+    found = []
+    for layer, module in zip(chosen, modules):
+        reference = replacement(recording.means[module], ablation).to(subject.dtype)
+        width = len(reference) // n_heads
+        for head in range(n_heads):
+            columns = slice(head * width, (head + 1) * width)
+            found.append(rerun(recording, layer, module, put(reference, columns), neurons))
+    return HeadEffects(
+        torch.tensor(chosen).repeat_interleave(n_heads), torch.arange(n_heads).repeat(len(chosen)), losses,
+        torch.stack([after - losses for after, _ in found]), activations,
+        torch.stack([after - activations for _, after in found]))
 
 
 # ---- one position: the tokens before it stay
@@ -308,65 +379,3 @@ def neuron_changes(prefixes, layer, neurons, *, ablation="mean"):
         changed = losses(prefixes, rows, layer, module, edit, m).view(-1, m)
         found.append(changed - losses(prefixes, rows, layer)[:, None])
     return torch.cat(found)
-
-
-# ---- attention heads
-
-@dataclass(frozen=True)
-class HeadEffects:
-    """Effects of h heads at n positions on the losses and on g neurons of the final layer."""
-
-    layer: Tensor  # int64 (h,)
-    head: Tensor  # int64 (h,)
-    losses: Tensor  # (n,) nats, nothing ablated
-    loss_changes: Tensor  # (h, n) nats
-    activations: Tensor  # (n, g), nothing ablated
-    activation_changes: Tensor  # (h, n, g)
-
-    def moved(self, positions):
-        """Mean |activation change| over the heads of each layer, (layers, r, g), at the r positions of a bool mask (n,)."""
-        return torch.stack([self.activation_changes[self.layer == layer][:, positions].abs().mean(0)
-                            for layer in self.layer.unique()])
-
-
-def effects(subject, tokens, positions, neurons, *, ablation="mean", layers=None, first=3, batch=8):
-    """Ablate every attention head in turn.
-
-    Parameters
-    ----------
-    subject : Subject
-    tokens : int64 (blocks, length); only blocks that hold a position are run.
-    positions : int64 (n, 2) rows (block, t), t the token READ.
-    neurons : (g,) int, neurons of the final layer.
-    ablation : "mean" (the head's mean output over the scored positions of the blocks used) or "zero".
-    layers : ints, whose heads to ablate, None: all.
-    first, batch : first scored position; blocks in one forward pass.
-
-    Returns
-    -------
-    HeadEffects, heads in order of layer and number
-
-    Raises
-    ------
-    ValueError
-        Positions or layers out of range, another ablation, an unknown family.
-    """
-    stack = layers_of(subject)
-    chosen = list(range(len(stack))) if layers is None else sorted(int(layer) for layer in layers)
-    if not chosen or not 0 <= chosen[0] <= chosen[-1] < len(stack):
-        raise ValueError(f"layers must name some of the layers 0 to {len(stack) - 1}.")
-    modules = [find(stack[layer], ATTENTION_OUT) for layer in chosen]
-    recording = record_blocks(subject, tokens, positions, modules, first=first, batch=batch)
-    losses, activations = rerun(recording, len(stack) - 1, neurons=neurons)
-    n_heads = subject.model.config.num_attention_heads
-    found = []
-    for layer, module in zip(chosen, modules):
-        reference = replacement(recording.means[module], ablation).to(subject.dtype)
-        width = len(reference) // n_heads
-        for head in range(n_heads):
-            columns = slice(head * width, (head + 1) * width)
-            found.append(rerun(recording, layer, module, put(reference, columns), neurons))
-    return HeadEffects(
-        torch.tensor(chosen).repeat_interleave(n_heads), torch.arange(n_heads).repeat(len(chosen)), losses,
-        torch.stack([after - losses for after, _ in found]), activations,
-        torch.stack([after - activations for _, after in found]))

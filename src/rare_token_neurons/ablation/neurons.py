@@ -1,7 +1,7 @@
 """What ablating each neuron of the final layer does to the prediction, from one forward pass.
 
 The final layer writes straight into the final norm and the unembedding, so what follows from one forward pass is enough:
-no neuron needs a pass of its own. The arithmetic is in `predictions`, `cumulants` and `exact`.
+no neuron needs a pass of its own. The arithmetic is in `readout` and `cumulants`.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,6 @@ from rare_token_neurons.ablation.capture import checked_neurons, checked_positio
 from rare_token_neurons.ablation.cumulants import PAIRS, Tolerance, expand, moments, settle
 from rare_token_neurons.ablation.readout import VOCABULARY_CHUNK, full_precision, predict_at, readout_of, shifts
 
-__all__ = ["ABLATIONS", "FREEZES", "Capture", "Influence", "capture", "influence", "loss_changes", "losses", "references"]
 FREEZES = (None, "unigram", "scale")
 # the error above which order 3 is not trusted; float64 falls back to exact sums nearly everywhere
 TOLERANCE = {torch.float32: Tolerance(1e-6, 1e-3, 1e-5), torch.float64: Tolerance(1e-10, 0, 1e-10)}
@@ -100,7 +99,7 @@ def loss_changes(subject, capture, positions=None, *, ablation="mean", freeze=No
     Notes
     -----
     In float32 the error is at most about max(1e-6, 1e-3 |change|) and 1e-5 + 1e-6 max |g|; float64 serves for the base
-    logits and the norm's scale alone (`predictions` says why). In float64 it is about 1e-10.
+    logits and the norm's scale alone (`readout` says why). In float64 it is about 1e-10.
     """
     positions, neurons = _checked(subject, capture, positions, neurons, ablation, freeze, memory_gb)
     result = torch.empty(len(positions), len(neurons), dtype=subject.dtype, device=subject.device)
@@ -134,7 +133,8 @@ def influence(subject, capture, positions=None, documents=None, *, ablation="mea
         raise ValueError("There are no positions to measure influence on.")
     documents = capture.documents[positions[:, 0]] if documents is None else torch.as_tensor(documents)
     if documents.shape != positions.shape[:1]:
-        raise ValueError(f"documents must name one document a position, {len(positions)} in all, not {tuple(documents.shape)}.")
+        raise ValueError(f"documents must name one document a position, {len(positions)} in all, "
+                         f"not {tuple(documents.shape)}.")
     names, index, n = documents.to(subject.device).unique(return_inverse=True, return_counts=True)
     sums = {name: torch.zeros(len(names), len(neurons), dtype=torch.float64, device=subject.device)
             for name in ("change_sum", "abs_sum", "entropy_sum", "unigram_sum")}
@@ -206,13 +206,17 @@ def _checked(subject, capture, positions, neurons, ablation, freeze, memory_gb):
             checked_neurons(subject, neurons))
 
 
+# ---- distance from the unigram distribution
+
+
 @full_precision()
 def divergences(subject, capture, positions, entropy, *, ablation="mean", seed=0, memory_gb=1.0, exact=None):
     """Change of KL(model || unigram) when one neuron is ablated.
 
-    KL(p || u) = -H(p) - E_p log u, with u the unigram distribution (every count raised by one). A value above 0 says that the
-    ablated model lies further from the unigram distribution: the neuron kept it near. The entropy's part is the kernel's;
-    that of E_p log u is expanded to the second order in the change of the logits, and exact for the neurons in `exact`.
+    KL(p || u) = -H(p) - E_p log u, with u the unigram distribution (every count raised by one). A value above 0 says that
+    the ablated model lies further from the unigram distribution: the neuron kept it near. The entropy's part is the
+    kernel's; that of E_p log u is expanded to the second order in the change of the logits, and exact for the neurons in
+    `exact`.
 
     Parameters
     ----------
@@ -233,7 +237,8 @@ def divergences(subject, capture, positions, entropy, *, ablation="mean", seed=0
         base = predict_at(readout, capture, rows, memory_gb / 2)
         block, t = rows.unbind(1)
         active = capture.activations[block, t - capture.first].double()
-        shift = [part.to(subject.dtype) for part in shifts(base, u, references(capture, rows, neurons, ablation, seed) - active)]
+        delta = references(capture, rows, neurons, ablation, seed) - active
+        shift = [part.to(subject.dtype) for part in shifts(base, u, delta)]
         changes = _expanded(readout, base, u, *shift, unigram)
         for neuron in exact.tolist():
             changes[:, neuron] = _summed(readout, base, u[:, [neuron]], *(part[:, neuron] for part in shift), unigram)

@@ -1,7 +1,7 @@
-"""Suites of checkpoints: finding one, and loading it as a `subject.Subject`.
+"""Suites of checkpoints: finding one, and loading it as a `Subject`.
 
 Every model comes from a folder of safetensors, wherever it was found: the embedded `mini-pythia` and `smollm2`, a local
-folder, a GGUF file (dequantised once), or a hub repository (`owner/name`, see `downloads`).
+folder, a GGUF file (dequantised once), or a hub repository (`owner/name`, see `models.hub`).
 """
 
 import contextlib
@@ -24,6 +24,9 @@ from rare_token_neurons.text import rarity
 
 transformers_logging.disable_progress_bar()  # hundreds of lines in a notebook
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+
+
+# ---- finding
 
 
 def step_of(revision):
@@ -112,11 +115,11 @@ def no_revision(model, revision):
     known = revisions(model)
     if len(known) > 20:
         known = [*known[:12], "...", *known[-3:-1], f"{known[-1]} ({len(known)} in all)"]
-    return f"{model!r} has no revision {revision!r}; " + (f"it has {', '.join(known)}." if known else "it has no checkpoints.")
+    return f"{model!r} has no revision {revision!r}; it has {', '.join(known) or 'no checkpoints'}."
 
 
 def weight_hash(model, revision=None):
-    """sha256 over the sha256 of a checkpoint's weight files, in the order of their names; a hub repository announces these."""
+    """sha256 over those of a checkpoint's weight files, in the order of their names; a hub repository announces them."""
     found = {}
     if _suite(model) is None:
         with _known_revision(model, revision):
@@ -148,15 +151,18 @@ def _beside(folder, name):
     return next((place / name for place in places if (place / name).exists()), None)
 
 
-def load_tokenizer(model, revision=None):
-    """The tokenizer of a model, from the checkpoint's folder or the suite's.
+# ---- loading
+
+
+def load_tokenizer(model):
+    """The tokenizer of a model, from the last checkpoint's folder or the suite's.
 
     Raises
     ------
     FileNotFoundError, ValueError
         There is none (transformers would make an empty one up), or it cannot be read.
     """
-    return _tokenizer(locate(model, revision, weights=False))
+    return _tokenizer(locate(model, weights=False))
 
 
 def _tokenizer(folder):

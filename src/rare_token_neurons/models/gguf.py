@@ -1,4 +1,4 @@
-"""GGUF files: dequantised once with transformers and kept as a float32 folder of safetensors, which later uses load."""
+"""GGUF files, and smollm2, which comes as one: dequantised once with transformers, kept as a float32 folder of safetensors."""
 
 import json
 import subprocess

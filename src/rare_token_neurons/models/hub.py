@@ -18,7 +18,8 @@ from pathlib import Path
 import httpx2
 from huggingface_hub import HfApi, constants, errors as hub_errors, get_hf_file_metadata, hf_hub_url, snapshot_download
 from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils import WeakFileLock, build_hf_headers, disable_progress_bars, get_session, hf_raise_for_status, parse_ratelimit_headers
+from huggingface_hub.utils import (WeakFileLock, build_hf_headers, disable_progress_bars, get_session, hf_raise_for_status,
+                                   parse_ratelimit_headers)
 from tqdm import tqdm
 
 from rare_token_neurons import files
@@ -274,7 +275,8 @@ LONGEST_WAIT = 300  # seconds, the window of the hub's rate limits (https://hugg
 BUSY = (408, 429, 500, 502, 503, 504)  # answers that pass
 DROPPED = (httpx2.NetworkError, httpx2.TimeoutException, httpx2.RemoteProtocolError)
 NO_NETWORK = (httpx2.ConnectError, httpx2.ConnectTimeout)
-FAILURES = (httpx2.HTTPError, hub_errors.HFValidationError, hub_errors.RevisionResolutionError, json.JSONDecodeError, OSError)
+FAILURES = (httpx2.HTTPError, hub_errors.HFValidationError, hub_errors.RevisionResolutionError, json.JSONDecodeError,
+            OSError)
 
 
 class HubError(FileNotFoundError):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+
 @dataclass
 class Subject:
     """A language model and the pieces of its final layer, under one name whatever the family.
@@ -22,7 +23,6 @@ class Subject:
     model_id: str
     revision: str | None
     step: int | None
-    family: str
     mlp_out: nn.Module  # its INPUT is the neurons' activations, (blocks, length, neurons)
     final_norm: nn.Module  # its INPUT is the final residual stream, (blocks, length, d)
     norm: str  # "layer" (centres) or "rms"
@@ -67,6 +67,9 @@ class Subject:
         return self.w_out.device
 
 
+# ---- where each family keeps its pieces
+
+
 def _gpt_neox(model):
     mlp = model.gpt_neox.layers[-1].mlp
     return {"mlp_out": mlp.dense_4h_to_h, "final_norm": model.gpt_neox.final_layer_norm, "norm": "layer",
@@ -82,8 +85,8 @@ def _gpt2(model):
 def _opt(model):
     decoder = model.model.decoder
     if not model.config.do_layer_norm_before:
-        raise ValueError("its layers end in a norm, as OPT-350m's do, so that its last MLP does not write linearly into what "
-                         "is unembedded")
+        raise ValueError("its layers end in a norm, as OPT-350m's do, so that its last MLP does not write linearly into "
+                         "what is unembedded")
     if decoder.project_out is not None:
         raise ValueError("a projection stands between its final norm and its unembedding")
     if decoder.final_layer_norm is None:
@@ -129,6 +132,9 @@ REFUSED = {"gemma2": _POST_NORM, "gemma3": _POST_NORM, "gemma3_text": _POST_NORM
 AFTER_THE_HEAD = {"final_logit_softcapping": "caps", "logit_scale": "scales", "logits_scaling": "scales"}
 
 
+# ---- any family
+
+
 def dissect(model, tokenizer=None, *, model_id="", revision=None, step=None):
     """The final layer's pieces of a Hugging Face causal language model.
 
@@ -167,7 +173,7 @@ def dissect(model, tokenizer=None, *, model_id="", revision=None, step=None):
     except ValueError as error:
         raise ValueError(f"{name} cannot be measured: {error}.") from None
     pieces = _norm(pieces["final_norm"], head.weight) | {"w_out": pieces["mlp_out"].weight} | pieces
-    return Subject(model=model, tokenizer=tokenizer, model_id=model_id, revision=revision, step=step, family=family,
+    return Subject(model=model, tokenizer=tokenizer, model_id=model_id, revision=revision, step=step,
                    unembedding=head.weight, unembedding_bias=getattr(head, "bias", None), **pieces)
 
 

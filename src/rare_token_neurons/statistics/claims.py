@@ -1,4 +1,4 @@
-"""The paper's claims, what would show each, the evidence that a table's row gives, and the rule that turns it into a verdict.
+"""The paper's claims, what would show each, how a table's row becomes evidence, and the rule from evidence to a verdict.
 
 Statistics, paper values, directions, margins and the rule were fixed before the first full run. What a claim is compared
 with was made stricter later (C1: ranked half-normal numbers, and of two kinds of control groups the less favourable).

@@ -69,7 +69,8 @@ def tail_size(values):
     The peak is the lower edge of the fullest bin in a histogram of log10 lambda; among the eigenvalues from 0.95 to
     1.5 times it the one whose tail is closest to a power law (Kolmogorov-Smirnov) is lambda_{k+1}. weightwatcher
     takes 100 bins, made for thousands of eigenvalues: of the 26 of a small group hardly two share a bin, and the
-    "peak" is chance. Here numpy chooses their number, at most 100. (Its `fix_fingers="xmin_peak"` besides compares log10 of the lower bound with lambda itself.)
+    "peak" is chance. Here numpy chooses their number, at most 100. (weightwatcher's `fix_fingers="xmin_peak"` besides
+    compares log10 of the lower bound with lambda itself.)
 
     Parameters
     ----------

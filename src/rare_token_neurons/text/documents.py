@@ -1,4 +1,4 @@
-"""A text file of one's own as documents: UTF-8 by rule, UTF-16 or UTF-32 where the file begins by saying so."""
+"""The documents of a text, their split and their token ids: the embedded mini-pile, a text file, a dataset of the hub."""
 
 import codecs
 import hashlib
@@ -11,8 +11,58 @@ import pandas as pd
 
 from rare_token_neurons.paths import MINI_PILE, ROOT, shown
 
-BATCH = 100  # texts tokenised at a time: an encoding takes 30 times the memory of its ids
 HELD_OUT = 0.05  # share of each source's documents
+BATCH = 100  # texts tokenised at a time: an encoding takes 30 times the memory of its ids
+
+
+def documents(text="mini-pile"):
+    """The documents of a text, with their split.
+
+    Parameters
+    ----------
+    text : "mini-pile", the path of a text file (see `of_file`), or rows of a dataset on the hub (see `of_dataset`).
+
+    Returns
+    -------
+    pandas.DataFrame with source, document, text, split ("train" or "held-out"; about 5 % of each source is held out)
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        What `of_file` and `of_dataset` raise.
+    """
+    if text == "mini-pile":
+        files = sorted(MINI_PILE.glob("*.jsonl.xz"))
+        table = pd.concat([pd.read_json(path, lines=True).assign(source=path.name.split(".")[0]) for path in files],
+                          ignore_index=True)
+    else:
+        table = of_dataset(text) if names_text(text) else of_file(ROOT / text)
+    names = table["source"] + "/" + table["document"].astype(str)
+    table["order"] = [hashlib.sha256(name.encode()).hexdigest() for name in names]
+    place = table.groupby("source")["order"].rank() / table.groupby("source")["order"].transform("size")
+    table["split"] = np.where(place <= HELD_OUT, "held-out", "train")
+    return table[["source", "document", "text", "split"]]
+
+
+def text_hash(text="mini-pile"):
+    """sha256 of the files of a text, or of its rows from the hub."""
+    if names_text(text):
+        return hashlib.sha256("\0".join(of_dataset(text)["text"]).encode()).hexdigest()
+    files = sorted(MINI_PILE.glob("*.jsonl.xz")) if text == "mini-pile" else [Path(ROOT / text)]
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def encode(tokenizer, texts):
+    """Token ids of each text, int32 arrays, whole and without special tokens."""
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()  # some tokenizer files ask for a length or for padding
+    backend.no_padding()
+    texts = list(texts)
+    return [np.array(encoding.ids, dtype=np.int32) for start in range(0, len(texts), BATCH)
+            for encoding in backend.encode_batch_fast(texts[start : start + BATCH], add_special_tokens=False)]
 
 
 # ---- a text file
@@ -51,7 +101,10 @@ def of_file(path):
 
 
 def read(path):
-    """The text of a file; a NUL is read as a space, a byte here and there that is not UTF-8 as U+FFFD."""
+    """The text of a file: UTF-8, or UTF-16 or UTF-32 where it begins by saying so.
+
+    A NUL is read as a space, a byte here and there that is not UTF-8 as U+FFFD.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"There is no text file {shown(path)}.")
     with path.open("rb") as file:
@@ -123,53 +176,3 @@ def of_dataset(text):
     if not len(found):
         raise ValueError(f"The text {text} has no rows.")
     return pd.DataFrame({"source": repository.split("/")[1], "document": range(len(found)), "text": found["text"]})
-
-
-def documents(text="mini-pile"):
-    """The documents of a text, with their split.
-
-    Parameters
-    ----------
-    text : "mini-pile", the path of a text file (see `textfiles`), or rows of a dataset on the hub (see `hub`).
-
-    Returns
-    -------
-    pandas.DataFrame with source, document, text, split ("train" or "held-out"; about 5 % of each source is held out)
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        No such file; a file without text, or not in UTF-8.
-    """
-    if text == "mini-pile":
-        files = sorted(MINI_PILE.glob("*.jsonl.xz"))
-        table = pd.concat([pd.read_json(path, lines=True).assign(source=path.name.split(".")[0]) for path in files],
-                          ignore_index=True)
-    else:
-        table = of_dataset(text) if names_text(text) else of_file(ROOT / text)
-    names = table["source"] + "/" + table["document"].astype(str)
-    table["order"] = [hashlib.sha256(name.encode()).hexdigest() for name in names]
-    place = table.groupby("source")["order"].rank() / table.groupby("source")["order"].transform("size")
-    table["split"] = np.where(place <= HELD_OUT, "held-out", "train")
-    return table[["source", "document", "text", "split"]]
-
-
-def text_hash(text="mini-pile"):
-    """sha256 of the files of a text, or of its rows from the hub."""
-    if names_text(text):
-        return hashlib.sha256("\0".join(of_dataset(text)["text"]).encode()).hexdigest()
-    files = sorted(MINI_PILE.glob("*.jsonl.xz")) if text == "mini-pile" else [Path(ROOT / text)]
-    digest = hashlib.sha256()
-    for path in files:
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
-
-
-def encode(tokenizer, texts):
-    """Token ids of each text, int32 arrays, whole and without special tokens."""
-    backend = tokenizer.backend_tokenizer
-    backend.no_truncation()  # some tokenizer files ask for a length or for padding
-    backend.no_padding()
-    texts = list(texts)
-    return [np.array(encoding.ids, dtype=np.int32) for start in range(0, len(texts), BATCH)
-            for encoding in backend.encode_batch_fast(texts[start : start + BATCH], add_special_tokens=False)]

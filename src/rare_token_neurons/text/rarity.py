@@ -1,4 +1,4 @@
-"""Text: documents, token blocks, unigram counts, and which tokens and positions are rare.
+"""Which tokens are rare, by which counts, and which positions of token blocks.
 
 A position is a row (block, t): t is the token READ, its target is token t + 1 of the block.
 """
@@ -15,6 +15,9 @@ from rare_token_neurons.paths import shown
 
 BLOCK = 256  # tokens in a block, as in the paper
 FIRST = 3  # the first scored position of a block, as in the paper
+
+
+# ---- blocks
 
 
 @dataclass
@@ -51,6 +54,9 @@ def blocks(ids, document, *, length=BLOCK, offset=None):
     if not sum(map(len, pieces)):
         raise ValueError(f"No document of the text fills one block of {length} tokens.")
     return Blocks(np.concatenate(pieces).astype(np.int64), np.concatenate(owners).astype(np.int64))
+
+
+# ---- tokens
 
 
 def unigram_counts(ids, n_vocab):
@@ -132,6 +138,38 @@ def rare_tokens(counts, candidate, percentile):
     return rare, seen & ~rare, threshold
 
 
+# ---- counts from a file
+
+COUNTS_FILE = "unigram_counts.npy"  # beside the weights of a model: the counts of the text that it was trained on
+
+
+def read_counts(path, size):
+    """The counts of the first `size` tokens, int64 (size,).
+
+    Raises
+    ------
+    ValueError
+        No .npy file of numbers (a pickle is never opened); another shape, or fewer counts than tokens; a count that is
+        negative, not whole, or not finite.
+    """
+    try:
+        counts = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError, MemoryError):
+        counts = None
+    if not isinstance(counts, np.ndarray) or counts.dtype.kind not in "iuf":
+        raise ValueError(f"{shown(path)} is no .npy file of numbers.")
+    if counts.ndim != 1 or len(counts) < size:
+        raise ValueError(f"{shown(path)} must hold one count for each of the {size:,} tokens; its shape is {counts.shape}.")
+    wrong = ~((counts >= 0) & (counts < 2**53) & (counts == np.floor(counts)))
+    if wrong.any():
+        at = int(wrong.argmax())
+        raise ValueError(f"{shown(path)} must hold whole numbers of 0 or more; that of token {at} is {counts[at]}.")
+    return counts[:size].astype(np.int64)
+
+
+# ---- positions
+
+
 def candidate_positions(tokens, chosen, table, *, rare_of="target", words_only=True, first=FIRST):
     """Every scored position whose token is one of the chosen ones.
 
@@ -200,32 +238,3 @@ def choose(blocks, rare, common, *, n, seed=0):
     half = pd.Series(np.where(generator.permutation(len(names)) % 2, "B", "A"), index=names)
     table["half"] = half[table["document"]].to_numpy()
     return table
-
-
-# ---- counts from a file
-
-COUNTS_FILE = "unigram_counts.npy"  # beside the weights of a model: the counts of the text that it was trained on
-
-
-def read_counts(path, size):
-    """The counts of the first `size` tokens, int64 (size,).
-
-    Raises
-    ------
-    ValueError
-        No .npy file of numbers (a pickle is never opened); another shape, or fewer counts than tokens; a count that is
-        negative, not whole, or not finite.
-    """
-    try:
-        counts = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, MemoryError):
-        counts = None
-    if not isinstance(counts, np.ndarray) or counts.dtype.kind not in "iuf":
-        raise ValueError(f"{shown(path)} is no .npy file of numbers.")
-    if counts.ndim != 1 or len(counts) < size:
-        raise ValueError(f"{shown(path)} must hold one count for each of the {size:,} tokens; its shape is {counts.shape}.")
-    wrong = ~((counts >= 0) & (counts < 2**53) & (counts == np.floor(counts)))
-    if wrong.any():
-        at = int(wrong.argmax())
-        raise ValueError(f"{shown(path)} must hold whole numbers of 0 or more; that of token {at} is {counts[at]}.")
-    return counts[:size].astype(np.int64)
