@@ -15,6 +15,7 @@ from rare_token_neurons.text import documents as texts
 from rare_token_neurons.text.rarity import COUNTS_FILE
 
 LONG = 100  # bytes of a folder's name
+TRAINING = "training text"  # the counts of a model trained here, where it reads another text than it was trained on
 ALL_MODELS = "all-models"  # in place of a model, where a notebook is about all of them
 NO_SETTING = ("model", "device", "keep_weights", "recompute")  # these never change where files go below the model's folder
 KINDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
@@ -142,6 +143,15 @@ class Settings:
     def read_before(self):
         """Whether the model was trained on part of the text that it reads here: only held-out documents are new to it."""
         return self.trained_here and self.text == "mini-pile"
+
+    @property
+    def counts_name(self):
+        """Which counts decide rarity: general English knows only words, so without `words_only` the text is counted."""
+        if self.counts != "auto":
+            return self.counts
+        if self.trained_here and not self.read_before:
+            return TRAINING
+        return "text" if self.trained_here or not self.words_only else "wordfreq"
 
 
 HELP = {one.name: one.metadata["help"] for one in fields(Settings)}  # what each parameter means, by name

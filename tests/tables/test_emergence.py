@@ -6,6 +6,7 @@ import pytest
 from story import NEURONS, SIZE, STEPS, tell
 
 from rare_token_neurons.curve import calibration, changepoints, piecewise
+from rare_token_neurons.figures.emergence import first_told, when_told
 from rare_token_neurons.statistics import claims, powerlaws
 from rare_token_neurons.tables import claims as claim_tables, emergence
 
@@ -32,12 +33,12 @@ def test_planted_phases_are_told_from_the_step_at_which_they_come(phases):
 
 
 def test_when_a_phase_is_told_first_and_for_good(phases):
-    when = emergence.when_told(phases)
+    when = when_told(phases)
     assert when.loc[("change points", "rare", "plateau")].tolist() == [16, 16]
     assert when.loc[("change points", "rare", "plateau beyond chance")].tolist() == [16, 16]
     assert when.loc[("change points", "common", "plateau")].tolist() == [0, 0]
     shuffled = phases.sample(frac=1, random_state=0)
-    pd.testing.assert_frame_equal(emergence.when_told(shuffled), when)
+    pd.testing.assert_frame_equal(when_told(shuffled), when)
 
 
 def test_every_bootstrap_sample_of_the_law_finds_its_own_range(settings, monkeypatch):
@@ -80,7 +81,7 @@ def test_the_gain_is_last_less_first_and_the_claims_can_read_it(settings):
 def test_a_phase_is_told_first_and_for_good():
     table = pd.DataFrame({"plateau": [False, True, False, True, True], "power_law": [False] * 5, "decay": [True] * 5},
                          index=[0, 16, 32, 64, 128])
-    found = emergence.first_told(table)
+    found = first_told(table)
     assert found.loc["plateau"].tolist() == [16, 64] and found.loc["decay"].tolist() == [0, 0]
     assert found.loc["power_law"].isna().all()
 

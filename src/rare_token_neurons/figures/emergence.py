@@ -1,13 +1,15 @@
-"""Drawing the tables of `emergence` and `lineage`: rank curves, phases, the top group and its members over training."""
+"""Drawing curves, phases, the top group and its members over training, and what they say in words (notebook 04)."""
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import seaborn as sns
 
 from rare_token_neurons.curve.changepoints import PHASES
 from rare_token_neurons.figures import axes
+from rare_token_neurons.figures.axes import title  # for the notebook
+from rare_token_neurons.tables.stage import GROUPS
 
-GROUPS = ("rare", "common")
 PAPER = dict(zip(PHASES, (1.7, 10.0, 87.4)))  # per cent of the neurons at the end of training, by a public summary
 LEAST_SHARE = 0.1  # per cent: the axis of shares is linear below, so that 0 has a place
 
@@ -167,3 +169,88 @@ def ranks(ax, ancestry, group):
                 xticklabels=[f"{step:,}" for step in table], cbar_kws={"label": f"rank among {neurons:,} neurons"})
     ax.tick_params(axis="x", rotation=90)
     ax.set(xlabel="training step", ylabel=f"today's top {len(table)} ({group}), by place")
+
+
+# ---- in words
+
+
+def when_told(phases):
+    """When each phase can first be told, and since when to the end, from the table `emergence_phases`.
+
+    Returns
+    -------
+    DataFrame indexed by rule, group and phase (with "plateau beyond chance": told, and its head lies below those of
+    both null families); first, since (Int64, missing where never)
+    """
+    found = {}
+    for place, rows in phases.groupby(["rule", "group"]):
+        rows = rows.set_index("step").sort_index()
+        told = rows[[f"told_{phase}" for phase in PHASES]].set_axis([phase.replace("_", " ") for phase in PHASES], axis=1)
+        found[place] = first_told(told.assign(**{"plateau beyond chance": told["plateau"] & rows["beyond_null"]}))
+    return pd.concat(found, names=["rule", "group", "phase"])
+
+
+def first_told(told):
+    """When each phase can first be told, and since when it is told at every checkpoint.
+
+    Parameters
+    ----------
+    told : DataFrame indexed by step (rising), one bool column a phase.
+
+    Returns
+    -------
+    DataFrame indexed by phase: first, since (Int64, missing where never)
+    """
+    steady = told[::-1].cummin()[::-1]  # told now and at every later checkpoint
+    return pd.DataFrame({name: there.idxmax().where(there.any()).astype("Int64")
+                         for name, there in (("first", told), ("since", steady))})
+
+
+def of_lead(rare):
+    """How far the rare group leads the median neuron at first and at last, and when beyond chance, in Markdown.
+
+    rare : rows of table `emergence_top_groups` on rare targets, each step's own group, indexed by step.
+    """
+    first, last = rare.iloc[0], rare.iloc[-1]
+    beyond = [f"{step:,}" for step in rare.index[rare["p_ranked"] < 0.05]]
+    return (f"The top {first['size']} neurons have {first['ratio']:.1f} times the median neuron's influence on rare tokens at step "
+            f"{rare.index[0]:,} and **{last['ratio']:.1f} times** (95 %: {last['ratio_low']:.1f} to {last['ratio_high']:.1f}) at "
+            f"step {rare.index[-1]:,}; ranked half-normal numbers have {last['ranked']:.1f} there (p = {last['p_ranked']:.3f}). "
+            f"The lead is larger than theirs beyond chance at {'step ' + ', '.join(beyond) if beyond else 'no step'}.")
+
+
+def of_members(today, on_top):
+    """Where the last checkpoint's top neurons stood at first, and since when they stand above random groups, in Markdown.
+
+    today : rows of table `emergence_top_groups` on rare targets, the last step's group, indexed by step.
+    on_top : how many of them were on top at each step, indexed by step.
+    """
+    first = today.iloc[0]
+    outside = (today["median_rank_high"] < today["random_median_rank_low"])[::-1].cummin()[::-1]  # from here to the end
+    return (f"Of the {first['size']} neurons on top for rare tokens at step {on_top.index[-1]:,}, {on_top.iloc[0]} were on top at "
+            f"step {on_top.index[0]:,}. Their median rank was {first['median_rank']:,.0f} then (random groups: "
+            f"{first['random_median_rank_low']:,.0f} to {first['random_median_rank_high']:,.0f}). "
+            + (f"From step {outside.idxmax():,} on they stand above random groups." if outside.any() else
+               "They never stand above random groups."))
+
+
+def summary(changes, statistics, rare):
+    """Paper and here, in Markdown.
+
+    changes : rows of table `emergence_phases` by change points ; statistics : table `emergence_statistics`, indexed by group,
+    rule, statistic and part ; rare : as `of_lead` takes it.
+    """
+    ends = changes[changes["group"] == "rare"].iloc[[0, -1]]
+    steps, worst = ends["step"].tolist(), ends[["p_head_lognormal", "p_head_half_normal"]].max(axis=1)
+    found = [f"{row['plateau']:.1%} / {row['power_law']:.1%} / {row['decay']:.1%}" for _, row in ends.iterrows()]
+    heads = ["lies" if below else "does not lie" for below in ends["beyond_null"]]
+    gain, lead = statistics.loc[("rare", "change points", "plateau", "gain")], statistics.loc[("rare", "", "ratio", "gain")]
+    way = "emerges" if gain["low"] > 0 else "disappears" if gain["high"] < 0 else "neither emerges nor disappears beyond the interval"
+    return ("The paper shows curves over checkpoints: a homogeneous state at first, three phases (1.7 % / about 10 % / 87.4 %, by a "
+            "public summary) at last. Here, for rare tokens and by change points, plateau / power law / decay are "
+            f"**{found[0]}** at step {steps[0]:,} and **{found[1]}** at step {steps[1]:,}: the plateau *{way}* (change "
+            f"{gain['value']:+.1%} of the neurons, 95 % {gain['low']:+.1%} to {gain['high']:+.1%}). The head of the curve {heads[0]} "
+            f"below those of ranked lognormal and half-normal draws at first (p = {worst.iloc[0]:.3f}, the less favourable) and "
+            f"{heads[1]} below theirs at last (p = {worst.iloc[1]:.3f}). The top group's lead over the median neuron grows "
+            f"{lead['value']:.1f} times (95 %: {lead['low']:.1f} to {lead['high']:.1f}), to {rare['ratio'].iloc[-1]:.1f}; ranking "
+            f"half-normal numbers alone gives {rare['ranked'].iloc[-1]:.1f}.")

@@ -20,11 +20,9 @@ import zlib
 
 import numpy as np
 import pandas as pd
-import torch
 from safetensors import SafetensorError, safe_open
 from scipy.sparse.csgraph import connected_components
 
-from rare_token_neurons.models import checkpoints
 from rare_token_neurons.paths import shown
 
 SAMPLE = 2**18  # coordinates of a sketch: a squared distance is known to 0.3 %
@@ -281,7 +279,7 @@ def compare(parts, before, chosen):
             distance += float((values - next(others)[1]).square().sum()) if same else 0.0
             if name in chosen:
                 low, high = np.searchsorted(chosen[name], [start, start + len(values)])
-                taken.append(values[torch.from_numpy(chosen[name][low:high] - start)].float().numpy())
+                taken.append(values[chosen[name][low:high] - start].float().numpy())
         if taken:
             sketch[name, shape] = np.concatenate(taken)
     return norm, distance, sketch
@@ -324,6 +322,8 @@ def walk(model, names, *, keep_weights=True):
     ValueError
         A damaged file; no matrix that most checkpoints have.
     """
+    from rare_token_neurons.models import checkpoints  # loads torch, and what only judges or tells needs none
+
     distances, sketches, finite, before, length, rate = [], [], [], None, np.nan, None
     held = contextlib.ExitStack()
     for name in names:

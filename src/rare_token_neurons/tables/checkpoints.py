@@ -7,10 +7,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from rare_token_neurons import files, keys
+from rare_token_neurons import keys
 from rare_token_neurons.ablation import capture as captures, neurons as ablation
 from rare_token_neurons.models import audit, checkpoints as models
-from rare_token_neurons.paths import RESULTS
 from rare_token_neurons.tables import rare_tokens, stage
 from rare_token_neurons.tables.stage import table
 from rare_token_neurons.text import rarity
@@ -19,7 +18,7 @@ from rare_token_neurons.text import rarity
 def revisions(settings, default="last"):
     """The revisions that the settings ask for: `steps`, or the last or all of a model's checkpoints; [None] without any.
 
-    "all" leaves out what the audit flags (`left_out` says so); steps asked for stay.
+    "all" leaves out what the audit flags; steps asked for stay.
     """
     known = asked_for(settings)
     if settings.steps or default != "all":
@@ -172,12 +171,6 @@ def mean_over_documents(values, documents):
     return {"n": int(n), "documents": k, "loss": mean, "sem": sem}
 
 
-def training_log(settings):
-    """The log of a suite trained here (see `train.train`); an empty table for any other model."""
-    path = RESULTS / settings.slug / "training_log.parquet"
-    return files.read_table(path) if path.exists() else pd.DataFrame()
-
-
 # ---- the audit
 
 
@@ -236,15 +229,6 @@ def flagged(settings):
         return {}
     made = checkpoints(settings)
     return made[made["flagged"]].set_index("revision")["reason"].to_dict()
-
-
-def left_out(settings):
-    """One sentence on the checkpoints that figures over training do without; "" where there was no audit."""
-    if not _audited(settings):
-        return ""
-    found = [f"{revision} {reason}" for revision, reason in flagged(settings).items()]
-    return (f"**Left out**, since the audit of notebook 02 flags {'it' if len(found) == 1 else 'them'}: {'; '.join(found)}."
-            if found else "The audit of notebook 02 flags no checkpoint: none is left out.")
 
 
 def labelled(rows, revision, **labels):

@@ -221,38 +221,6 @@ def _law(values, fit, seed):
     return powerlaws.middle(values, low, high, seed=seed, refit=fit.law_range).verdict
 
 
-def when_told(phases):
-    """When each phase can first be told, and since when to the end, from the table `emergence_phases`.
-
-    Returns
-    -------
-    DataFrame indexed by rule, group and phase (with "plateau beyond chance": told, and its head lies below those of
-    both null families); first, since (Int64, missing where never)
-    """
-    found = {}
-    for place, rows in phases.groupby(["rule", "group"]):
-        rows = rows.set_index("step").sort_index()
-        told = rows[[f"told_{phase}" for phase in PHASES]].set_axis([phase.replace("_", " ") for phase in PHASES], axis=1)
-        found[place] = first_told(told.assign(**{"plateau beyond chance": told["plateau"] & rows["beyond_null"]}))
-    return pd.concat(found, names=["rule", "group", "phase"])
-
-
-def first_told(told):
-    """When each phase can first be told, and since when it is told at every checkpoint.
-
-    Parameters
-    ----------
-    told : DataFrame indexed by step (rising), one bool column a phase.
-
-    Returns
-    -------
-    DataFrame indexed by phase: first, since (Int64, missing where never)
-    """
-    steady = told[::-1].cummin()[::-1]  # told now and at every later checkpoint
-    return pd.DataFrame({name: there.idxmax().where(there.any()).astype("Int64")
-                         for name, there in (("first", told), ("since", steady))})
-
-
 @table(passes.EVERY, reads=influences.CURVE)
 def emergence_statistics(settings):
     """What the claims are judged by: each statistic at the first and the last step, and its gain between them.

@@ -14,11 +14,11 @@ import torch
 from rare_token_neurons import files, keys
 from rare_token_neurons.models import checkpoints
 from rare_token_neurons.paths import MINI_PYTHIA, ROOT
+from rare_token_neurons.settings import TRAINING
 from rare_token_neurons.tables import stage
 from rare_token_neurons.tables.stage import table
 from rare_token_neurons.text import documents as texts, rarity
 
-TRAINING = "training text"  # the counts of a model trained here, where it reads another text than it was trained on
 RARITY = ("rare_percentile", "words_only", "trained_here", "read_before")  # parameters that decide which tokens are rare
 POSITIONS = (*RARITY, "rare_of", "positions", "seed")  # and which positions are measured
 
@@ -39,24 +39,15 @@ def _flat(ids):
     return {"ids": torch.from_numpy(np.concatenate(ids)), "ends": torch.from_numpy(np.cumsum([len(x) for x in ids]))}
 
 
-def counts_name(settings):
-    """Which counts decide rarity: general English knows only words, so without `words_only` the text is counted."""
-    if settings.counts != "auto":
-        return settings.counts
-    if settings.trained_here and not settings.read_before:
-        return TRAINING
-    return "text" if settings.trained_here or not settings.words_only else "wordfreq"
-
-
 def _file(settings):
     """The file of the counts that decide rarity; None where they are those of general English or of the text."""
-    name = counts_name(settings)
+    name = settings.counts_name
     return MINI_PYTHIA / rarity.COUNTS_FILE if name == TRAINING else None if name in ("wordfreq", "text") else ROOT / name
 
 
 def _counts(settings, vocabulary):
     """The counts that decide rarity, int64 (tokens,)."""
-    name = counts_name(settings)
+    name = settings.counts_name
     if name == "wordfreq":
         return rarity.english_counts(vocabulary)
     if name == "text":
@@ -77,7 +68,7 @@ def text_counts(settings, size):
 
 def _counts_hash(settings):
     file = _file(settings)
-    return files.sha256(file) if file else counts_name(settings)
+    return files.sha256(file) if file else settings.counts_name
 
 
 class Text:

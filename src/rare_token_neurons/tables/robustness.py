@@ -45,7 +45,7 @@ class Cell:
 def default(settings):
     """The cell of the settings themselves."""
     return Cell("default", f"rarest {settings.rare_percentile:g} %, {settings.ablation}", settings.rare_percentile,
-                settings.ablation, settings.rare_of, settings.words_only, rare_tokens.counts_name(settings),
+                settings.ablation, settings.rare_of, settings.words_only, settings.counts_name,
                 settings.aggregate)
 
 
@@ -75,7 +75,7 @@ def grid(settings):
 def counts(settings, cell):
     """The counts that decide rarity in a cell, int64 (tokens,)."""
     vocabulary = rare_tokens.tokens(settings)
-    if cell.counts == rare_tokens.counts_name(settings):
+    if cell.counts == settings.counts_name:
         return vocabulary["count"].to_numpy()
     if cell.counts == "wordfreq":
         return vocabulary["count_wordfreq"].to_numpy()
