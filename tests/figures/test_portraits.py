@@ -23,7 +23,8 @@ def test_what_leaves_no_ink_is_shown():
     assert portrait_figures.visible(" a\tb\r\n") == "␣a⇥b␍↵"
     assert portrait_figures.visible(" two words  here ", spaces=False) == "␣two words␣␣here␣".replace("␣two", " two")
     assert portrait_figures.visible("\u200b\u0301x\ufffd") == "[U+200B][U+0301]x\ufffd"
-    assert portrait_figures.code("") == "" and portrait_figures.words([]) == "none" and portrait_figures.words(["a", "b", "a"]).count("<code>") == 2
+    assert portrait_figures.code("") == "" and portrait_figures.words([]) == "none"
+    assert portrait_figures.words(["a", "b", "a"]).count("<code>") == 2
 
 
 def neuron_row(**changed):
@@ -45,8 +46,8 @@ def test_the_title_says_whom_it_helps():
 def test_every_line_of_a_card_has_two_cells_whatever_its_text():
     tokens = pd.DataFrame({"neuron": 3, "side": ["promoted", "suppressed"], "place": 1, "token": [NASTY, "|"]})
     targets = pd.DataFrame({"neuron": 3, "side": ["rises"], "place": [1], "token": ["|\n|"], "change": [0.5]})
-    contexts = pd.DataFrame({"neuron": [3], "place": [1], "active": [7.0], "before": [NASTY], "token": ["|"], "target": ["\n"],
-                             "after": [""]})
+    contexts = pd.DataFrame({"neuron": [3], "place": [1], "active": [7.0], "before": [NASTY], "token": ["|"],
+                             "target": ["\n"], "after": [""]})
     made = portrait_figures.gallery(neuron_row().to_frame().T, tokens, targets, contexts).splitlines()
     assert made[0].startswith("### 1 · Neuron 3: helps rare") and "falls most without it | none" in "\n".join(made)
     assert all(line.count("|") == 3 for line in made[2:])
@@ -59,5 +60,22 @@ def test_the_tally_counts_the_top_neurons_against_the_others():
     other = neuron_row(neuron=4, change_rare=-0.1, unigram_rare=-1, correlation=0.1, kurtosis=0, share=0.4)
     top = pd.DataFrame([neuron_row(), other])
     found = portrait_figures.tally(pd.concat([top, others], ignore_index=True))
-    assert found == {"neurons": 2, "helps_rare": 1, "hurts_rare": 1, "helps_common": 0, "hurts_common": 0, "against": 1, "along": 1,
-                     "frequency": 1, "rare_share": 1, "dense": 1, "sparse": 1, "word_read": 2, "word_target": 0}
+    assert found == {"neurons": 2, "helps_rare": 1, "hurts_rare": 1, "helps_common": 0, "hurts_common": 0, "against": 1,
+                     "along": 1, "frequency": 1, "rare_share": 1, "dense": 1, "sparse": 1, "word_read": 2, "word_target": 0}
+
+
+def test_sentences_set_the_top_neurons_beside_the_others():
+    top = pd.DataFrame([neuron_row(), neuron_row(neuron=4, change_rare=-0.1, unigram_rare=-1.0)])
+    other = {"top": False, "rare": 0.01, "common": 0.01, "share": 0.5, "correlation": 0.1}
+    others = pd.DataFrame([neuron_row(neuron=at, **other) for at in range(5, 25)])
+    table = pd.concat([top, others], ignore_index=True)
+    beside, deeds, summary = (say(table) for say in (portrait_figures.beside_others, portrait_figures.deeds,
+                                                     portrait_figures.summary))
+    assert beside.startswith("The median of the other 20 neurons changes the loss by 0.0100 nats on rare and 0.0100 on")
+    assert beside.endswith("2 of the 2 put a larger share on rare targets than the median neuron.")
+    assert "Of the 2 neurons, **1 help** rare targets" in deeds
+    assert "**1 hurt** them; for common targets it is 0 and 0" in deeds
+    assert "2 mostly read a word token (50% of all positions do)" in deeds
+    assert "the 2 here put 67% (median)" in summary
+    assert "rare targets 20 times" in summary and "common targets 10 times" in summary
+    assert summary.endswith("not confined to rare tokens.")
