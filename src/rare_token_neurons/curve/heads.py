@@ -207,6 +207,20 @@ def measure(sums: np.ndarray, counts: np.ndarray, *, ranking: str = "split_half"
                     *({head: find(curves, head) for head in BREAKS} for curves in (curve, drawn)))
 
 
+def testable(*curves: tuple[np.ndarray, np.ndarray]) -> bool:
+    """Whether `measure` takes a curve, or `contrast` two, (sums, counts) each: enough neurons and documents are left."""
+    found = shared(*curves)[0][0]
+    return found.shape[0] >= documents.LEAST_DOCUMENTS and found.shape[1] >= LEAST_NEURONS
+
+
+def shared(*curves: tuple[np.ndarray, np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Curves (sums, counts) of the same documents and neurons, less documents without positions and neurons without influence
+    in any of them."""
+    both = np.all([counts > 0 for _, counts in curves], axis=0)
+    alive = np.all([(sums[both] != 0).any(axis=0) for sums, _ in curves], axis=0)
+    return [(sums[both][:, alive], counts[both]) for sums, counts in curves]
+
+
 # ---- against what noise and chance give
 
 
@@ -310,13 +324,10 @@ def contrast(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.
     first, second : (sums, counts) of the same documents and neurons (see `measure`). Documents without positions in one of
         them, and neurons without influence in one of them, are left out.
     """
-    both = (first[1] > 0) & (second[1] > 0)
-    alive = np.all([np.abs(sums[both]).max(axis=0) > 0 for sums, _ in (first, second)], axis=0)
-    one, two = (measure(sums[both][:, alive], counts[both], ranking=ranking, draws=draws, seed=seed)
-                for sums, counts in (first, second))
+    one, two = (measure(*part, ranking=ranking, draws=draws, seed=seed) for part in shared(first, second))
     drawn = [part.drawn["fixed"].delta for part in (one, two)]
     value = float(one.own["fixed"].delta[0] - two.own["fixed"].delta[0])
-    rng, n = np.random.default_rng(seed), int(alive.sum())
+    rng, n = np.random.default_rng(seed), one.sums.shape[1]
     picked, null = rng.integers(0, n, (draws, n)), []             # neurons with replacement: a sample of the coupled ranks
     for part in (one, two):
         every = documents.influence(part.sums, part.counts, np.ones((1, len(part.counts))))[0]
@@ -330,3 +341,25 @@ def contrast(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.
     null = null[0] - null[1]
     low, high = documents.percentile(drawn[0] - drawn[1])
     return Contrast(value, float(low), float(high), empirical_p(value, null, "greater"), null)
+
+
+def swapped(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray], *, ranking: str = "split_half",
+            draws: int = DRAWS, seed: int = 0) -> float:
+    """Do the labels of two curves make a difference?  Two-sided p of that of Delta (fixed head), labels swapped in documents.
+
+    It says less than `contrast`, beside which it stands: curves of one law that differ in anything, such as which of the neurons
+    are on top, differ in Delta too.
+
+    Parameters
+    ----------
+    first, second : (sums, counts), as for `contrast`.
+    """
+    (one, n_one), (two, n_two) = shared(first, second)
+    turns = np.random.default_rng(seed).random((1 + draws, len(n_one), 1)) < 0.5
+    turns[0] = False                                              # the labels as they are
+    curves = [documents.curves_drawn(np.where(turn, b, a), np.where(turn[:, 0], n_b, n_a), SPLITS, np.random.default_rng(seed),
+                                     ranking=ranking, resample=False).mean(axis=0)
+              for turn in turns for a, b, n_a, n_b in ((one, two, n_one, n_two), (two, one, n_two, n_one))]
+    delta = find(np.array(curves), "fixed").delta.reshape(-1, 2)
+    differences = delta[:, 0] - delta[:, 1]
+    return empirical_p(differences[0], differences[1:], "two-sided")

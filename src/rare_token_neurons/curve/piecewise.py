@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
+from math import comb
 
 import numpy as np
 
@@ -61,7 +62,7 @@ def _candidates(x: tuple[float, ...], breaks: int) -> tuple[np.ndarray, np.ndarr
     """All break places (candidates, breaks), and the orthonormal bases of their lines ((breaks + 2) * candidates, bins)."""
     at = np.asarray(x)
     places = np.linspace(at[0], at[-1], PLACES[breaks] * len(at))
-    chosen = np.array(list(combinations(range(len(places)), breaks)), dtype=int).reshape(-1, breaks)
+    chosen = np.array(list(combinations(range(len(places)), breaks)), dtype=int).reshape(comb(len(places), breaks), breaks)
     inside = np.pad(np.searchsorted(at, places)[chosen], ((0, 0), (1, 1)), constant_values=((0, 0), (0, len(at))))
     knots = places[chosen[(np.diff(inside, axis=1) >= LEAST_POINTS).all(axis=1)]]
     if len(knots) == 0:
