@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+import pandas as pd
+from scipy.special import ndtr
 
 from rare_token_neurons.curve import heads
 from rare_token_neurons.statistics import powerlaws
@@ -66,14 +68,13 @@ SIZES = {  # samples without a raised head
     "exponential": lambda rng: rng.exponential(size=NEURONS),
     "|t|, 3 degrees of freedom": lambda rng: np.abs(rng.standard_t(3, NEURONS)),
     "Pareto": lambda rng: (1 - rng.random(NEURONS)) ** -KAPPA,
-} | {f"law, kappa {kappa}, to rank {tail}": partial(lambda rng, kappa, tail: law(_ranks(rng), kappa, tail), kappa=kappa, tail=tail)
+} | {f"law, kappa {kappa}, to rank {tail}": lambda rng, kappa=kappa, tail=tail: law(_ranks(rng), kappa, tail)
      for kappa in (0.3, 0.7) for tail in (200, 600, NEURONS)}
-SHELVES = {f"shelf of {size}, raised {raised}": partial(lambda rng, size, raised: shelf(_ranks(rng), size, raised), size=size,
-                                                        raised=raised)
+SHELVES = {f"shelf of {size}, raised {raised}": lambda rng, size=size, raised=raised: shelf(_ranks(rng), size, raised)
            for size in (10, 30, 60) for raised in (0.5, 1.0)}
 OTHERS = {"5 outliers": outliers, "rounded": lambda rng: law(np.maximum(_ranks(rng), 30))}
-ENDS = {name: TAIL if "200" in name or name in SHELVES else 600 for name in (*SIZES, *SHELVES) if name.startswith(("law", "shelf"))
-        and str(NEURONS) not in name}  # where the law truly ends
+ENDS = dict.fromkeys(SHELVES, TAIL) | {  # where the law truly ends, of those that end in a decay
+    f"law, kappa {kappa}, to rank {tail}": tail for kappa in (0.3, 0.7) for tail in (200, 600)}
 
 
 def measured(truth: np.ndarray, rng: np.random.Generator, *, documents: int = DOCUMENTS,
@@ -92,27 +93,30 @@ def measured(truth: np.ndarray, rng: np.random.Generator, *, documents: int = DO
 
 
 def head_told(plant, rng: np.random.Generator, *, draws: int = 100) -> dict[str, dict]:
-    """What is told of one planted sample: head -> dict of raised (by the test), word, delta, end (of the law), covered (whether
-    Delta of the sample without noise lies in the interval)."""
+    """What is told of one planted sample: head -> dict of raised (by the test), word, delta, end (of the law), covered
+    (whether Delta of the sample without noise lies in the interval)."""
     truth = -np.sort(-np.maximum(plant(rng), 1e-12))
     seed = int(rng.integers(2**31))
     found = heads.measure(*measured(truth, rng), draws=draws, seed=seed)
     made = {}
     for head, verdict in heads.judge(found, heads.null_curves(found, draws=draws, seed=seed + 1)).items():
         low, high = found.interval(head, "delta")
-        made[head] = {"raised": max(verdict.p.values()) < heads.LEVEL, "word": verdict.word, "delta": found.own[head].delta[0],
-                      "end": found.own[head].end[0], "covered": low <= heads.find(truth, head).delta[0] <= high}
+        own = found.own[head]
+        made[head] = {"raised": max(verdict.p.values()) < heads.LEVEL, "word": verdict.word, "delta": own.delta[0],
+                      "end": own.end[0], "covered": low <= heads.find(truth, head).delta[0] <= high}
     return made
 
 
-def heads_told(runs: int, *, names=None, seed: int = 0) -> list[dict]:
+def heads_told(runs: int, *, names=None, draws: int = 100, seed: int = 0) -> list[dict]:
     """How often heads are told as what, one row (sample, head).
+
+    names : of the samples; None: all.
 
     Returns
     -------
-    list of dict: sample, kind ("size": nothing is raised; "power": a shelf is; "other"), head, runs, raised (share), a share for
-    each of heads.WORDS, delta (median), covered (share), late (share in which the law ends far beyond its true end; NaN where it
-    has none)
+    list of dict: sample, kind ("size": nothing is raised; "power": a shelf is; "other"), head, runs, raised (share), a share
+    for each of heads.WORDS, delta (median), covered (share), late (share in which the law ends far beyond its true end; NaN
+    where it has none)
     """
     kinds = {"size": SIZES, "power": SHELVES, "other": OTHERS}
     rows = []
@@ -120,14 +124,14 @@ def heads_told(runs: int, *, names=None, seed: int = 0) -> list[dict]:
         for name, plant in plants.items():
             if names is not None and name not in names:
                 continue
-            found = [head_told(plant, np.random.default_rng([seed, *name.encode(), run])) for run in range(runs)]
+            seeds = ([seed, *name.encode(), run] for run in range(runs))
+            found = [head_told(plant, np.random.default_rng(one), draws=draws) for one in seeds]
             for head in heads.BREAKS:
-                of = [one[head] for one in found]
-                row = {"sample": name, "kind": kind, "head": head, "runs": runs, "raised": np.mean([one["raised"] for one in of])}
-                row |= {word: np.mean([one["word"] == word for one in of]) for word in heads.WORDS}
-                late = np.mean([one["end"] > LONGEST * ENDS.get(name, np.nan) for one in of]) if name in ENDS else np.nan
-                rows.append(row | {"delta": np.median([one["delta"] for one in of]),
-                                   "covered": np.mean([one["covered"] for one in of]), "late": late})
+                of = pd.DataFrame([one[head] for one in found])
+                row = {"sample": name, "kind": kind, "head": head, "runs": runs, "raised": of["raised"].mean()}
+                row |= {word: of["word"].eq(word).mean() for word in heads.WORDS}
+                row |= {"delta": of["delta"].median(), "covered": of["covered"].mean()}
+                rows.append(row | {"late": of["end"].gt(LONGEST * ENDS[name]).mean() if name in ENDS else np.nan})
     return rows
 
 
@@ -141,8 +145,6 @@ def pair(rng: np.random.Generator, first, second, coupled: float = 0.7) -> tuple
     """
     one, other = rng.standard_normal((2, NEURONS))
     scores = one, coupled * one + np.sqrt(1 - coupled**2) * other
-    from scipy.special import ndtr
-
     return tuple(curve(NEURONS * ndtr(score)) for curve, score in zip((first, second), scores))
 
 
@@ -155,10 +157,19 @@ PAIRS = {
 }
 
 
-def contrasts_told(runs: int, *, coupled=(0.0, 0.7), seed: int = 0, draws: int = 100) -> list[dict]:
-    """How often two heads are told apart: one row (pair, coupled) with sample, coupled, runs, apart (share with p < 0.05)."""
+def contrasts_told(runs: int, *, names=None, coupled=(0.0, 0.7), seed: int = 0, draws: int = 100) -> list[dict]:
+    """How often two heads are told apart, one row (pair, coupled).
+
+    names : of the pairs; None: all.   coupled : of their ranks (see `pair`).
+
+    Returns
+    -------
+    list of dict: sample, coupled, runs, apart (share with p < 0.05)
+    """
     rows = []
     for name, curves in PAIRS.items():
+        if names is not None and name not in names:
+            continue
         for strength in coupled:
             p = []
             for run in range(runs):
@@ -168,3 +179,63 @@ def contrasts_told(runs: int, *, coupled=(0.0, 0.7), seed: int = 0, draws: int =
                 p.append(heads.contrast(one, two, draws=draws, seed=run).p)
             rows.append({"sample": name, "coupled": strength, "runs": runs, "apart": np.mean(np.array(p) < heads.LEVEL)})
     return rows
+
+
+# ---- promises: a few runs of each kind
+
+
+UNRAISED = ("lognormal", "Pareto", "law, kappa 0.7, to rank 200")
+RAISED = {"shelf of 30, raised 0.5": 0, "shelf of 30, raised 1.0": 80}  # and how many of 100 are to be found
+
+
+def told(runs: int, *, draws: int = 60, seed: int = 0) -> list[Promise]:
+    """By the head that decides: what nothing raised is not called raised, a shelf is a plateau, a rounded head never."""
+    rows = heads_told(runs, names=(*UNRAISED, *RAISED, "rounded"), draws=draws, seed=seed)
+    found = {row["sample"]: row for row in rows if row["head"] == heads.DECIDES}
+    kept = {f"{name}: the head is not called raised": (1 - found[name]["raised"], 85) for name in UNRAISED}
+    kept |= {f"{name}: a plateau": (found[name]["plateau"], wanted) for name, wanted in RAISED.items()}
+    kept["a rounded head is never a plateau"] = 1 - found["rounded"]["plateau"], 100
+    return [Promise(name, round(share * runs), runs, wanted) for name, (share, wanted) in kept.items()]
+
+
+def laws(runs: int, *, n: int = 1024, draws: int = 50, seed: int = 0) -> list[Promise]:
+    """Pareto samples are not rejected; lognormal ones are rejected or cannot be told, never favoured."""
+    words = {"pareto": [], "lognormal": []}
+    for run in range(runs):
+        rng = np.random.default_rng([seed, 3, run])
+        words["pareto"].append(powerlaws.tail(rng.random(n) ** -0.7, draws=draws, seed=run).verdict)
+        words["lognormal"].append(powerlaws.tail(np.exp(rng.standard_normal(n)), draws=draws, seed=run).verdict)
+    favoured = words["lognormal"].count("not rejected")
+    return [Promise("a Pareto sample is not rejected", words["pareto"].count("not rejected"), runs, 85),
+            Promise("a lognormal sample is rejected or cannot be told, never called a power law",
+                    runs - favoured, runs, 100)]
+
+
+def middles(runs: int, *, n: int = NEURONS, size: int = 30, draws: int = 40, seed: int = 0) -> list[Promise]:
+    """A power law in a fitted range is not rejected; the middle of a lognormal sample is not called one.
+
+    The range is fitted to every sample and to every bootstrap sample (`heads.law_range`), as for the measured influences.
+    The planted law lies between a shelf of `size` neurons and a decay. Between its true ends the same samples show what the
+    fitting of the range costs; a law without a decay ends with the last neuron, whose cliff must not speak against it.
+    """
+    def verdict(values, run):
+        return powerlaws.middle(values, *heads.law_range(values), draws=draws, seed=run, refit=heads.law_range).verdict
+
+    high, low = law(np.array([size, TAIL]))
+    plants, corners, opens, favoured = 0, 0, 0, 0
+    for run in range(runs):
+        rng = np.random.default_rng([seed, 4, run])
+        sample = shelf(_ranks(rng, n), size, 1.0)
+        plants += verdict(sample, run) != "rejected"
+        corners += powerlaws.middle(sample, low, high, draws=draws, seed=run).verdict != "rejected"
+        opens += verdict(law(_ranks(rng, n), tail=n), run) != "rejected"
+        favoured += verdict(np.exp(rng.standard_normal(n)), run) == "not rejected"
+    return [Promise("the middle of a planted power law is not called rejected", plants, runs, 85),
+            Promise("... between its true ends", corners, runs, 0),
+            Promise("... nor that of one without a decay", opens, runs, 85),
+            Promise("the middle of a lognormal sample is never called a power law", runs - favoured, runs, 90)]
+
+
+def promises(runs: int, *, seed: int = 0) -> list[Promise]:
+    """All promises; about 4 CPU seconds a run."""
+    return told(runs, seed=seed) + laws(runs, seed=seed) + middles(runs, seed=seed)
