@@ -99,7 +99,7 @@ def _influence(settings, revision, group):
     return made.assign(positions=int(found.n.sum()), documents=len(found.n), fallback=found.fallback)
 
 
-def rare_group(influence_rows, group="rare"):
+def rare_group(influence_rows, group="rare", size=None):
     """The top 1.7 % of the neurons by influence on half A of the documents, most influential first.
 
     Always by mean |change|, also where the parameter `aggregate` is abs_mean: that one decides how curves, phases and
@@ -108,14 +108,14 @@ def rare_group(influence_rows, group="rare"):
     Parameters
     ----------
     influence_rows : rows of `influence` of one revision; what is said of the group is measured on half B.
-    group : "rare" or "common", the targets.
+    group : "rare" or "common", the targets ; size : how many neurons, where other than 1.7 %.
 
     Returns
     -------
     int64 (m,)
     """
     rows = influence_rows[influence_rows["group"] == group].sort_values("neuron")
-    size = int(np.ceil(GROUP_SHARE * len(rows)))
+    size = size or int(np.ceil(GROUP_SHARE * len(rows)))
     return np.argsort(-rows["mean_abs_a"].to_numpy(), kind="stable")[:size]
 
 
@@ -331,18 +331,22 @@ def placed(found, counts, owners, names):
     return total, n
 
 
-def _controls(settings, revision, members):
-    """The living members of a group, and random and matched groups of their number, as notebooks 05 and 06 draw them."""
+def _controls(settings, revision, rows):
+    """The rare group's living neurons, and random and matched groups of their number, as notebooks 05 and 06 draw them: none
+    that is matched holds a neuron of the group, or of the fitted head where a head is raised."""
     values, owners = passes.activations(settings, revision)
     living = np.flatnonzero(geometry.alive(values))
     w_out = passes.captured(settings, revision)[0].w_out.cpu().numpy()
     sample = controls.Sample(values, owners, living, controls.matching_features(values, w_out), {})
+    members, (found, verdicts, _) = rare_group(rows), fitted(settings, revision, "rare")
+    raised = found and verdicts[heads.DECIDES].word in heads.WORDS[:2]
+    apart = rare_group(rows, size=int(found.own["fitted"].size[0])) if raised else ()
     members = members[np.isin(members, living)]
-    return members, controls.control_groups(sample, members, seed=settings.seed)
+    return members, controls.control_groups(sample, members, seed=settings.seed, apart=apart)
 
 
 def _ratio_of(settings, revision, rows):
-    members, groups = _controls(settings, revision, rare_group(rows))
+    members, groups = _controls(settings, revision, rows)
     made, counts, owners = sums(settings, revision, "rare")
     in_b = in_half(settings, owners, "B")
     row = {"statistic": "ratio"} | ratio(made[in_b], counts[in_b], members, groups, seed=settings.seed)
