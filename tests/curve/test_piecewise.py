@@ -41,7 +41,8 @@ def test_fit_of_a_bent_line_is_the_line(at):
 def test_a_cliff_needs_three_breaks():
     """A shelf, a cliff, the law, a decay: two breaks draw one line through cliff and law, or through law and decay."""
     x = np.linspace(0, np.log(1024), 61)
-    y = -2.0 * np.clip(x - np.log(20), 0, np.log(2)) - 0.6 * np.maximum(x - np.log(40), 0) - 2.4 * np.maximum(x - np.log(300), 0)
+    shelf, cliff, end = np.log([20, 40, 300])
+    y = -2.0 * np.clip(x - shelf, 0, cliff - shelf) - 0.6 * np.maximum(x - cliff, 0) - 2.4 * np.maximum(x - end, 0)
     errors = [np.square(y - piecewise.fit(x, y, number).fitted).sum() for number in range(4)]
     assert errors == sorted(errors, reverse=True) and errors[3] < 0.05 * errors[2]
     assert np.exp(piecewise.fit(x, y, 3).knots) == pytest.approx([20, 40, 300], rel=0.12)
