@@ -56,8 +56,8 @@ def finding(row):
     else:
         null = f"{100 * row['null']:.0f} %" if row["direction"] == "decay" else number(row["null"])
         at_floor = row["p"] <= row["p_floor"] * (1 + 1e-9)
-        chance = (f", none of {1 / row['p_floor'] - 1:,.0f} null curves reaches it" if at_floor else
-                  f", q = {row['q']:.2g}" if np.isfinite(row["q"]) else "")
+        chance = (f", none of {1 / row['p_floor'] - 1:,.0f} null curves reaches it" if at_floor else "")
+        chance += f", q = {row['q']:.2g}" if np.isfinite(row["q"]) else ""
         text = (f"**{row['verdict']}** ({why(row)}): {interval(row)}"
                 + (f", null {null}" if np.isfinite(row["null"]) else "") + chance)
     return text + (f"; {row['note']}" if row["note"] and row["note"] != row["reason"] else "")
@@ -166,11 +166,12 @@ def panel(ax, row, limits):
         ax.plot(row["value"], -0.2, "o", color=axes.COLORS["all"], markersize=4.5, fillstyle=FILLS[row["verdict"]],
                 markerfacecoloralt="white", zorder=4)
         ax.plot([], [], "-o", color=axes.COLORS["all"], linewidth=1, markersize=4.5, label="here, 95 % interval")
-    words = f"{row['verdict']}: {why(row)}"
-    ax.text(0, 1.15, textwrap.shorten(words, 66), transform=ax.transAxes, fontsize=6, va="top",
-            fontweight="bold" if row["verdict"] == REPRODUCED else "normal")
+    bold = row["verdict"] == REPRODUCED
+    ax.text(0, 1.15, textwrap.shorten(f"{row['verdict']}: {why(row)}", 48 if bold else 56), transform=ax.transAxes,
+            fontsize=6, va="top", fontweight="bold" if bold else "normal", in_layout=False)
     if row["note"] and row["note"] != row["reason"]:
-        ax.text(0, 0.85, textwrap.shorten(row["note"], 72), transform=ax.transAxes, fontsize=5, va="top", color=NOTE)
+        ax.text(0, 0.85, textwrap.shorten(row["note"], 66), transform=ax.transAxes, fontsize=5, va="top", color=NOTE,
+                in_layout=False)
     if ax.get_xscale() == "log":
         ax.text(1, -0.14, "(log scale)", transform=ax.transAxes, fontsize=6, ha="right", va="top")
 
@@ -191,6 +192,8 @@ def _wide(low, high):
 def limits(rows):
     """Ends of the axis that shows every model's value, interval, null, margin and the paper's value of one claim."""
     ends = rows[["value", "low", "high", "null", "paper"]].to_numpy(float)
+    if rows.get("direction", rows["value"]).eq("decay").any():  # a share
+        ends = np.r_[ends[np.isfinite(ends)], 0.0, 1.0]
     margins = rows["margin"][np.isfinite(rows["margin"])]
     ends = np.r_[ends[np.isfinite(ends)], [0.0, margins.max()] if len(margins) else [], margins * -1]
     low, high = (ends.min(), ends.max()) if len(ends) else (-1.0, 1.0)

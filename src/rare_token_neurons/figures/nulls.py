@@ -240,9 +240,10 @@ def counts(told):
     told : from `calibrated`.
     """
     columns = {"raised": "raised", "plateau": "plateau", "covered": "Δ in its interval", "late": "late"}
-    made = told.set_index(["kind", "sample", "head"])[list(columns)].rename(columns=columns).mul(100).round(1)
+    made = told.set_index(["kind", "sample", "head"])[list(columns)].rename(columns=columns).mul(100)
     made = made.unstack("head").swaplevel(axis=1)[[(head, what) for head in plateaus.BREAKS for what in columns.values()]]
-    return made.reindex(told[["kind", "sample"]].drop_duplicates()).fillna("")
+    made = made.reindex(told[["kind", "sample"]].drop_duplicates())
+    return made.map(lambda share: f"{share:.1f}" if np.isfinite(share) else "")
 
 
 def pairs(apart):
