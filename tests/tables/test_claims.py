@@ -17,6 +17,8 @@ from rare_token_neurons.tables import activations, claims as claim_tables, emerg
 from rare_token_neurons.text import documents as texts, rarity
 
 P = {"p_random": 0.001, "p_matched": 0.002}
+ALIKE = {"less_random": 0.01, "less_random_low": -0.01, "less_random_high": 0.02, "less_matched": 0.01, "less_matched_low": -0.01,
+         "less_matched_high": 0.02, "positions": 900, "documents": 120, **P}  # of a module: no more than control groups
 
 
 def head(group="rare", statistic="ratio", **columns):
@@ -48,17 +50,20 @@ def contrast(**columns):
 
 def course(step=0, **columns):
     """Delta of the fixed head, rare targets, over training."""
-    rows = [{"part": part, "step": at, "value": value, "low": value - 0.1, "high": value + 0.1, "word": word} for part, at, value, word
-            in (("first", step, -0.3, "rounded"), ("last", 900, 0.5, "plateau"), ("gain", pd.NA, 0.8, None))]
-    made = pd.DataFrame(rows).assign(group="rare", statistic="delta", null_sd=0.25, p_laws=0.01, positions=500, documents=120)
+    known = ("first", step, -0.3, "rounded"), ("last", 900, 0.5, "plateau"), ("gain", pd.NA, 0.8, "")
+    rows = [{"part": part, "step": at, "value": value, "low": value - 0.1, "high": value + 0.1, "word": word}
+            for part, at, value, word in known]
+    made = pd.DataFrame(rows).assign(group="rare", statistic="delta", null_sd=0.25, p_laws=0.01, positions=500,
+                                     documents=120)
     return pd.concat([made.assign(**columns), made.assign(group="common", value=9.0), made.assign(statistic="kappa")])
 
 
 def spectra(matrices=("gate", "up", "out"), **columns):
-    rows = [{"matrix": name, "statistic": statistic, "value": 2.0, "low": 1.8, "high": 2.1, "p_random": 0.01, "p_matched": 0.01,
-             "random_mean": 3.0, "random_low": 2.6, "random_high": 3.6, "matched_mean": 3.0, "matched_low": 2.6, "matched_high": 3.6}
-            for name in matrices for statistic in claim_tables.HEAVY]
-    made = pd.DataFrame(rows).assign(revision="", group="rare", rows="raw", positions=1000, documents=130, missing=0.01, **columns)
+    rows = [{"matrix": name, "statistic": statistic, "value": 2.0, "low": 1.8, "high": 2.1, "p_random": 0.01,
+             "p_matched": 0.01, "random_mean": 3.0, "random_low": 2.6, "random_high": 3.6, "matched_mean": 3.0,
+             "matched_low": 2.6, "matched_high": 3.6} for name in matrices for statistic in claim_tables.HEAVY]
+    made = pd.DataFrame(rows).assign(revision="", group="rare", rows="raw", positions=1000, documents=130, missing=0.01,
+                                     **columns)
     return pd.concat([made, made.assign(rows="standardised"), made.assign(group="common")])
 
 
@@ -113,7 +118,7 @@ def test_emergence_is_the_gain_and_before_training_there_is_no_plateau():
     found, before = claim_tables.emergence(course()), claim_tables.before_training(course())
     assert (found.value, found.null, found.p, found.floor) == (0.8, 0, (0.01,), 1 / 201)
     assert (before.value, before.word, before.margin) == (-0.3, "rounded", 0.25)
-    assert [judged(f"C3 {part}", one)[0] for part, one in (("emergence", found), ("before training", before))] == [REPRODUCED] * 2
+    assert judged("C3 emergence", found)[0] == judged("C3 before training", before)[0] == REPRODUCED
     for function in (claim_tables.emergence, claim_tables.before_training):
         with pytest.raises(claim_tables.Missing, match="not step 0"):
             function(course(step=16))
@@ -136,11 +141,11 @@ def test_every_matrix_has_a_row_and_a_sentence_on_other_measures():
 
 def test_of_a_gated_mlp_no_sign_counts_and_both_input_matrices_do():
     pairs = pd.concat([contrast(relation=name, measure="correlation", statistic=statistic, gated=True, less_random=value,
-                                less_random_low=value - 0.05, less_random_high=value + 0.05, less_matched=9.0, less_matched_low=8.0)
+                                less_random_low=value - 0.05, less_random_high=value + 0.05, less_matched=9.0,
+                                less_matched_low=8.0)
                        for name in ("within", "between") for statistic, value in (("mean", -0.3), ("mean absolute", 0.2))])
-    modular = pd.DataFrame([{"where": "rare", "weights": name, "main": name == "absolute", "gated": True, "value": 0.1, "less_random": 0.01,
-                             "less_random_low": -0.01, "less_random_high": 0.02, "less_matched": 0.01, "less_matched_low": -0.01,
-                             "less_matched_high": 0.02, "positions": 900, "documents": 120} for name in ("positive", "absolute")])
+    modular = pd.DataFrame([{"weights": name, "main": name == "absolute", "gated": True, **ALIKE}
+                            for name in ("positive", "absolute")])
     tables = {"prominence": heads(), "coactivation": pairs, "modules": modular, "weight_groups": spectra()}
     assert all(claim_tables.gated({name: tables[name]}) for name in ("coactivation", "modules", "weight_groups"))
     table = claim_tables.judged(tables).set_index("name")
@@ -191,8 +196,7 @@ def test_where_matched_groups_match_poorly_random_ones_count_alone():
 
 
 def test_a_module_needs_matched_groups_that_match():
-    found = {"less_random": 0.01, "less_random_low": -0.01, "less_random_high": 0.02, "less_matched": 0.01, "less_matched_low": -0.01,
-             "less_matched_high": 0.02, "positions": 900, "documents": 120, "main": True, "weights": "positive", **P}
+    found = ALIKE | {"main": True, "weights": "positive"}
     for missed, verdict in (({}, REPRODUCED), ({"imbalance_norm": 0.26}, UNTESTED), ({"less_matched": np.nan}, UNTESTED)):
         made = claim_tables.modules(pd.DataFrame([found | missed]))
         assert judged("C8", made)[0] == verdict and made.unmatched == (verdict == UNTESTED) and made.p == ()
@@ -341,7 +345,9 @@ def test_random_weights_reproduce_nothing(untrained):
     table = claim_tables.judged(untrained)
     found = table.drop_duplicates("id").set_index("id").claim_verdict
     told = table[["name", "value", "low", "high", "null", "q", "positions", "reason"]].to_string()
-    assert (found[["C1", "C4", "C5", "C6", "C7"]] == NOT).all(), told
-    assert not found[["C2", "C3"]].isin([REPRODUCED]).any() and found["C8"] == UNTESTED, told
-    assert not table.set_index("name").verdict[["C2 head", "C3 emergence"]].isin([REPRODUCED]).any(), told
+    assert (found[["C1", "C5", "C6", "C7"]] == NOT).all() and found["C8"] == UNTESTED, told
+    rows = table.set_index("name")
+    assert (rows.verdict[["C2 head", "C3 emergence"]] == NOT).all() and not rows.verdict.isin([REPRODUCED]).any(), told
+    # a group that is chosen for its large weights differs from random ones by that: "partly", where no others match it
+    assert found["C4"] == NOT or (found["C4"], rows.reason["C4"]) == (PARTLY, claims.UNMATCHED), told
     assert np.isfinite(table.loc[table["id"].isin(["C1", "C4", "C5", "C6"]), ["value", "low", "high"]]).all(axis=None), told

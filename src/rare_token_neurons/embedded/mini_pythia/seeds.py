@@ -37,8 +37,8 @@ def table(folder):
     Returns
     -------
     DataFrame, one row (group, rank): seed, steps, group (targets), rank, influence, low, high (nats; 95 % over documents),
-    and, the same in all rows of a group, neurons, ratio (of the top 1.7 % to the median neuron), positions, documents and the
-    columns of `stored.of_heads`: delta, its interval, kappa, word and head (of the fixed head), fitted_delta, ... (of the fitted)
+    and, the same in all rows of a group, neurons, ratio (of the top 1.7 % to the median neuron), positions, documents and
+    the columns of `stored.of_heads`: delta with its interval, kappa, word and head (of the fixed head), fitted_delta, ...
     """
     seed, steps = name_of(folder)
     settings = parameters.check({"model": str(folder)})
