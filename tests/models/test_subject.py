@@ -94,6 +94,16 @@ def test_a_neuron_is_made_of_what_the_last_mlp_reads(tiny, tokens, kind):
     torch.testing.assert_close(found["activation"], made, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", [*BUILDERS, *FAMILIES])
+def test_a_gated_neuron_has_no_sign_of_its_own_and_another_has(tiny, tokens, kind):
+    subject = tiny(kind)
+    expected, some = subject.model(tokens).logits.clone(), torch.randperm(NEURONS)[: NEURONS // 2]
+    subject.w_in["up" if subject.gated else "in"][some] *= -1
+    subject.w_out[:, some] *= -1
+    moved = (subject.model(tokens).logits - expected).abs().max()
+    assert moved < 1e-5 if subject.gated else moved > 0.1
+
+
 @by_kind
 def test_a_saved_checkpoint_gives_the_same_pieces(tiny, tmp_path, kind):
     made = tiny(kind)
