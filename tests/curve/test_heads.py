@@ -209,6 +209,20 @@ def test_the_swap_takes_the_same_statistic_as_the_contrast(monkeypatch):
     assert seen[0] == (pytest.approx(value), "two-sided")
 
 
+def test_a_swapped_document_takes_its_positions_along(monkeypatch):
+    (one, n_one), (two, n_two), seen = measured(SHELF, count=8), measured(LAW, seed=1, count=8), []
+    monkeypatch.setattr(documents, "curves_drawn", lambda sums, counts, *_, **__: seen.append((sums, counts)) or sums[:3])
+    heads.swapped((one, n_one), (two, n_two), draws=5)
+    assert len(seen) == 2 * 6 and np.array_equal(seen[0][0], one) and np.array_equal(seen[1][0], two)
+    moved = 0
+    for (first, n_first), (second, n_second) in zip(seen[2::2], seen[3::2]):
+        swap = (first == two).all(axis=1)
+        assert np.array_equal(n_first, np.where(swap, n_two, n_one)) and np.array_equal(n_second, np.where(swap, n_one, n_two))
+        assert np.array_equal(second, np.where(swap[:, None], one, two))
+        moved += swap.sum()
+    assert 0 < moved < 40
+
+
 # ---- too little
 
 

@@ -1,5 +1,7 @@
 """How far the head stands out: the ratio to the median neuron and its null; planted curves, pooled and by sign."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -155,6 +157,12 @@ def test_by_the_papers_rule_a_row_says_what_the_rule_finds(tell):
     assert (row["head"], row["law_end"]) == rule.boundaries and row["head"] > 0
     assert (row["delta"], row["kappa"]) == (rule.delta, rule.kappa)
     assert row["word"] == "" and np.isnan([row["delta_low"], row["p_law"], row["decay_draws"]]).all()
+
+
+def test_of_the_nulls_the_one_with_the_most_decays_counts(tell):
+    measured, verdicts, _ = influences.fitted(tell(), "step9", "rare")
+    said = {head: replace(one, decay={"lognormal": 0.2, "half-normal": 0.9, "law": 0.4}) for head, one in verdicts.items()}
+    assert [row["decay_null"] for row in influences.head_rows(measured, said, LIVING + DEAD)] == [0.9, 0.9]
 
 
 def test_a_sign_comes_from_half_a_and_its_curve_from_half_b(tell):
