@@ -109,7 +109,7 @@ def test_lead_and_summary_tell_the_numbers_of_their_tables(found):
     neurons = {"rare": falling, "common": np.roll(falling, 5)}
     said = influence.summary(found, prominence(), neurons, 10)
     for words in ("50% are also among the 10 most influential for common ones", "**3.0 / 12.0 / 85.0 %** for rare tokens",
-                  "called *plateau*", "the test of the law says: not rejected", "called *rounded*", "by +0.50 e-folds (+0.30 to +0.70",
+                  "called *plateau*", "the test of the law says: not rejected", "called *rounded*", "common tokens is +0.50 e-folds (+0.30 to +0.70",
                   "two laws: none of 200 pairs", "swapped in documents: p = 0.020"):
         assert words in said
     assert "e-folds" not in influence.summary(found, prominence(value=np.nan), neurons, 10)

@@ -34,6 +34,7 @@ COLORS = {
 }
 DECIDES = f"{heads.DECIDES} head"                # the rule, in tables, of the head that decides
 UNTOLD = "cannot be tested"                      # in place of the word of a head that has none
+PLACES = 100                                     # at which null curves are drawn
 NULLS = {"lognormal": "--", "half_normal": ":"}  # outlines; the law itself is filled
 STYLE = {
     "font.size": 8, "axes.titlesize": 8.5, "axes.labelsize": 8, "legend.fontsize": 7,
@@ -148,8 +149,12 @@ def band(ax, x, low, high, *, color: str = GREY, label: str | None = None, alpha
 def null_bands(ax, rows) -> None:
     """95 % of the null curves by rank: the law itself in grey, ranked draws from two families as thin grey outlines.
 
+    Drawn at ranks even in log rank: at every rank the outlines of the tail would be a blot.
+
     rows : one curve's of table `rank_curves`, or of `emergence_curves`: rank, law_low, law_high, lognormal_low, ...
     """
+    shown = np.unique(np.geomspace(1, rows["rank"].max(), PLACES).round())
+    rows = rows[rows["rank"].isin(shown)]
     band(ax, rows["rank"], rows["law_low"], rows["law_high"], label="null: the law itself, 95 %", alpha=0.4)
     for name, line in NULLS.items():
         for end in ("low", "high"):

@@ -9,7 +9,7 @@ from matplotlib.patches import Rectangle
 from rare_token_neurons import files, paths
 from rare_token_neurons.curve import heads as plateaus, stored
 from rare_token_neurons.figures import axes
-from rare_token_neurons.figures.axes import COLORS, COLUMN, level, title  # the notebook needs them too
+from rare_token_neurons.figures.axes import COLORS, level, title  # the notebook needs them too
 from rare_token_neurons.statistics import claims
 from rare_token_neurons.statistics.rankings import SCORES, SIDES, overlaps, per_nat
 
@@ -214,9 +214,10 @@ def seed_heights(ax, table):
     known = sorted(each["seed"].unique())
     for (group, rows), shift in zip(each.groupby("group"), (0.12, -0.12)):
         for row in rows.to_dict("records"):
-            ends = [[row["delta"] - row["delta_low"]], [row["delta_high"] - row["delta"]]]
-            ax.errorbar(known.index(row["seed"]) + shift, row["delta"], yerr=ends, fmt="o", markersize=4, capsize=2,
-                        color=COLORS[group], fillstyle="full" if row["word"] else "none")
+            place = known.index(row["seed"]) + shift
+            ax.plot([place, place], [row["delta_low"], row["delta_high"]], color=COLORS[group], linewidth=1)
+            ax.plot(place, row["delta"], "o", markersize=4, color=COLORS[group],
+                    markerfacecolor=COLORS[group] if row["word"] else "white")
         ax.plot([], [], "o", color=COLORS[group], label=f"{group} targets")
     ax.axhline(0, color=COLORS["all"], linewidth=0.6)
     ax.set_xticks(range(len(known)), [f"seed {seed}" for seed in known])
@@ -258,7 +259,7 @@ def of_calibration(told, apart):
     """
     if told is None or apart is None:
         return ("The full counts are not here yet. `python -m rare_token_neurons calibrate` makes them, in "
-                "`data/results/calibration.parquet` and `calibration_contrasts.parquet`; it takes about an hour.")
+                "`data/results/calibration.parquet` and `calibration_contrasts.parquet`; it takes about half an hour.")
     lines = []
     for head, rows in told.groupby("head", sort=False):
         size, power = (rows[rows["kind"] == kind].set_index("sample") for kind in ("size", "power"))
