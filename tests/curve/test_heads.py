@@ -217,7 +217,8 @@ def test_a_swapped_document_takes_its_positions_along(monkeypatch):
     moved = 0
     for (first, n_first), (second, n_second) in zip(seen[2::2], seen[3::2]):
         swap = (first == two).all(axis=1)
-        assert np.array_equal(n_first, np.where(swap, n_two, n_one)) and np.array_equal(n_second, np.where(swap, n_one, n_two))
+        assert np.array_equal(n_first, np.where(swap, n_two, n_one))
+        assert np.array_equal(n_second, np.where(swap, n_one, n_two))
         assert np.array_equal(second, np.where(swap[:, None], one, two))
         moved += swap.sum()
     assert 0 < moved < 40
