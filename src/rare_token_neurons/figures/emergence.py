@@ -57,6 +57,8 @@ def rank_curves(ax, rows, colours):
     axes.band(ax, part["rank"], part["low"], part["high"], color=colours.to_rgba(last))
     axes.null_bands(ax, part)
     axes.log_log(ax, "rank of the neuron", "")
+    ax.set_xlim(1, rows["rank"].max())
+    ax.set_ylim(bottom=rows.loc[rows["influence"] > 0, "influence"].min() / 2)  # a null's last ranks may lie far below
 
 
 def step_bar(figure, axes, colours, steps):
