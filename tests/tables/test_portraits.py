@@ -257,3 +257,14 @@ def test_one_checkpoint_has_no_course_of_training(of_one, monkeypatch):
     monkeypatch.setattr(passes, "revisions", lambda settings, default="last": ["step0", "step4"])
     table = portraits.linearity_over_training(settings)
     assert table["step"].unique().tolist() == [0, 4] and len(table) == 2 * 2 * 48
+
+
+def test_the_sign_of_a_gated_neuron_does_not_matter_to_its_linearity(of_one):
+    settings, subject, *_ = of_one
+    if not subject.gated:
+        pytest.skip("the sign of a neuron that is not gated means something")
+    before = portraits.linearity(settings)
+    flipped = torch.arange(48) % 3 == 0
+    subject.w_in["up"][flipped] *= -1
+    subject.w_out[:, flipped] *= -1
+    pd.testing.assert_frame_equal(portraits.linearity(settings), before)
