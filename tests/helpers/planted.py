@@ -12,7 +12,7 @@ HEAD = ORDER[: ENDS[0]]
 
 
 def influence_rows(revision="step1"):
-    """Influence falling as a power law; the planted neurons lead. Ablated, even neurons raise the loss and odd ones lower it."""
+    """Influence falling as a power law, the planted neurons first; ablated, even neurons raise the loss, odd ones lower it."""
     values = np.empty(NEURONS)
     values[ORDER] = np.arange(1, NEURONS + 1, dtype=float) ** -0.8
     rows = pd.DataFrame({"revision": revision, "group": "rare", "neuron": np.arange(NEURONS), "mean_abs": values,
@@ -21,7 +21,7 @@ def influence_rows(revision="step1"):
 
 
 def phase_rows(revisions, word="plateau"):
-    """What `influence.phases` says: phases end at ENDS on rare targets, whose fitted head is raised; other curves' is not."""
+    """What `influence.phases` says: on rare targets phases end at ENDS, and the fitted head is raised; no other head is."""
     rare = {"head": ENDS[0], "law_start": ENDS[0] + 0.4, "law_end": ENDS[1] + 0.4, "word": word}
     other = {"head": SIZE, "law_start": SIZE + 0.4, "law_end": 400.0, "word": "on the line"}
     return pd.DataFrame([
@@ -32,8 +32,10 @@ def phase_rows(revisions, word="plateau"):
 
 
 def values_of(revision):
-    """Activations in which the planted neurons share a signal, at "step1" only, where the rest of the head is as loud; neuron
-    100 is dead."""
+    """Activations in which the planted neurons share a signal, at "step1" only; there the rest of the head is as loud.
+
+    Neuron 100 is dead.
+    """
     rng = np.random.default_rng(1 if revision == "step1" else 0)
     values = rng.normal(size=(TOKENS, NEURONS)) - 0.3
     if revision == "step1":

@@ -156,7 +156,8 @@ def test_planted_group_co_activates(planted_model):
     row = table.loc[("rare", "rare", "within", "correlation", "mean")]
     assert row["value"] == pytest.approx(0.5, abs=0.1) and row["p_random"] < 0.01 and row["less_matched_low"] > 0
     assert ("rare", "power law", "between", "correlation", "mean") not in table.index
-    inside, outside = (table.loc[("rare", "rare", relation, "correlation", "mean absolute")] for relation in ("within", "between"))
+    inside, outside = (table.loc[("rare", "rare", relation, "correlation", "mean absolute")]
+                       for relation in ("within", "between"))
     assert inside["side"] == "greater" and inside["p_matched"] < 0.01 and inside["less_matched_low"] > 0
     assert outside["side"] == "two-sided"
     outside = table.loc[("rare", "rare", "between", "correlation", "mean")]
@@ -169,7 +170,8 @@ def test_each_sign_stands_beside_the_group_unless_the_mlp_is_gated(planted_model
     rows = rows.set_index(["where", "group", "relation", "measure", "statistic"])
     assert {place[1:3] for place in rows.index} == {("boost 10", "within"), ("suppress 10", "within"),
                                                     ("boost and suppress 10", "between")}
-    assert rows.index.is_unique and set(rows["size"]) == {10} and rows[["low", "p_random", "p_matched"]].notna().all(axis=None)
+    assert rows.index.is_unique and set(rows["size"]) == {10}
+    assert rows[["low", "p_random", "p_matched"]].notna().all(axis=None)
     block = np.corrcoef(values_of("step1")[0][:, BOOST + SUPPRESS].astype(np.float64), rowvar=False)
     mean = rows.xs(("correlation", "mean"), level=("measure", "statistic"))["value"]
     assert mean["rare", "boost 10", "within"] == pytest.approx(geometry.mean_pair(block[:10, :10]), abs=1e-5)

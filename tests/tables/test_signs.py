@@ -12,7 +12,8 @@ from tiny_models import LENGTH, NEURONS, VOCABULARY
 from rare_token_neurons import settings as parameters
 from rare_token_neurons.ablation import capture as captures, neurons as ablation
 from rare_token_neurons.statistics import controls
-from rare_token_neurons.tables import activations, checkpoints as passes, influence as influences, modules, rare_tokens, weights
+from rare_token_neurons.tables import (activations, checkpoints as passes, influence as influences, modules, rare_tokens,
+                                       weights)
 
 BLOCKS, FIRST = 40, 3
 FLIPPED = torch.randperm(NEURONS, generator=torch.Generator().manual_seed(3))[: NEURONS // 2]
