@@ -62,8 +62,9 @@ def test_the_page_has_a_row_a_part_and_says_where_an_mlp_has_none():
 
 def test_every_verdict_has_a_sentence():
     rows = table()
-    said = claim_figures.sentences(rows[rows["model"] != "owner/one"])
-    assert said.count("\n- **C") == len(rows[rows["model"] != "owner/one"])
+    said = claim_figures.sentences(rows)
+    assert said.count("\n- **C") == len(rows[rows["model"] != "owner/one"]) and said.endswith("**one**: not run yet.\n")
+    assert "- **C4**. Cannot be tested: not measured." in said
     assert "- **C2 head**, reproduced. Mean height of the head above its law" in said and "none of 200 null curves reaches it" in said
 
 
@@ -100,6 +101,11 @@ def test_a_share_of_draws_has_a_dot_without_an_interval(ax):
 def test_a_part_that_an_mlp_has_not_is_left_blank(ax):
     claim_figures.panel_of(ax, table().query("name == 'C6 W_in' and model == 'small'"), (0, 1))
     assert [text.get_text() for text in ax.texts] == [claim_figures.ELSEWHERE] and not ax.lines and not ax.axison
+
+
+def test_a_models_column_is_headed_by_its_count():
+    assert claim_figures.heading(table().query("model == 'small'")) == (
+        "small\n1 of 8 claims reproduced,\n2 partly, 0 not, 5 cannot be tested")
 
 
 def test_the_lead_is_told_for_models_that_have_one():

@@ -199,8 +199,8 @@ def test_the_head_is_set_beside_each_null():
     said = nulls.of_heads(heads())
     assert "stands +1.50 e-folds above its law" in said and "by **3 of the 4 nulls**; not by: common, same loss." in said
     assert "position by position Δ is +1.20. Loss-matched common positions: as hard; as high a head there: p = 0.40." in said
-    assert said.endswith("Positions that are not rare have such a head too: common, same loss.")
-    assert nulls.of_heads(heads(p=1 / 201)).endswith("No other choice of positions has such a head.")
+    assert said.endswith("As high a head comes from positions that are not rare: common, same loss.")
+    assert nulls.of_heads(heads(p=1 / 201)).endswith("Positions that are not rare have no head as high.")
     assert nulls.of_heads(heads().iloc[:2]).endswith("**2 of the 2 nulls**.") and "cannot be tested" in nulls.of_heads(heads().iloc[:0])
 
 

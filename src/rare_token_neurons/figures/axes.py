@@ -93,9 +93,9 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     return written
 
 
-def title(ax, finding: str) -> None:
-    """Title that states the finding, at the left, wrapped to the axes by the caller's line breaks."""
-    ax.set_title(finding, loc="left")
+def title(ax, finding: str, pad: float | None = None) -> None:
+    """Title that states the finding, at the left, wrapped to the axes by the caller's line breaks; pad: points below it."""
+    ax.set_title(finding, loc="left", pad=pad)
 
 
 def log_log(ax, x_label: str, y_label: str) -> None:

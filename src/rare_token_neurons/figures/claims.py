@@ -13,7 +13,7 @@ from rare_token_neurons.tables.claims import EMBEDDED, GRID, PENDING, grid
 
 RULES = {"no plateau": "no plateau, one-sided", "law": "by its test", "decay": "in 95 % of the draws"}  # in words
 FILLS = {REPRODUCED: "full", PARTLY: "left", NOT: "none", UNTESTED: "none"}
-LABEL = 36  # characters a line, left of the panels
+LABEL = 42  # characters a line, left of the panels
 NOTE = "#555555"  # colour of a note below the verdict
 ELSEWHERE = "no such part in this MLP"
 LOG_FROM = 5  # a panel whose ends are this far apart has a logarithmic axis
@@ -120,14 +120,24 @@ def sentences(table):
     """
     lines = []
     for model, rows in table.groupby("model", sort=False):
-        lines += [f"**{short(model)}**", ""]
-        lines += [f"- **{row['name']}**, {row['verdict']}. {row['sentence']}" for _, row in rows.iterrows()] + [""]
+        if rows["reason"].iloc[0] == PENDING:
+            lines += [f"**{short(model)}**: {PENDING}.", ""]
+            continue
+        verdicts = rows["verdict"].where(rows["verdict"] != UNTESTED, "")  # whose sentence begins with it
+        said = (f"- **{name}**{verdict and f', {verdict}'}. {sentence}" for name, verdict, sentence in
+                zip(rows["name"], verdicts, rows["sentence"]))
+        lines += [f"**{short(model)}**", "", *said, ""]
     return "\n".join(lines)
 
 
 def short(model):
     """A model's name without the owner on the hub."""
     return model.split("/")[-1]
+
+
+def heading(rows):
+    """Title of a model's column: its name, and how its claims fall out."""
+    return f"{short(rows['model'].iloc[0])}\n{counted(rows)}"
 
 
 def counted(rows):
@@ -144,7 +154,7 @@ def panel(ax, row, limits):
     ----------
     row : of the claims table ; limits : from `limits`, the same for all models.
     """
-    ax.set(xlim=limits, ylim=(-1, 1.4), yticks=[])
+    ax.set(xlim=limits, ylim=(-0.9, 0.5), yticks=[])
     ax.spines["left"].set_visible(False)
     if _wide(*limits):
         ax.set_xscale("log")
@@ -155,23 +165,24 @@ def panel(ax, row, limits):
         ax.xaxis.set_major_locator(MaxNLocator(4))
     if np.isfinite(row["margin"]):
         centre, one_sided = row["null"] if np.isfinite(row["null"]) else 0.0, row["direction"] == "no plateau"
-        ax.axvspan(limits[0] if one_sided else centre - row["margin"], centre + row["margin"], ymax=0.62, color=axes.GREY,
+        ax.axvspan(limits[0] if one_sided else centre - row["margin"], centre + row["margin"], color=axes.GREY,
                    alpha=0.3, linewidth=0, label="what counts as an absence")
     if np.isfinite(row["null"]):
-        ax.axvline(row["null"], ymax=0.62, color=axes.GREY, linewidth=1.5, label="null")
+        ax.axvline(row["null"], color=axes.GREY, linewidth=1.5, label="null")
     if np.isfinite(row["paper"]):
-        ax.plot(row["paper"], -0.2, "D", color=axes.COLORS["boost"], markersize=8, fillstyle="none", zorder=5, label="paper")
+        ax.plot(row["paper"], -0.2, "D", color=axes.COLORS["boost"], markersize=6, fillstyle="none", zorder=5,
+                label="paper", clip_on=False)
     if np.isfinite(row["value"]):
         ax.plot([row["low"], row["high"]], [-0.2, -0.2], color=axes.COLORS["all"], linewidth=1, zorder=3)
         ax.plot(row["value"], -0.2, "o", color=axes.COLORS["all"], markersize=4.5, fillstyle=FILLS[row["verdict"]],
                 markerfacecoloralt="white", zorder=4)
         ax.plot([], [], "-o", color=axes.COLORS["all"], linewidth=1, markersize=4.5, label="here, 95 % interval")
-    bold = row["verdict"] == REPRODUCED
-    ax.text(0, 1.15, textwrap.shorten(f"{row['verdict']}: {why(row)}", 48 if bold else 56), transform=ax.transAxes,
-            fontsize=6, va="top", fontweight="bold" if bold else "normal", in_layout=False)
-    if row["note"] and row["note"] != row["reason"]:
-        ax.text(0, 0.85, textwrap.shorten(row["note"], 66), transform=ax.transAxes, fontsize=5, va="top", color=NOTE,
-                in_layout=False)
+    bold, noted = row["verdict"] == REPRODUCED, bool(row["note"]) and row["note"] != row["reason"]
+    above = {"xy": (0, 1), "xycoords": "axes fraction", "textcoords": "offset points", "va": "bottom"}
+    ax.annotate(textwrap.shorten(f"{row['verdict']}: {why(row)}", 48 if bold else 56), xytext=(0, 8 if noted else 2),
+                fontsize=6, fontweight="bold" if bold else "normal", **above)
+    if noted:
+        ax.annotate(textwrap.shorten(row["note"], 66), xytext=(0, 1), fontsize=5, color=NOTE, **above)
     if ax.get_xscale() == "log":
         ax.text(1, -0.14, "(log scale)", transform=ax.transAxes, fontsize=6, ha="right", va="top")
 

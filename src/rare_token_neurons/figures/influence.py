@@ -196,8 +196,9 @@ def summary(found, prominence, by_neuron, top):
     overlap = len(set(np.argsort(-by_neuron["rare"])[:top]) & set(np.argsort(-by_neuron["common"])[:top])) / top
     law, less = prominence.loc[("rare", "law")], prominence.loc[("rare", "contrast")]
     contrast = (f"Δ of the first 1.7 % of the neurons on rare less that on common tokens is {less['value']:+.2f} e-folds "
-                f"({less['low']:+.2f} to {less['high']:+.2f}; as much between two laws: {level(less['p_laws'], FLOOR, 'pairs')}; "
-                f"with the labels swapped in documents: {level(less['p_swap'], FLOOR, 'swaps')}). "
+                f"({less['low']:+.2f} to {less['high']:+.2f}; as much between two laws: "
+                f"{level(less['p_laws'], FLOOR, 'pairs')}; with the labels swapped in documents: "
+                f"{level(less['p_swap'], FLOOR, 'swaps')}). "
                 if np.isfinite(less["value"]) else "")
     return ("The paper (by a public summary) divides the neurons into plateau, power law and decay as 1.7 % / about 10 % / "
             "87.4 %, the plateau above the law; common tokens lack it. Here head / law / decay are "

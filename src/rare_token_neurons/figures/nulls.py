@@ -358,8 +358,8 @@ def of_heads(heads):
     chance = level(rest["p"].iloc[-1], rest["p_floor"].iloc[-1])
     return (f"{told} On the part of the text that is measured position by position Δ is {rest['delta'].iloc[0]:+.2f}. "
             f"Loss-matched common positions: {rest['note'].iloc[-1]}; as high a head there: {chance}. "
-            + (f"Positions that are not rare have such a head too: {', '.join(alike)}." if len(alike) else
-               "No other choice of positions has such a head."))
+            + (f"As high a head comes from positions that are not rare: {', '.join(alike)}." if len(alike) else
+               "Positions that are not rare have no head as high."))
 
 
 def of_promises(promises):
@@ -406,12 +406,12 @@ def summary(head, laws, promises, cells, whole):
     return (
         "The paper shows a plateau above the power law, a power law and a decay, with boundaries partly set by hand, and no "
         f"null. Here the head is called **{axes.named(head)}** (Δ = {head['value']:+.2f}, 95 %: {head['low']:+.2f} to "
-        f"{head['high']:+.2f}; as high by the null for which it is easiest: {level(worst, head['p_floor'])}); the middle as "
-        f"a power law is **{middle['verdict']}** (α = {middle['alpha']:.2f}, goodness of fit {level(middle['p_fit'])}; a "
-        f"true law with fitted ends is rejected in {known['runs'] - known['kept']} of {known['runs']} planted samples); "
-        f"of {len(verdicts)} testable cells of the robustness grid {sum(verdicts == claims.REPRODUCED)} reproduce the "
-        f"paper's side by the rule; and {top['relative']} of the {top['k']} most influential neurons are among the "
-        f"{top['k']} with the largest share through the unigram direction (chance {top['chance']:.1f}; median share "
-        f"{top['group']:.2f}, others {top['others']:.2f}), {kl['relative']} among those with the largest change of KL per "
-        f"nat of influence and {entropy['relative']} for the entropy (chance the same; in nats, by size alone, "
-        f"{kl['shared']} and {entropy['shared']}).")
+        f"{head['high']:+.2f}; as high by the null for which it is easiest: {level(worst, head['p_floor'])}); the "
+        f"middle's test as a power law says **{middle['verdict']}** (α = {middle['alpha']:.2f}, goodness of fit "
+        f"{level(middle['p_fit'])}; a true law with fitted ends is rejected in {known['runs'] - known['kept']} of "
+        f"{known['runs']} planted samples); of {len(verdicts)} testable cells of the robustness grid "
+        f"{sum(verdicts == claims.REPRODUCED)} reproduce the paper's side by the rule; and {top['relative']} of the "
+        f"{top['k']} most influential neurons are among the {top['k']} with the largest share through the unigram direction "
+        f"(chance {top['chance']:.1f}; median share {top['group']:.2f}, others {top['others']:.2f}), {kl['relative']} among "
+        f"those with the largest change of KL per nat of influence and {entropy['relative']} for the entropy (chance the "
+        f"same; in nats, by size alone, {kl['shared']} and {entropy['shared']}).")
