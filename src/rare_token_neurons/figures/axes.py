@@ -136,8 +136,8 @@ def shade_phases(ax, fit, *, names: bool = True) -> None:
             narrow = right / left < 4      # its name, centred, would stand out of the axes
             side = "left" if narrow and left == 1 else "right" if narrow and right == n else "center"
             place = {"left": 1.05, "right": 0.9 * n, "center": np.sqrt(left * right)}[side]
-            height, edge = (0.98, "top") if name == "cliff" else (0.02, "bottom")  # between two others it has little room
-            ax.text(place, height, f"{name}\n{100 * (last - first) / n:.1f} %", ha=side, va=edge, fontsize=6,
+            height = 0.14 if name == "cliff" else 0.02  # it is narrow, and would run into its neighbours' names
+            ax.text(place, height, f"{name}\n{100 * (last - first) / n:.1f} %", ha=side, va="bottom", fontsize=6,
                     color="#303030", transform=ax.get_xaxis_transform())
 
 

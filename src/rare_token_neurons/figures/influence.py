@@ -153,7 +153,7 @@ def curve(ax, rows, fit, label, color):
     own = [(line, line.get_label()) for line in ax.lines if line.get_label().startswith((label, "line: "))]
     ax.plot(rows["rank"], rows["same_tokens"].where(rows["same_tokens"] > 0), color=COLORS["all"], linestyle=":",
             linewidth=0.8, label="ranked on the same tokens")
-    ax.legend(*zip(*own[::-1]), loc="lower left", bbox_to_anchor=(0, 0.1))
+    ax.legend(*zip(*own[::-1]), loc="upper right", borderaxespad=0.2)
 
 
 def sign_curve(ax, curves, found, group, sign):
