@@ -213,10 +213,11 @@ def of_lead(rare):
     """
     first, last = rare.iloc[0], rare.iloc[-1]
     beyond = [f"{step:,}" for step in rare.index[rare["p_ranked"] < 0.05]]
-    return (f"The top {first['size']} neurons have {first['ratio']:.1f} times the median neuron's influence on rare tokens at step "
-            f"{rare.index[0]:,} and **{last['ratio']:.1f} times** (95 %: {last['ratio_low']:.1f} to {last['ratio_high']:.1f}) at "
-            f"step {rare.index[-1]:,}; ranked half-normal numbers have {last['ranked']:.1f} there (p = {last['p_ranked']:.3f}). "
-            f"The lead is larger than theirs beyond chance at {'step ' + ', '.join(beyond) if beyond else 'no step'}.")
+    return (f"The top {first['size']} neurons have {first['ratio']:.1f} times the median neuron's influence on rare tokens "
+            f"at step {rare.index[0]:,} and **{last['ratio']:.1f} times** (95 %: {last['ratio_low']:.1f} to "
+            f"{last['ratio_high']:.1f}) at step {rare.index[-1]:,}; ranked half-normal numbers have {last['ranked']:.1f} "
+            f"there (p = {last['p_ranked']:.3f}). The lead is larger than theirs beyond chance at "
+            f"{'step ' + ', '.join(beyond) if beyond else 'no step'}.")
 
 
 def of_members(today, on_top):
@@ -227,8 +228,8 @@ def of_members(today, on_top):
     """
     first = today.iloc[0]
     outside = (today["median_rank_high"] < today["random_median_rank_low"])[::-1].cummin()[::-1]  # from here to the end
-    return (f"Of the {first['size']} neurons on top for rare tokens at step {on_top.index[-1]:,}, {on_top.iloc[0]} were on top at "
-            f"step {on_top.index[0]:,}. Their median rank was {first['median_rank']:,.0f} then (random groups: "
+    return (f"Of the {first['size']} neurons on top for rare tokens at step {on_top.index[-1]:,}, {on_top.iloc[0]} were on "
+            f"top at step {on_top.index[0]:,}. Their median rank was {first['median_rank']:,.0f} then (random groups: "
             f"{first['random_median_rank_low']:,.0f} to {first['random_median_rank_high']:,.0f}). "
             + (f"From step {outside.idxmax():,} on they stand above random groups." if outside.any() else
                "They never stand above random groups."))
@@ -237,20 +238,21 @@ def of_members(today, on_top):
 def summary(changes, statistics, rare):
     """Paper and here, in Markdown.
 
-    changes : rows of table `emergence_phases` by change points ; statistics : table `emergence_statistics`, indexed by group,
-    rule, statistic and part ; rare : as `of_lead` takes it.
+    changes : rows of table `emergence_phases` by change points.
+    statistics : table `emergence_statistics`, indexed by group, rule, statistic and part ; rare : as `of_lead` takes it.
     """
     ends = changes[changes["group"] == "rare"].iloc[[0, -1]]
     steps, worst = ends["step"].tolist(), ends[["p_head_lognormal", "p_head_half_normal"]].max(axis=1)
     found = [f"{row['plateau']:.1%} / {row['power_law']:.1%} / {row['decay']:.1%}" for _, row in ends.iterrows()]
     heads = ["lies" if below else "does not lie" for below in ends["beyond_null"]]
     gain, lead = statistics.loc[("rare", "change points", "plateau", "gain")], statistics.loc[("rare", "", "ratio", "gain")]
-    way = "emerges" if gain["low"] > 0 else "disappears" if gain["high"] < 0 else "neither emerges nor disappears beyond the interval"
-    return ("The paper shows curves over checkpoints: a homogeneous state at first, three phases (1.7 % / about 10 % / 87.4 %, by a "
-            "public summary) at last. Here, for rare tokens and by change points, plateau / power law / decay are "
-            f"**{found[0]}** at step {steps[0]:,} and **{found[1]}** at step {steps[1]:,}: the plateau *{way}* (change "
-            f"{gain['value']:+.1%} of the neurons, 95 % {gain['low']:+.1%} to {gain['high']:+.1%}). The head of the curve {heads[0]} "
-            f"below those of ranked lognormal and half-normal draws at first (p = {worst.iloc[0]:.3f}, the less favourable) and "
-            f"{heads[1]} below theirs at last (p = {worst.iloc[1]:.3f}). The top group's lead over the median neuron grows "
-            f"{lead['value']:.1f} times (95 %: {lead['low']:.1f} to {lead['high']:.1f}), to {rare['ratio'].iloc[-1]:.1f}; ranking "
-            f"half-normal numbers alone gives {rare['ranked'].iloc[-1]:.1f}.")
+    way = ("emerges" if gain["low"] > 0 else "disappears" if gain["high"] < 0 else
+           "neither emerges nor disappears beyond the interval")
+    return ("The paper shows curves over checkpoints: a homogeneous state at first, three phases (1.7 % / about 10 % / "
+            "87.4 %, by a public summary) at last. Here, for rare tokens and by change points, plateau / power law / decay "
+            f"are **{found[0]}** at step {steps[0]:,} and **{found[1]}** at step {steps[1]:,}: the plateau *{way}* (change "
+            f"{gain['value']:+.1%} of the neurons, 95 % {gain['low']:+.1%} to {gain['high']:+.1%}). The head of the curve "
+            f"{heads[0]} below those of ranked lognormal and half-normal draws at first (p = {worst.iloc[0]:.3f}, the less "
+            f"favourable) and {heads[1]} below theirs at last (p = {worst.iloc[1]:.3f}). The top group's lead over the "
+            f"median neuron grows {lead['value']:.1f} times (95 %: {lead['low']:.1f} to {lead['high']:.1f}), to "
+            f"{rare['ratio'].iloc[-1]:.1f}; ranking half-normal numbers alone gives {rare['ranked'].iloc[-1]:.1f}.")

@@ -62,8 +62,10 @@ class Notebook:
         if audit is None or list(audit["revision"]) == [""]:
             return ""
         found = [f"{row.revision} {row.reason}" for row in audit[audit["flagged"]].itertuples()]
-        return (f"**Left out**, since the audit of notebook 02 flags {'it' if len(found) == 1 else 'them'}: {'; '.join(found)}."
-                if found else "The audit of notebook 02 flags no checkpoint: none is left out.")
+        if not found:
+            return "The audit of notebook 02 flags no checkpoint: none is left out."
+        them = "it" if len(found) == 1 else "them"
+        return f"**Left out**, since the audit of notebook 02 flags {them}: {'; '.join(found)}."
 
     def _audit(self):
         """The table `checkpoints`; None where nobody asks it: steps asked for stay, and drawing may find no table."""
