@@ -336,7 +336,7 @@ def test_plain_papermill_fails_on_a_misspelled_parameter_too(tree, tmp_path, mon
 def test_the_cell_after_the_parameters_checks_them(notebook):
     cells = [cell for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "code"]
     place = next(at for at, cell in enumerate(cells) if "parameters" in cell.metadata.get("tags", []))
-    assert "parameters.check(globals()" in cells[place + 1].source
+    assert f'nb = start(globals(), "{notebook.name[:2]}")' in cells[place + 1].source
 
 
 def test_a_changed_parameter_computes_only_what_depends_on_it(smoke):
