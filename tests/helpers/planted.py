@@ -14,7 +14,8 @@ def influence_rows(revision="step1"):
     """Influence falling as a power law; the planted neurons lead."""
     values = np.empty(NEURONS)
     values[ORDER] = np.arange(1, NEURONS + 1, dtype=float) ** -0.8
-    rows = pd.DataFrame({"revision": revision, "group": "rare", "neuron": np.arange(NEURONS), "mean_abs": values, "mean_abs_a": values})
+    rows = pd.DataFrame({"revision": revision, "group": "rare", "neuron": np.arange(NEURONS), "mean_abs": values,
+                         "mean_abs_a": values})
     return pd.concat([rows, rows.assign(group="common")], ignore_index=True)
 
 
