@@ -11,6 +11,7 @@ COMMANDS = {
     "audit": ("__main__", "check_model", "check a model's checkpoints: repeats, jumps, known issues"),
     "suite": ("embedded.mini_pythia.train", "main", "train mini-pythia's checkpoints"),
     "bench": ("bench", "main", "time the ablation of every neuron"),
+    "tables": ("runner.catalogue", "main", "write the list of tables in data/README.md from what they say of themselves"),
 }
 INNER = {"row": ("runner.sweep", "row", "one row of a grid, in the process that `sweep` starts for it")}  # not for people
 

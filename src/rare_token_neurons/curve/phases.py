@@ -112,6 +112,12 @@ def fit(influence: np.ndarray) -> Phases:
     ------
     ValueError : fewer than 20 neurons above zero, values that are negative or not finite.
 
+    Example
+    -------
+    >>> phases = rtn.fit_phases(changes.abs().mean(0).numpy())
+    >>> sum(len(part) for part in (phases.plateau, phases.power_law, phases.decay))
+    1536
+
     Source: arXiv 2505.12822, section on the three-phase structure; the numbers are ours.
     """
     order, values = rankings.rank_curve(rankings.check_curve(influence))

@@ -112,6 +112,12 @@ def start(namespace, number):
     ------
     ValueError
         One sentence: a misspelled parameter, a wrong type, an impossible value.
+
+    Example
+    -------
+    >>> nb = rtn.start({"model": "mini-pythia", "recompute": "never"}, "03")
+    >>> nb.table("phases")["group"].tolist()
+    ['rare', 'common']
     """
     settings = parameters.check(_meant(namespace))
     if "model" not in namespace:
