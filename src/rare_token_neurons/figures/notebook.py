@@ -21,6 +21,7 @@ from rare_token_neurons.figures import axes
 from rare_token_neurons.tables import stage
 
 STARTS = "_starts"  # where a notebook's namespace remembers how often it was started
+AUDIT = "checkpoints"  # a table that notebooks ask in passing: not spelled out where it is read, it is in no notebook's key
 ALIKE = 0.85  # similarity (difflib) of a name to a parameter's, from which it is taken for that, misspelled
 
 
@@ -69,8 +70,8 @@ class Notebook:
 
     def _audit(self):
         """The table `checkpoints`; None where nobody asks it: steps asked for stay, and drawing may find no table."""
-        missing = self.settings.recompute == "never" and not (self.settings.results / "checkpoints.parquet").exists()
-        return None if self.settings.steps or missing else self.table("checkpoints")
+        missing = self.settings.recompute == "never" and not (self.settings.results / f"{AUDIT}.parquet").exists()
+        return None if self.settings.steps or missing else self.table(AUDIT)
 
     def save(self, figure, name):
         """Write a figure into the settings' folder, as PNG and PDF (see `axes.save`)."""
