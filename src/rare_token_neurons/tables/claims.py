@@ -17,7 +17,9 @@ from rare_token_neurons.tables.stage import table
 
 EMBEDDED = ("smollm2", "mini-pythia")
 GRID = paths.DATA / "paper_grid.csv"  # the paper's own configuration, a row a model
-PENDING = "not run yet"
+# What a note of the table says: named here, for the words of a `raise` are no part of a key.
+PENDING, LATE, ONE = "not run yet", "the first checkpoint is not step 0", "the model has no checkpoints"
+NO_TABLE = "no table yet: run notebook {}"
 
 
 class Missing(LookupError):
@@ -37,7 +39,8 @@ def row(rows, /, **where):
     for column, value in where.items():
         rows = rows[rows[column] == value] if column in rows else rows.iloc[:0]
     if len(rows) != 1:
-        raise Missing(f"the table has {len(rows)} rows for {', '.join(map(str, where.values()))}")
+        reason = f"the table has {len(rows)} rows for {', '.join(map(str, where.values()))}"
+        raise Missing(reason)
     return rows.iloc[0]
 
 
@@ -72,7 +75,7 @@ PLATEAU = {"group": "rare", "rule": "change points", "statistic": "plateau"}
 def emergence(rows):
     """C3: the plateau's share at the last checkpoint less that at the first, documents in common; p: of the last one."""
     if row(rows, part="first", **PLATEAU)["step"] != 0:
-        raise Missing("the first checkpoint is not step 0")
+        raise Missing(LATE)
     gain, end = row(rows, part="gain", **PLATEAU), row(rows, part="last", **PLATEAU)
     p = tuple(float(end[name]) for name in ("p_head_lognormal", "p_head_half_normal"))
     return replace(item(gain, gain["positions"]), p=p)
@@ -82,7 +85,7 @@ def before_training(rows):
     """C3: the plateau's share at step 0."""
     found = row(rows, part="first", **PLATEAU)
     if found["step"] != 0:
-        raise Missing("the first checkpoint is not step 0")
+        raise Missing(LATE)
     return absent(item(found, found["positions"]), found)
 
 
@@ -158,8 +161,8 @@ def _there(tables, source):
         return tables[source]
     named = [rows["revision"] for rows in tables.values() if rows is not None and "revision" in rows]
     if source.startswith("emergence") and any((names == "").all() for names in named):
-        raise Missing("the model has no checkpoints")
-    raise Missing(f"no table yet: run notebook {NOTEBOOKS[source]}")
+        raise Missing(ONE)
+    raise Missing(NO_TABLE.format(NOTEBOOKS[source]))
 
 
 def grid():
