@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import numpy as np
 import pandas as pd
 import papermill
 import pytest
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 
 from rare_token_neurons import paths
 from rare_token_neurons.curve import heads
@@ -52,11 +55,49 @@ def command(tree, *arguments):
                           env=os.environ | {"PYTHONPATH": str(tree / "src")}, capture_output=True)
 
 
+SMOKE = {"model": "mini-pythia", "positions": POSITIONS}
+
+
+class ByHand:
+    """A notebook in a kernel of its own, opened from its folder as JupyterLab does: its cells run once and again."""
+
+    def __init__(self, tree, notebook, values):
+        self.book = nbformat.read(notebook, as_version=4)
+        self.client = NotebookClient(self.book, timeout=900, kernel_name="python3",
+                                     resources={"metadata": {"path": str(tree / "notebooks")}})
+        self.environment = os.environ | {"PYTHONPATH": str(tree / "src")}
+        self.place = next(at for at, cell in enumerate(self.book.cells) if "parameters" in cell.metadata.get("tags", []))
+        self.values = values
+
+    def __enter__(self):
+        self.kernel = self.client.setup_kernel(env=self.environment)
+        self.kernel.__enter__()
+        return self
+
+    def __exit__(self, *error):
+        return self.kernel.__exit__(*error)
+
+    def run(self, more=""):
+        """All cells, the parameters set as a person would type them; the outputs of the code cells."""
+        cell = self.book.cells[self.place]
+        for name, value in self.values.items():
+            cell.source = re.sub(rf"^({name}: \w+ =) .*$", rf"\1 {value!r}", cell.source, flags=re.M)
+        cell.source += more
+        for at, cell in enumerate(self.book.cells):
+            self.client.execute_cell(cell, at)
+        return [[output.get("data", output.get("text")) for output in cell.outputs]
+                for cell in self.book.cells if cell.cell_type == "code"]
+
+
 @pytest.fixture(scope="session")
 def smoke(tree):
-    """All notebooks run once with the smoke setting; the folder that holds `data`, `figures`."""
-    done = command(tree, "--model", "mini-pythia", "-p", "positions", str(POSITIONS))
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    """All notebooks run twice by hand in one kernel, with the smoke setting; the folder that holds `data`, `figures`."""
+    for notebook in NOTEBOOKS:
+        with ByHand(tree, notebook, SMOKE) as opened:
+            first, second = opened.run(), opened.run()
+            assert first == second, f"{notebook.name} says something else when it is run again"
+            with pytest.raises(CellExecutionError, match="There is no parameter 'positons'"):
+                opened.run("\npositons: int = 300")
     return tree
 
 
@@ -327,21 +368,28 @@ def test_tables_hold_what_the_notebook_says(smoke, notebook):
 
 
 @by_name
-def test_executed_copy_is_whole_and_its_figure_is_there(smoke, notebook):
+def test_a_run_by_hand_is_whole_and_its_figure_is_there(smoke, notebook):
     folder = smoke / "data/cache/runs" / (SETTING if "model" in defaults(notebook) else f"all-models/positions={POSITIONS}")
-    executed = nbformat.read(folder / notebook.name, as_version=4)
-    said = [output for cell in executed.cells if cell.cell_type == "code" for output in cell.outputs]
-    assert all(output.output_type != "error" for output in said)
-    assert any("image/png" in output.get("data", {}) for output in said)
-    account = (folder / f"{notebook.name[:2]}.json").read_text()
+    account = (folder / f"{notebook.name[:2]}.account.json").read_text()
     assert ".png" in account and ".pdf" in account
 
 
-def test_a_second_run_repeats_nothing_and_the_defaults_are_untouched(smoke):
-    again = command(smoke, "--model", "mini-pythia", "-p", "positions", str(POSITIONS))
-    assert again.returncode == 0 and again.stdout.count("... unchanged") == len(NOTEBOOKS)
+def test_the_runner_takes_what_is_there_repeats_nothing_and_leaves_the_defaults_untouched(smoke):
+    arguments = ("01", "03", "--model", "mini-pythia", "-p", "positions", str(POSITIONS))
+    first, again = command(smoke, *arguments), command(smoke, *arguments)
+    assert first.returncode == again.returncode == 0 and again.stdout.count("... unchanged") == 2
+    executed = nbformat.read(smoke / "data/cache/runs" / SETTING / find(["03"])[0].name, as_version=4)
+    said = [output for cell in executed.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert all(output.output_type != "error" for output in said)
+    assert any("image/png" in output.get("data", {}) for output in said)
     assert not list((smoke / "data/results/mini-pythia").glob("[!t]*.parquet"))
     assert not list((smoke / "figures").glob("mini-pythia/*.png"))
+
+
+def test_04_ends_with_a_sentence_for_a_model_without_checkpoints(tree):
+    with ByHand(tree, find(["04"])[0], SMOKE | {"model": str(tree / "data/mini-pythia/step512")}) as opened:
+        said = [output for outputs in opened.run() for output in outputs]
+    assert len(said) == 1 and "fewer than two training checkpoints" in str(said[0])
 
 
 # ---- parameters
@@ -363,7 +411,7 @@ def test_plain_papermill_fails_on_a_misspelled_parameter_too(tree, tmp_path, mon
 def test_the_cell_after_the_parameters_checks_them(notebook):
     cells = [cell for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "code"]
     place = next(at for at, cell in enumerate(cells) if "parameters" in cell.metadata.get("tags", []))
-    assert "parameters.check(globals()" in cells[place + 1].source
+    assert f'nb = start(globals(), "{notebook.name[:2]}")' in cells[place + 1].source
 
 
 def test_a_changed_parameter_computes_only_what_depends_on_it(smoke):

@@ -64,8 +64,8 @@ def test_a_notebook_without_a_parameter_does_not_take_it():
 
 
 def test_only_plain_values_under_public_names_are_given():
-    namespace = {"seed": 1, "steps": [0], "_hidden": 2, "In": ["seed"], "Out": {}, "json": json, "Settings": parameters.Settings,
-                 "check": parameters.check, "nothing": None}
+    namespace = {"seed": 1, "steps": [0], "nothing": None, "_hidden": 2, "In": ["seed"], "Out": {}, "json": json,
+                 "Settings": parameters.Settings, "check": parameters.check}
     assert parameters.given(namespace) == {"seed": 1, "steps": [0], "nothing": None}
 
 

@@ -9,8 +9,9 @@ import warnings
 
 warnings.filterwarnings("ignore", "IProgress not found")  # tqdm asks for widgets; progress is plain text here
 
-_HOMES = {"load": "models.checkpoints.load", "capture": "ablation.capture.capture", "influence": "ablation.neurons.influence",
-          "loss_changes": "ablation.neurons.loss_changes", "fit_phases": "curve.phases.fit", "start": "figures.notebook.start"}
+_HOMES = {"load": "models.checkpoints.load", "capture": "ablation.capture.capture",
+          "loss_changes": "ablation.neurons.loss_changes", "influence": "ablation.neurons.influence",
+          "fit_phases": "curve.phases.fit", "start": "figures.notebook.start"}
 __all__ = list(_HOMES)
 
 

@@ -84,8 +84,8 @@ class Settings:
     keep_weights: bool = parameter(True, "false: delete a hub checkpoint's weights when the next one is taken")
     text: str = parameter("mini-pile", "mini-pile, a text file, or hub rows such as stas/c4-en-10k[:500]",
                           check=_file_or("mini-pile"))
-    counts: str = parameter("auto", "auto (training text, else general English), wordfreq, text, a .npy by token id, or a text "
-                            "file", check=_file_or("auto", "wordfreq", "text"))
+    counts: str = parameter("auto", "auto (training text, else general English), wordfreq, text, a .npy by token id, or a "
+                            "text file", check=_file_or("auto", "wordfreq", "text"))
     rare_of: str = parameter("target", "a position is rare by the token it predicts (target) or reads (input)",
                              choices=("target", "input"))
     rare_percentile: float = parameter(50.0, "of the token types that the counts have seen, rarest first", between=(0, 100))
@@ -105,8 +105,8 @@ class Settings:
     def slug(self):
         """The model's name as one folder name, which no other model has."""
         name = self.model.replace("/", "--")
-        plain = name.replace("--", "/") == self.model and not self.model.startswith((".", "/")) and len(name.encode()) <= LONG
-        return name if plain else f"{name[-30:]}-{digest(self.model)}"
+        plain = name.replace("--", "/") == self.model and not self.model.startswith((".", "/"))
+        return name if plain and len(name.encode()) <= LONG else f"{name[-30:]}-{digest(self.model)}"
 
     @property
     def folder(self):
@@ -167,8 +167,8 @@ def cell(names, **defaults):
     """
     values = {one.name: defaults.get(one.name, one.default) for one in fields(Settings) if one.name in names}
     values = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-    return "\n".join(f"{name}: {type(value).__name__} = {json.dumps(value) if isinstance(value, str) else value}  # {HELP[name]}"
-                     for name, value in values.items())
+    literals = {name: json.dumps(value) if isinstance(value, str) else repr(value) for name, value in values.items()}
+    return "\n".join(f"{name}: {type(value).__name__} = {literals[name]}  # {HELP[name]}" for name, value in values.items())
 
 
 # ---- a namespace

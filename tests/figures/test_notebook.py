@@ -7,7 +7,6 @@ import sys
 import textwrap
 from difflib import get_close_matches
 from functools import lru_cache
-from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -15,8 +14,9 @@ import pandas as pd
 import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from small_notebooks import PACKAGE
 
-from rare_token_neurons import files, paths, settings as parameters
+from rare_token_neurons import files, settings as parameters
 from rare_token_neurons.figures import start
 from rare_token_neurons.figures.notebook import ALIKE, _bound
 from rare_token_neurons.runner import jobs
@@ -90,7 +90,7 @@ def test_what_is_spelled_almost_like_a_parameter_is_refused_wherever_it_is_set(k
     refused(kernel, "sede_of", DECLARED, "sede_of = 1", START)
     kernel.run("del sede_of", "positionz = 50")
     refused(kernel, "positionz", START)
-    refused(kernel, "positionz", "positionz = 60", DECLARED, START)  # before the parameters, where the last start was refused
+    refused(kernel, "positionz", "positionz = 60", DECLARED, START)  # set before the parameters
 
 
 def test_an_impossible_value_is_refused_and_may_be_corrected(kernel):
@@ -161,7 +161,8 @@ CHECKPOINTS = pd.DataFrame({"revision": ["step0", "step1", "step512"], "flagged"
 
 
 @pytest.mark.parametrize(("table", "revisions", "sentence"), [
-    (CHECKPOINTS, ["step0", "step512"], "**Left out**, since the audit of notebook 02 flags it: step1 known: weights of step 0."),
+    (CHECKPOINTS, ["step0", "step512"],
+     "**Left out**, since the audit of notebook 02 flags it: step1 known: weights of step 0."),
     (CHECKPOINTS.iloc[[0, 2]], ["step0", "step512"], "The audit of notebook 02 flags no checkpoint: none is left out."),
     (pd.DataFrame({"revision": [""], "flagged": False, "reason": ""}), [""], ""),
 ])
@@ -200,7 +201,8 @@ def test_the_package_hands_on_its_names_when_they_are_asked_for():
         import sys
         import rare_token_neurons as package
         assert not {"torch", "numpy", "pandas"} & set(sys.modules)
-        assert set(package.__all__) == {"load", "capture", "loss_changes", "influence", "fit_phases", "start"} <= set(dir(package))
+        assert package.__all__ == ["load", "capture", "loss_changes", "influence", "fit_phases", "start"]
+        assert set(package.__all__) <= set(dir(package))
         from rare_token_neurons import *
         assert all(callable(found) for found in (load, capture, loss_changes, influence, fit_phases, start))
         try:
@@ -230,7 +232,7 @@ END = "nb.finish()"
 
 
 def test_in_a_kernel(root, monkeypatch):
-    shutil.copytree(Path(paths.__file__).parent, root / "src/rare_token_neurons", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(PACKAGE, root / "src/rare_token_neurons", ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setenv("PYTHONPATH", str(root / "src"))
     written(root, "rank_curves", pd.DataFrame({"rank": np.arange(7)}))
     written(root, "rank_curves", pd.DataFrame({"rank": np.arange(5)}), "mini-pythia/seed=1")

@@ -19,8 +19,9 @@ MOST_REQUESTS = 600  # then every answer is 410 Gone: no client goes round and r
 class Hub:
     """Repositories: {name: {branch: {file: bytes}}}; `closed`: {name: (status, X-Error-Code)}.
 
-    busy : list of (piece of path, status, headers), each given as an answer once ; drop : list of (piece of path, bytes), the
-    connection is cut once after so many bytes of a body ; log : what was asked, (method, path, Range or "").
+    busy : list of (piece of path, status, headers), each given as an answer once.
+    drop : list of (piece of path, bytes), the connection is cut once after so many bytes of a body.
+    log : what was asked, (method, path, Range or "").
     """
 
     repositories: dict

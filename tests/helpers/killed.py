@@ -22,7 +22,7 @@ KEY = keys.key({"seed": 0}, {"weights": "aa"}, ["tables.stage"])
 
 
 def tell(**seen):
-    """One line to the output in one write: `print` may write a line's end by itself, and another process's line before it."""
+    """One line to the output in one write: `print` may write its end by itself, and another process's line before that."""
     os.write(sys.stdout.fileno(), f"{json.dumps(seen)}\n".encode())
 
 
@@ -38,7 +38,8 @@ def work(root, at_compute=lambda: None):
 
     def table(name, needs=()):
         content = pd.DataFrame({"neuron": range(5_000), "influence": [0.5 * row for row in range(5_000)]})
-        return stage.table_at(root / "results" / f"{name}.parquet", KEY, lambda: made(name, content.assign(needed=len(needs))))
+        path = root / "results" / f"{name}.parquet"
+        return stage.table_at(path, KEY, lambda: made(name, content.assign(needed=len(needs))))
 
     kept = stage.tensors("model", KEY, lambda: made("tensors", {"activations": torch.arange(9_000.0)}))
     second = table("second", needs=table("first"))
@@ -85,7 +86,8 @@ def child(root, kind=None, moment=0):
 
 def content(root):
     """What a reader finds: bytes of every file that is neither a leftover nor the trace."""
-    found = {str(path.relative_to(root)): path for path in sorted(root.rglob("*")) if path.is_file() and path.name != "trace"}
+    found = {str(path.relative_to(root)): path for path in sorted(root.rglob("*"))
+             if path.is_file() and path.name != "trace"}
     return {name: path.read_bytes().hex() for name, path in found.items() if "/." not in f"/{name}"}
 
 

@@ -1,6 +1,7 @@
 """Brute force: hooks on the whole model, one forward pass a neuron, for the tests of the ablation arithmetic."""
 
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from transformers.models.olmo.modeling_olmo import OlmoLayerNorm
@@ -12,16 +13,19 @@ from rare_token_neurons.ablation.readout import unigram_direction
 @contextmanager
 def exact_norms(model):
     """RMS norms, and OLMo's norms without weights, that keep the dtype: transformers computes them in float32."""
-    norms = [module for module in model.modules() if hasattr(module, "variance_epsilon") or isinstance(module, OlmoLayerNorm)]
-    for norm in norms:
-        if isinstance(norm, OlmoLayerNorm):
-            norm.forward = lambda x: torch.nn.functional.layer_norm(x, x.shape[-1:], eps=1e-5)
-            continue
-        norm.forward = lambda x, norm=norm: norm.weight * (x / (x.square().mean(-1, keepdim=True) + norm.variance_epsilon).sqrt())
+    def rms(x, norm):
+        return norm.weight * (x / (x.square().mean(-1, keepdim=True) + norm.variance_epsilon).sqrt())
+
+    plain = [module for module in model.modules() if isinstance(module, OlmoLayerNorm)]
+    scaled = [module for module in model.modules() if hasattr(module, "variance_epsilon")]
+    for norm in plain:
+        norm.forward = lambda x: torch.nn.functional.layer_norm(x, x.shape[-1:], eps=1e-5)
+    for norm in scaled:
+        norm.forward = partial(rms, norm=norm)
     try:
         yield
     finally:
-        for norm in norms:
+        for norm in plain + scaled:
             del norm.forward
 
 
@@ -91,7 +95,8 @@ def captured_changes(subject, kept, positions, neurons, ablation="mean", seed=0)
     """Loss changes and max |g|, each (n, m), by definition and in float64, from a capture: norm and unembed x + delta w."""
     block, t = positions.unbind(1)
     x = kept.residual[block, t - kept.first].double()
-    delta = references(kept, positions, neurons, ablation, seed) - kept.activations[block, t - kept.first][:, neurons].double()
+    now = kept.activations[block, t - kept.first][:, neurons].double()
+    delta = references(kept, positions, neurons, ablation, seed) - now
     y = kept.tokens[block, t + 1][:, None]
     unembedding = subject.unembedding.double().T
 

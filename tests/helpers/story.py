@@ -27,7 +27,7 @@ def checkpoints(seed=0):
 
 
 def tell(monkeypatch, seed=0):
-    """Let the tables of emergence read the planted training instead of a model, and store nothing; returns their settings."""
+    """Let the tables of emergence read the planted training instead of a model and store nothing; returns settings."""
     monkeypatch.setattr(emergence, "sums_over_training", lambda settings, planted=checkpoints(seed): planted)
     monkeypatch.setattr(passes.Checkpoints, "inputs", lambda self, settings: {})
     monkeypatch.setattr(stage, "table_at", lambda path, key, compute, recompute: compute())

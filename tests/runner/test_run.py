@@ -112,7 +112,7 @@ def test_runs_in_the_root_with_its_parameters_reports_and_skips_what_is_unchange
     assert marks(tree) == ["01_one 0 []", "02_two 0 []"]
     assert (tree / "data/cache/runs/mini-pythia/01_one.ipynb").exists()
     head, row, _, end = capsys.readouterr().out.strip().splitlines()[-4:]
-    assert head.split() == ["notebook", "model", "seconds", "forward", "ablation", "figures", "largest", "deviation"]
+    assert head.split()[:8] == ["notebook", "model", "seconds", "forward", "ablation", "figures", "largest", "deviation"]
     assert row.split()[:2] + row.split()[3:] == ["01_one", "mini-pythia", "2", "2", "fig1", "-"]
     assert end.endswith("figures are in data/results/mini-pythia.")
     assert 0 < float(re.search(r"([\d.]+) GB at most in a process", end).group(1)) < 4  # of a bare kernel
@@ -331,3 +331,17 @@ def test_the_command_line_and_make_list_what_is_for_people():
     listed = subprocess.run(["make", "help"], cwd=paths.ROOT, capture_output=True, text=True, check=True).stdout
     targets = ("figures", "redraw", "notebooks", "lab", "suite", "bench", "test", "clean")
     assert all(f"make {name} " in listed for name in targets)
+
+
+def test_the_closing_table_says_whether_the_committed_tables_come_from_this_kind_of_processor(tree, monkeypatch):
+    write(tree, "01_one")
+    planned = run.plan()
+    record = {"seconds": {"all": 1.0}, "figures": [], "deviation": 1e-7}
+    assert "deviation (another kind of processor)" in run.closing_table(planned, [record], [])  # nobody said where
+    run.save_processor()
+    assert "deviation (same kind of processor)" in run.closing_table(planned, [record], [])
+    name, _, cores = run.processor()
+    monkeypatch.setattr(run, "processor", lambda: ("a later model", *run.files.read_json(paths.RESULTS / run.PROCESSOR)["processor"][1:]))
+    assert "deviation (same kind of processor)" in run.closing_table(planned, [record], [])
+    monkeypatch.setattr(run, "processor", lambda: (name, "no vectors", cores))
+    assert "deviation (another kind of processor)" in run.closing_table(planned, [record], [])

@@ -5,6 +5,7 @@ import pytest
 
 from rare_token_neurons.statistics import controls, geometry
 
+
 def test_random_groups_hold_each_neuron_once_and_all_equally_often():
     pool = np.array([2, 3, 5, 7, 11, 13, 17, 19])
     groups = controls.random_groups(pool, 3, draws=8000, seed=0)

@@ -5,6 +5,7 @@ import pytest
 
 from rare_token_neurons.statistics import documents, geometry
 
+
 def test_parts_share_no_document_and_lose_none():
     weights = documents.parts(50, 3, 100, np.random.default_rng(0))       # (3, 100, 50)
     assert (weights.sum(axis=0) == 1).all()

@@ -62,6 +62,13 @@ def capture(subject, tokens, *, first=3, documents=None, batch=8):
     ------
     ValueError
         Tokens of the wrong shape or outside the vocabulary, blocks too short or too long, activations that are not finite.
+
+    Example
+    -------
+    >>> tokens = torch.randint(subject.n_vocab, (8, 64))
+    >>> kept = rtn.capture(subject, tokens)
+    >>> kept.positions.shape  # t = 3 .. 62 of each block
+    torch.Size([480, 2])
     """
     if tokens.ndim != 2 or not len(tokens) or tokens.dtype != torch.int64:
         raise ValueError(f"tokens must be int64 of shape (blocks, length), not {tokens.dtype} {tuple(tokens.shape)}.")

@@ -100,6 +100,12 @@ def loss_changes(subject, capture, positions=None, *, ablation="mean", freeze=No
     -----
     In float32 the error is at most about max(1e-6, 1e-3 |change|) and 1e-5 + 1e-6 max |g|; float64 serves for the base
     logits and the norm's scale alone (`readout` says why). In float64 it is about 1e-10.
+
+    Example
+    -------
+    >>> changes = rtn.loss_changes(subject, kept, kept.positions[:100])
+    >>> changes.shape
+    torch.Size([100, 1536])
     """
     positions, neurons = _checked(subject, capture, positions, neurons, ablation, freeze, memory_gb)
     result = torch.empty(len(positions), len(neurons), dtype=subject.dtype, device=subject.device)
@@ -127,6 +133,12 @@ def influence(subject, capture, positions=None, documents=None, *, ablation="mea
     ------
     ValueError
         As `loss_changes`; documents that do not match the positions; no positions.
+
+    Example
+    -------
+    >>> found = rtn.influence(subject, kept, kept.positions[:100])
+    >>> found.mean_abs.shape  # over the positions
+    torch.Size([1536])
     """
     positions, neurons = _checked(subject, capture, positions, neurons, ablation, freeze, memory_gb)
     if not len(positions):

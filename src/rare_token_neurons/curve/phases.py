@@ -104,6 +104,12 @@ def by_differences(influence: np.ndarray) -> Phases:
 
     Parameters, errors : as in `fit`, from 20 neurons on.
 
+    Example
+    -------
+    >>> phases = rtn.fit_phases(changes.abs().mean(0).numpy())
+    >>> sum(len(part) for part in (phases.plateau, phases.power_law, phases.decay))
+    1536
+
     Source: arXiv 2505.12822, section on the three-phase structure; the numbers are ours.
     """
     order, values = rankings.rank_curve(rankings.check_curve(influence))

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 
 from rare_token_neurons import files, paths
-from rare_token_neurons.figures.axes import COLORS, COLUMN, GREY, over_steps, title  # COLUMN, GREY and title for the notebook
-from rare_token_neurons.models.audit import TURN, sentence  # for the notebook
+from rare_token_neurons.figures.axes import COLORS, COLUMN, GREY, over_steps, title  # some of them for the notebook alone
+from rare_token_neurons.models.audit import TURN, sentence
 
 
 def training_log(settings):
@@ -49,9 +49,9 @@ def summary(model, losses, n_vocab):
     rare = losses[losses["group"] == "rare"].sort_values("step")
     worse = rare.loc[rare["loss"] > rare["loss"].iloc[0], "step"]
     if len(worse):
-        story += (f"Rare words get worse before they get better: up to step {worse.max():,} their loss is above that at the "
-                  "start, since a model that knows only how common each token is bets against them. ")
-    return (f"{story}The last loss is {last.loc['all', 'loss']:.2f} nats over all {last.loc['all', 'n']:,} scored positions, "
-            f"{last.loc['rare', 'loss']:.2f} on rare and {last.loc['common', 'loss']:.2f} on common words "
-            f"(a blind guess costs {np.log(n_vocab):.2f}). The paper shows no losses; it reads 15 checkpoints of Pythia, "
-            "each on text of its own, where here all read the same blocks.")
+        story += (f"Rare words get worse before they get better: up to step {worse.max():,} their loss is above that at "
+                  "the start, since a model that knows only how common each token is bets against them. ")
+    return (f"{story}The last loss is {last.loc['all', 'loss']:.2f} nats over all {last.loc['all', 'n']:,} scored "
+            f"positions, {last.loc['rare', 'loss']:.2f} on rare and {last.loc['common', 'loss']:.2f} on common words (a "
+            f"blind guess costs {np.log(n_vocab):.2f}). The paper shows no losses; it reads 15 checkpoints of Pythia, each "
+            "on text of its own, where here all read the same blocks.")

@@ -21,6 +21,7 @@ from rare_token_neurons.figures import axes
 from rare_token_neurons.tables import stage
 
 STARTS = "_starts"  # where a notebook's namespace remembers how often it was started
+AUDIT = "checkpoints"  # a table that notebooks ask in passing: not spelled out where it is read, it is in no notebook's key
 ALIKE = 0.85  # similarity (difflib) of a name to a parameter's, from which it is taken for that, misspelled
 
 
@@ -62,13 +63,15 @@ class Notebook:
         if audit is None or list(audit["revision"]) == [""]:
             return ""
         found = [f"{row.revision} {row.reason}" for row in audit[audit["flagged"]].itertuples()]
-        return (f"**Left out**, since the audit of notebook 02 flags {'it' if len(found) == 1 else 'them'}: {'; '.join(found)}."
-                if found else "The audit of notebook 02 flags no checkpoint: none is left out.")
+        if not found:
+            return "The audit of notebook 02 flags no checkpoint: none is left out."
+        them = "it" if len(found) == 1 else "them"
+        return f"**Left out**, since the audit of notebook 02 flags {them}: {'; '.join(found)}."
 
     def _audit(self):
         """The table `checkpoints`; None where nobody asks it: steps asked for stay, and drawing may find no table."""
-        missing = self.settings.recompute == "never" and not (self.settings.results / "checkpoints.parquet").exists()
-        return None if self.settings.steps or missing else self.table("checkpoints")
+        missing = self.settings.recompute == "never" and not (self.settings.results / f"{AUDIT}.parquet").exists()
+        return None if self.settings.steps or missing else self.table(AUDIT)
 
     def save(self, figure, name):
         """Write a figure into the settings' folder, as PNG and PDF (see `axes.save`)."""
@@ -110,6 +113,12 @@ def start(namespace, number):
     ------
     ValueError
         One sentence: a misspelled parameter, a wrong type, an impossible value.
+
+    Example
+    -------
+    >>> nb = rtn.start({"model": "mini-pythia", "recompute": "never"}, "03")
+    >>> nb.table("phases")["group"].tolist()
+    ['rare', 'common']
     """
     settings = parameters.check(_meant(namespace))
     if "model" not in namespace:

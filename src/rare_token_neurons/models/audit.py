@@ -1,4 +1,4 @@
-"""Are checkpoints what their names say? From sketches of their weights to flags, a reason each; no files here.
+"""Are checkpoints what their names say? From weight files to sketches of them, and from these to flags, a reason each.
 
 The rules, in the order in which they take checkpoints out of the path (none has a number that was fitted to data):
 1. known: a public issue reports this revision (`KNOWN`).
@@ -24,10 +24,6 @@ from safetensors import SafetensorError, safe_open
 from scipy.sparse.csgraph import connected_components
 
 from rare_token_neurons.paths import shown
-
-SAMPLE = 2**18  # coordinates of a sketch: a squared distance is known to 0.3 %
-PIECE = 2**20  # elements read at once
-FLOATING = ("BF16", "F16", "F32", "F64")
 
 TURN = 0.5  # cosine of 60 degrees
 CHANCE = 4.0  # standard errors
@@ -162,6 +158,9 @@ def misplaced(first, squared):
     return found
 
 
+# ---- the rules together
+
+
 def judge(model, revisions, steps, sketches, unfit):
     """Flag the checkpoints that are not what their names say (the rules are at the top of this module).
 
@@ -220,10 +219,14 @@ def sentence(model, table):
 
 # ---- weight files
 
+SAMPLE = 2**18  # coordinates of a sketch: a squared distance is known to 0.3 %
+PIECE = 2**20  # elements read at once
+FLOATING = ("BF16", "F16", "F32", "F64")
+
 
 @contextlib.contextmanager
 def opened(folder):
-    """{name: safetensors slice} of a checkpoint's floating-point tensors but single numbers (mask constants of old files)."""
+    """{name: safetensors slice} of a checkpoint's floating-point tensors, without single numbers (masks of old files)."""
     with contextlib.ExitStack() as stack:
         found = {}
         for path in sorted(folder.glob("*.safetensors")):
@@ -234,12 +237,12 @@ def opened(folder):
 
 
 def matrices(parts):
-    """{name: number of elements} of the tensors that a sketch samples: norm gains and biases of unrelated models are alike."""
+    """{name: number of elements} of the tensors that a sketch samples; gains and biases of unrelated models are alike."""
     return {name: int(np.prod(part.get_shape())) for name, part in parts.items() if len(part.get_shape()) > 1}
 
 
 def places(parts, rate):
-    """The coordinates of a sketch: {name: sorted flat indices} of the matrices, the same for the same name, size and rate."""
+    """Coordinates of a sketch: {name: sorted flat indices} of the matrices, the same for the same name, size and rate."""
     found = {}
     for name, size in matrices(parts).items():
         rng = np.random.default_rng([zlib.crc32(name.encode()), size])
@@ -300,7 +303,8 @@ def together(model, sketches):
     shared = [key for key in sorted(sizes) if 2 * sum(key in sketch for sketch in sketches) > len(sketches)]
     if not shared:
         raise ValueError(f"The checkpoints of {model} have no weight matrix in common.")
-    rows = [np.concatenate([sketch.get(key, np.zeros(sizes[key], dtype=np.float32)) for key in shared]) for sketch in sketches]
+    rows = [np.concatenate([sketch.get(key, np.zeros(sizes[key], dtype=np.float32)) for key in shared])
+            for sketch in sketches]
     return np.stack(rows), [next((key[0] for key in shared if key not in sketch), "") for sketch in sketches]
 
 

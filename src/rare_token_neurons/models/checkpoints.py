@@ -198,6 +198,13 @@ def load(model, revision=None, *, device="cpu", dtype=torch.float32, keep_weight
     ------
     FileNotFoundError, ValueError
         One sentence: what is missing, damaged or does not fit.
+
+    Example
+    -------
+    >>> import rare_token_neurons as rtn
+    >>> subject = rtn.load("mini-pythia", "step512")
+    >>> subject.step, subject.n_neurons
+    (512, 1536)
     """
     folder = locate(model, revision, keep_weights=keep_weights)
     try:

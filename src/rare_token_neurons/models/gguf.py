@@ -1,4 +1,4 @@
-"""GGUF files, and smollm2, which comes as one: dequantised once with transformers, kept as a float32 folder of safetensors."""
+"""GGUF files, and smollm2, which comes as one: dequantised once, and kept as a float32 folder of safetensors."""
 
 import json
 import subprocess

@@ -10,6 +10,7 @@ import io
 import logging
 import math
 import os
+import platform
 import resource
 import shutil
 import subprocess
@@ -186,7 +187,8 @@ def main(argv=None):
     parser.add_argument("--in-place", action="store_true",
                         help="refresh notebooks/ with the executed notebooks (default parameters only)")
     parser.add_argument("--save-minutes", action="store_true",
-                        help="keep the measured times in data/results/minutes.csv (start from an empty cache: make clean)")
+                        help="keep the measured times in data/results/minutes.csv, and the processor beside them (start from an "
+                        "empty cache: make clean)")
     arguments = parser.parse_intermixed_args(argv)
     try:
         models = [model.strip() for text in arguments.model for model in text.split(",") if model.strip()]
@@ -210,6 +212,7 @@ def main(argv=None):
         return 130
     if arguments.save_minutes:
         save_minutes(jobs, records, skipped)
+        save_processor()
     return 0
 
 
@@ -229,6 +232,7 @@ def _values(pairs, documents):
 
 # ---- what a run tells
 
+PROCESSOR = "processor.json"  # under data/results, committed: where the tables there were made
 MINUTES = "minutes.csv"  # under data/results, committed: seconds and disk of the embedded models, from an empty cache
 
 
@@ -309,9 +313,30 @@ def _git(*arguments):
     return done.stdout if done.returncode == 0 else None
 
 
+def processor():
+    """This machine's processor: its name, its widest vector instructions, and the number of cores."""
+    told = Path("/proc/cpuinfo")
+    lines = dict(line.split(":", 1) for line in told.read_text().splitlines() if ":" in line) if told.exists() else {}
+    lines = {name.strip(): value.strip() for name, value in lines.items()}
+    flags = lines.get("flags", "").split()
+    widest = next((words for flag, words in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if flag in flags), platform.machine())
+    return lines.get("model name", platform.processor()), widest, os.cpu_count()
+
+
+def _made_on():
+    """The processor on which the committed tables were made, as `processor` gives it; () where nobody said."""
+    return tuple((files.read_json(paths.RESULTS / PROCESSOR) or {}).get("processor", ()))
+
+
+def save_processor():
+    """Say in data/results on which processor the tables there were made."""
+    files.write_json(paths.RESULTS / PROCESSOR, {"processor": processor()})
+
+
 def closing_table(jobs, records, skipped):
-    """What was run, as text: notebook, model, seconds (of which forward passes, ablation), figures, deviation; at the end
-    the largest resident memory of a process that this one started (a notebook's kernel).
+    """What was run, as text: notebook, model, seconds (of which forward passes, ablation), figures, deviation, and whether the
+    committed tables come from this kind of processor (on another one near ties of ranks swap); at the end the largest
+    resident memory of a process that this one started (a notebook's kernel).
 
     Parameters
     ----------
@@ -319,7 +344,8 @@ def closing_table(jobs, records, skipped):
     records : list of dict, of the jobs that are finished, in the same order
     skipped : list of the jobs that were not repeated
     """
-    rows = []
+    rows, same = [], _made_on()[1:] == processor()[1:]
+    kind = "same kind of processor" if same else "another kind of processor"
     for job, record in zip(jobs, records, strict=False):
         seconds, far = record["seconds"], record["deviation"]
         rows.append({
@@ -329,7 +355,7 @@ def closing_table(jobs, records, skipped):
             "forward": f"{seconds.get('forward', 0):.0f}",
             "ablation": f"{seconds.get('ablation', 0):.0f}",
             "figures": ", ".join(sorted({Path(name).stem.split("_")[0] for name in record["figures"]})) or "-",
-            "largest deviation": far if isinstance(far, str) else f"{far:.1e}",
+            f"largest deviation ({kind})": far if isinstance(far, str) else f"{far:.1e}",
         })
     spent = sum(record["seconds"]["all"] for job, record in zip(jobs, records, strict=False) if job not in skipped)
     folders = sorted({str(Path(name).parent) for record in records for name in record["figures"]})

@@ -158,7 +158,7 @@ def empirical_p(value, null, side="two-sided"):
     return float({"greater": greater, "less": less, "two-sided": min(1.0, 2 * min(greater, less))}[side])
 
 
-# ---- a group against its control groups
+# ---- activations, and control groups drawn from them
 
 MEASURES = {"correlation": True, "cosine": False}  # centred or not
 DIMENSIONS = {"effective dimension": "less", "whole components": "less", "participation ratio": "less"}  # paper's side
@@ -251,7 +251,7 @@ def whole(statistic):
     return lambda block: statistic(np.clip(np.nan_to_num(block), -1, 1))
 
 
-# ---- a group and its controls
+# ---- a group against its controls
 
 
 def within(sample, groups, nulls, names, statistic, *, centred=True, resamples=RESAMPLES, baselines=0, seed=0):

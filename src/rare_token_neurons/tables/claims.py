@@ -20,7 +20,9 @@ from rare_token_neurons.tables.stage import table
 
 EMBEDDED = ("smollm2", "mini-pythia")
 GRID = paths.DATA / "paper_grid.csv"  # the paper's own configuration, a row a model
-PENDING = "not run yet"
+# What a note of the table says: named here, for the words of a `raise` are no part of a key.
+PENDING, LATE, ONE = "not run yet", "the first checkpoint is not step 0", "the model has no checkpoints"
+NO_TABLE = "no table yet: run notebook {}"
 
 
 class Missing(LookupError):
@@ -40,7 +42,8 @@ def row(rows, /, **where):
     for column, value in where.items():
         rows = rows[rows[column] == value] if column in rows else rows.iloc[:0]
     if len(rows) != 1:
-        raise Missing(f"the table has {len(rows)} rows for {', '.join(map(str, where.values()))}")
+        reason = f"the table has {len(rows)} rows for {', '.join(map(str, where.values()))}"
+        raise Missing(reason)
     return rows.iloc[0]
 
 
@@ -100,7 +103,7 @@ def common(rows):
 def _from_step_0(rows):
     found = row(rows, part="first", group="rare", statistic="delta")
     if found["step"] != 0:
-        raise Missing("the first checkpoint is not step 0")
+        raise Missing(LATE)
     return found
 
 
@@ -220,8 +223,8 @@ def _there(tables, source):
         return tables[source]
     named = [rows["revision"] for rows in tables.values() if rows is not None and "revision" in rows]
     if source.startswith("emergence") and any((names == "").all() for names in named):
-        raise Missing("the model has no checkpoints")
-    raise Missing(f"no table yet: run notebook {NOTEBOOKS[source]}")
+        raise Missing(ONE)
+    raise Missing(NO_TABLE.format(NOTEBOOKS[source]))
 
 
 def grid():
