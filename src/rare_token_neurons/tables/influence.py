@@ -217,7 +217,7 @@ def head_rows(found, verdicts, neurons):
             of_law = verdict.delta["law"]
             low, high = documents.percentile(of_law)
             row |= {"decay_draws": found.drawn[head].decay.mean(), "decay_null": max(verdict.decay.values()),
-                    "word": verdict.word, "p_floor": verdict.floor, "null_sd": of_law.std(), "null_delta_law_low": low,
+                    "word": verdict.word, "p_floor": verdict.floor, "null_sd": heads.spread(of_law), "null_delta_law_low": low,
                     "null_delta_law_high": high} | {f"p_{name}": verdict.p[null] for null, name in NULLS.items()}
         yield row
 
@@ -319,7 +319,7 @@ def contrast(first, second, settings):
     row = {"null": 0.0} | dict.fromkeys(("value", "low", "high", "p_laws", "null_sd"), np.nan)
     if heads.testable(first, second):
         found = heads.contrast(first, second, ranking=settings.ranking, draws=DRAWS, seed=settings.seed)
-        row |= {"value": found.value, "low": found.low, "high": found.high, "p_laws": found.p, "null_sd": found.null.std()}
+        row |= {"value": found.value, "low": found.low, "high": found.high, "p_laws": found.p, "null_sd": heads.spread(found.null)}
     return row
 
 
