@@ -1,4 +1,4 @@
-"""Groups beside their controls: matched groups that cannot be used are neither drawn nor spoken of; signs, windows, sentences."""
+"""Groups beside their controls: matched groups that cannot be used are neither drawn nor told; signs, windows, words."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -18,7 +18,8 @@ def ax():
 
 def row(**changed):
     made = {"where": "rare", "group": "rare", "statistic": "effective dimension", "side": "less", "size": 27, "tokens": 1011,
-            "documents": 132, "constant": 0, "imbalance_scale": 0.1, "imbalance_norm": -0.05, "value": 0.8, "low": 0.7, "high": 0.9}
+            "documents": 132, "constant": 0, "imbalance_scale": 0.1, "imbalance_norm": -0.05, "value": 0.8, "low": 0.7,
+            "high": 0.9}
     for kind, mean in (("random", 0.9), ("matched", 0.85)):
         made |= {kind: mean, f"{kind}_low": mean - 0.02, f"{kind}_high": mean + 0.02, f"p_{kind}": 1 / 1001,
                  f"less_{kind}": 0.8 - mean, f"less_{kind}_low": -0.2, f"less_{kind}_high": 0.0}
@@ -41,7 +42,8 @@ def test_matched_groups_count_within_a_quarter_of_a_standard_deviation(imbalance
     assert activations.matches(rows.iloc[0]) == good
     found = activations.usable(rows)
     columns = [name for name in rows if "matched" in name]
-    assert len(columns) == 7 and found[columns].notna().all(axis=None) == good and (good or found[columns].isna().all(axis=None))
+    assert len(columns) == 7 and found[columns].notna().all(axis=None) == good
+    assert good or found[columns].isna().all(axis=None)
     assert found.drop(columns=columns).equals(rows.drop(columns=columns))
     assert activations.matches(found.iloc[0]) == good  # nothing more is lost a second time
 
@@ -76,7 +78,8 @@ def test_matching_in_words():
     assert said.startswith("Matched groups miss the rare group by 0.10 SD in activation scale (rare positions), 0.10 SD")
     assert said.endswith("the limit is 0.25 SD. They are a good match.")
     said = activations.matching(activations.account(table(GOOD, POOR | {"where": "all"})))
-    assert "0.30 SD in activation scale (all positions); the limit" in said and "**At all positions they cannot be used**" in said
+    assert "0.30 SD in activation scale (all positions); the limit" in said
+    assert "**At all positions they cannot be used**" in said
     assert "**They cannot be used**" in activations.matching(activations.account(table(POOR, NONE | {"where": "all"})))
 
 
@@ -96,8 +99,9 @@ def test_boost_and_suppress_together_are_twice_as_many():
 
 def test_controls_that_cannot_be_used_are_named_so():
     found = activations.usable(table(GOOD, POOR))
-    assert activations.beside(found.iloc[0], 2) == ("**0.80** (0.70 to 0.90; random groups 0.90, none of 1,000 random groups is as "
-                                                    "far out; matched groups 0.85, none of 1,000 matched groups is as far out)")
+    assert activations.beside(found.iloc[0], 2) == (
+        "**0.80** (0.70 to 0.90; random groups 0.90, none of 1,000 random groups is as far out; matched groups 0.85, none "
+        "of 1,000 matched groups is as far out)")
     assert activations.beside(found.iloc[1], 2).endswith("is as far out; matched groups cannot be used)")
     assert [activations.among(one, ".0%") for _, one in found.iterrows()] == ["random groups 90%, matched groups 85%",
                                                                              "random groups 90%"]
@@ -107,7 +111,8 @@ def test_controls_that_cannot_be_used_are_named_so():
 
 
 def training():
-    last = {"group": "last rare", **{name: np.nan for name in row() if "random" in name or "matched" in name or "imba" in name}}
+    missing = [name for name in row() if any(part in name for part in ("random", "matched", "imbalance"))]
+    last = {"group": "last rare"} | dict.fromkeys(missing, np.nan)
     rows = table(*({"step": step, "value": value, **match} for step, value, match in (
         (0, 0.9, GOOD), (64, 0.8, POOR), (512, 0.8, GOOD))), *({"step": step} | last for step in (0, 64, 512)))
     return activations.usable(rows)
@@ -116,11 +121,12 @@ def training():
 def test_steps_beyond_the_controls_are_counted_where_these_can_be_used(ax):
     rows = training()
     assert activations.beyond(rows, "random", "below") == ([64, 512], 3)
-    assert activations.beyond(rows, "matched", "below") == ([512], 2) and activations.beyond(rows, "matched", "above") == ([0], 2)
+    assert activations.beyond(rows, "matched", "below") == ([512], 2)
+    assert activations.beyond(rows, "matched", "above") == ([0], 2)
     assert activations.steps_beyond(rows, "below") == "below random at 2 of 3,\nbelow matched at 1 of 2"
     assert activations.course(rows, "below", "effective dimension") == (
-        " Over training the rare group lies below random groups at 2 of 3 checkpoints (first at step 64) and below matched groups "
-        "at 1 of 2 checkpoints (first at step 512).")
+        " Over training the rare group lies below random groups at 2 of 3 checkpoints (first at step 64) and below matched "
+        "groups at 1 of 2 checkpoints (first at step 512).")
     assert activations.course(rows.iloc[:0], "below", "effective dimension") == ""
     activations.over_steps(ax, rows)
     gaps = [line for line in ax.lines if np.isnan(line.get_ydata()).any()]
@@ -134,8 +140,8 @@ def test_dimensions_in_words():
     rows = table(*({"where": where, "statistic": name, **match} for where, match in (("rare", GOOD), ("all", POOR))
                    for name in ("effective dimension", "whole components")))
     said = activations.dimensions(activations.usable(rows), pd.DataFrame())
-    assert "it is **0.80** (0.80 in whole components) against 0.90 for random groups: -0.10 against random groups (-0.20" in said
-    assert "-0.05 against matched groups (-0.20 to +0.00; none of 1,000 matched groups is as far out). At all positions" in said
+    assert "it is **0.80** (0.80 in whole components) against 0.90 for random groups: -0.10 against random groups (-" in said
+    assert "-0.05 against matched groups (-0.20 to +0.00; none of 1,000 matched groups is as far out). At all" in said
     assert "matched groups cannot be used. The level depends" in said
     assert "107 rare positions and 1,011 of all positions, from 9 and 132 documents" in activations.behind_it(
         activations.account(rows.assign(tokens=[107, 107, 1011, 1011], documents=[9, 9, 132, 132])))
@@ -145,8 +151,8 @@ def test_dimensions_in_words():
 
 
 def test_windows_stand_at_their_scale_and_the_group_beside_them(ax):
-    rows = pd.DataFrame({"statistic": "effective dimension", "window": range(5), "size": 27, "scale": np.log([4.0, 2, 1, 0.5, 0.1]),
-                         "value": [0.7, 0.80, 0.82, 0.84, 0.90]})
+    rows = pd.DataFrame({"statistic": "effective dimension", "window": range(5), "size": 27,
+                         "scale": np.log([4.0, 2, 1, 0.5, 0.1]), "value": [0.7, 0.80, 0.82, 0.84, 0.90]})
     activations.windows(ax, rows)
     others, group = ax.lines
     assert others.get_xdata() == pytest.approx([2, 1, 0.5, 0.1]) and group.get_xdata() == pytest.approx([4])
@@ -154,7 +160,9 @@ def test_windows_stand_at_their_scale_and_the_group_beside_them(ax):
     assert activations.loudest(rows) == "rare group 0.70,\nthe loudest windows 0.80 to 0.84"
     said = activations.along_the_scale(rows)
     assert said.startswith("*Exploratory.* The activation scale of the rare group is 2.0 times that of the loudest window")
-    assert "0.700; the three loudest windows have 0.800 to 0.840" in said and "a rank correlation of -1.00" in said
+    assert "Its effective dimension over group size is 0.700; the three loudest windows have 0.800 to 0.840" in said
+    assert "a rank correlation of -1.00" in said
+    assert "Its mean |r| is 0.700" in activations.along_the_scale(rows.assign(statistic="mean absolute"))
     assert "within that of the windows" in activations.along_the_scale(rows.assign(scale=[0.5, 1, 0.8, 0.2, 0.1]))
 
 

@@ -41,12 +41,12 @@ def test_absolute_correlations_have_no_sign(ax):
 
 
 def module_row(**changed):
-    row = {"where": "rare", "weights": "positive", "resolution": 1.0, "main": True, "gated": False, "value": 0.1, "low": 0.08,
-           "high": 0.12, "communities": 4, "size": 27, "positions": 1000, "documents": 120, "imbalance_scale": 0.1,
-           "imbalance_norm": 0.0}
+    row = {"where": "rare", "weights": "positive", "resolution": 1.0, "main": True, "gated": False, "value": 0.1,
+           "low": 0.08, "high": 0.12, "communities": 4, "size": 27, "positions": 1000, "documents": 120,
+           "imbalance_scale": 0.1, "imbalance_norm": 0.0}
     for kind, mean in (("random", 0.05), ("matched", 0.06)):
-        row |= {kind: mean, f"{kind}_low": mean - 0.01, f"{kind}_high": mean + 0.01, f"p_{kind}": 2 / 201, f"less_{kind}": 0.1 - mean,
-                f"less_{kind}_low": 0.0, f"less_{kind}_high": 0.07}
+        row |= {kind: mean, f"{kind}_low": mean - 0.01, f"{kind}_high": mean + 0.01, f"p_{kind}": 2 / 201,
+                f"less_{kind}": 0.1 - mean, f"less_{kind}_low": 0.0, f"less_{kind}_high": 0.07}
     return pd.Series(row | changed)
 
 
@@ -59,11 +59,13 @@ def test_modularity_is_drawn_and_told_beside_the_controls_that_can_be_used(ax):
     modules.modularity(ax, modules.usable(rows.assign(imbalance_scale=0.6)))
     assert not any("matched" in text.get_text() for text in ax.get_legend().get_texts())
     said = modules.of_modules(module_row())
-    assert said.startswith("Modularity of the rare group, by its positive correlations: **0.100** in 4 communities; less random "
-                           "groups +0.050 (+0.000 to +0.070); less matched groups +0.040") and said.endswith("of half B.)")
+    assert said.startswith("Modularity of the rare group, by its positive correlations: **0.100** in 4 communities; less "
+                           "random groups +0.050 (+0.000 to +0.070); less matched groups +0.040")
+    assert said.endswith("of half B.)")
     poor = modules.usable(rows.assign(imbalance_scale=0.6)).iloc[1]
-    assert "absolute correlations" in modules.of_modules(poor) and "; matched groups cannot be used. (27" in modules.of_modules(poor)
-    assert modules.of_modules(poor).endswith("a claim of absence cannot be tested.")
+    said = modules.of_modules(poor)
+    assert "absolute correlations" in said and "; matched groups cannot be used. (27" in said
+    assert said.endswith("a claim of absence cannot be tested.")
 
 
 def test_layers_do_without_matched_groups_that_cannot_be_used(ax):
@@ -85,8 +87,8 @@ def test_sentences_take_each_number_from_its_table():
     group = pd.DataFrame({"second": ["rare", "common"], "k": 10, "shared": [8, 4]}).set_index("second")
     whole = {"joint": 0.5, "ratio": 1.5, "ratio_low": 1.2, "ratio_high": 1.8}
     said = modules.summary(module, group, 200, route, whole)
-    for words in ("it is **0.100**; random groups have 0.050 (none of 200 random groups is as far out); matched groups have 0.060 "
-                  "(p = 0.20). Rare and common",
+    for words in ("it is **0.100**; random groups have 0.050 (none of 200 random groups is as far out); matched groups have "
+                  "0.060 (p = 0.20). Rare and common",
                   "**4 of 10** top neurons (chance 0.5; rare words on two halves of the text 8)",
                   "agrees with 0.90, where shuffled labels give 0.70", "by 0.500 nats, **1.50 times** (1.20 to 1.80)"):
         assert words in said

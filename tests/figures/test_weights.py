@@ -40,7 +40,7 @@ def test_the_hill_plot_marks_the_chosen_tail(ax):
     ax.clear()
     weights.hill(ax, both.assign(matched_low=np.nan, matched_high=np.nan))
     assert "matched groups, 95 %" not in ax.get_legend_handles_labels()[1]
-    assert weights.below_bands(part) == "below the controls' band for\n67% (random), 33% (matched) of all k"
+    assert weights.below_bands(part) == "Below the controls' band for\n67% (random), 33% (matched) of all k"
     assert weights.below_bands(part.assign(matched_low=np.nan)).endswith("67% (random) of all k")
 
 
@@ -63,8 +63,8 @@ def groups_of(**changed):
     for matrix in ("gate", "up"):
         for at, statistic in enumerate(("alpha_hill", "alpha_hill_half", "stable_rank", "entropy")):
             p = 0.001 if at % 2 else 0.3
-            one = {"group": "rare", "rows": "raw", "matrix": matrix, "statistic": statistic, "value": 2.0, "low": 1.5, "high": 2.5,
-                   "missing": 0.0, "positions": 900, "documents": 120, "shuffled_mean": 9.0,
+            one = {"group": "rare", "rows": "raw", "matrix": matrix, "statistic": statistic, "value": 2.0, "low": 1.5,
+                   "high": 2.5, "missing": 0.0, "positions": 900, "documents": 120, "shuffled_mean": 9.0,
                    "imbalance_norm": 0.4 if matrix == "gate" else 0.01}
             for kind in ("random", "matched"):
                 one |= {f"{kind}_mean": 3.0, f"{kind}_low": 2.6, f"{kind}_high": 3.5, f"p_{kind}": p, f"{kind}_draws": 1000}
@@ -78,7 +78,8 @@ def test_matched_groups_that_cannot_be_used_are_left_out_matrix_by_matrix(ax):
     assert weights.in_use(spectra, every).index.tolist() == [1, 2, 3]
     curves = weights.in_use(pd.DataFrame({"matrix": ["gate", "up"], "value": 1.0, "matched_low": 2.0}), every)
     assert curves["matched_low"].isna().tolist() == [True, False] and curves["value"].notna().all()
-    assert "0.40 SD in $W_{in}$ gate (**cannot be used there**), 0.01 SD in $W_{in}$ up; the limit is 0.25" in weights.matching(every)
+    said = weights.matching(every)
+    assert "0.40 SD in $W_{in}$ gate (**cannot be used there**), 0.01 SD in $W_{in}$ up; the limit is 0.25" in said
     used = weights.usable(every)
     assert weights.lower(used).tolist() == [False, True] * 4
     used.loc[used["matrix"] == "up", "p_matched"] = 0.2
@@ -125,9 +126,9 @@ def test_the_summary_tells_each_matrix_and_which_measures_agree():
                              for matrix in ("gate", "up") for name in ("alpha_hill", "alpha_hill_half")
                              for value in (0.0, -1.0)])
     said = weights.summary(rare, share, training, fitted, "mini-pythia").splitlines()
-    assert said[0].startswith("- $W_{in}$ gate: Hill exponent **2.00** [1.50, 2.50]; random groups 3.00 (p = 0.30), matched groups "
-                              "cannot be used, own elements shuffled 9.00. A heavier tail than random groups by Hill at k = m/2, "
-                              "entropy; not by Hill by fix-finger, stable rank. One direction holds 25%")
+    assert said[0].startswith("- $W_{in}$ gate: Hill exponent **2.00** [1.50, 2.50]; random groups 3.00 (p = 0.30), matched "
+                              "groups cannot be used, own elements shuffled 9.00. A heavier tail than random groups by Hill "
+                              "at k = m/2, entropy; not by Hill by fix-finger, stable rank. One direction holds 25%")
     assert "matched groups 3.00 (p = 0.30), own" in said[1] and "than random groups and matched groups by Hill at" in said[1]
     assert said[2].endswith("goes from +0.00 to -1.00; with k = m/2 for all from +0.00 to -1.00.") and "50.0%" in said[-1]
     assert len(said) == 6
@@ -137,6 +138,7 @@ def test_the_summary_tells_each_matrix_and_which_measures_agree():
 def test_output_weights_stand_beside_the_claim():
     rare = weights.usable(groups_of(p_random=1 / 1001, p_matched=1 / 1001)).replace({"matrix": {"up": "out"}})
     share = pd.Series(0.25, index=pd.MultiIndex.from_product([["rare", "random"], ["gate", "out"]]))
-    said = weights.summary(rare.set_index(["statistic", "matrix"]), share, pd.DataFrame(), pd.DataFrame({"alpha": [2.0]}), "x")
+    rare, fitted = rare.set_index(["statistic", "matrix"]), pd.DataFrame({"alpha": [2.0]})
+    said = weights.summary(rare, share, pd.DataFrame(), fitted, "mini-pythia")
     assert said.splitlines()[1].startswith("- $W_{out}$ (beside the claim): Hill exponent **2.00**")
     assert "(none of 1,000 random groups is as far out), matched groups 3.00 (none of 1,000 matched groups" in said

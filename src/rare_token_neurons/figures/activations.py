@@ -75,7 +75,8 @@ def matching(behind):
         return found + "They are a good match."
     names = " and ".join(PLACES.get(place, str(place)).lower() for place in poor)
     where = "" if len(poor) == len(behind) else f"at {names} "
-    return (found + f"**{f'{where}they cannot be used'.capitalize()}**: they are left out of figures and sentences, and a claim "
+    told = f"{where}they cannot be used".capitalize()
+    return (f"{found}**{told}**: they are left out of figures and sentences, and a claim "
             "is judged on random groups alone, as partly reproduced at most.")
 
 
@@ -218,7 +219,8 @@ def along_the_scale(rows):
     louder = (f"{times:.1f} times that of the loudest window of other neurons" if times > 1 else
               "within that of the windows of other neurons")
     rank = others["scale"].rank().corr(others["value"].rank())
-    return (f"*Exploratory.* The activation scale of the rare group is {louder}. Its {rows['statistic'].iloc[0]} is "
+    name = SYMBOLS.get(rows["statistic"].iloc[0], f"{rows['statistic'].iloc[0]} over group size")
+    return (f"*Exploratory.* The activation scale of the rare group is {louder}. Its {name} is "
             f"{group['value']:.3f}; the three loudest windows have {near.min():.3f} to {near.max():.3f}, and along all "
             f"{len(others)} windows it has a rank correlation of {rank:+.2f} with the scale. What is common to loud neurons "
             "is no trait of the rare group.")

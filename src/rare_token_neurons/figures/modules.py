@@ -74,7 +74,7 @@ def communities(ax, rows, *, absolute=False, limit=0.6):
     for start, end in zip((0, *ends[:-1]), ends):
         x, y = [start, end, end, start, start], [start, start, end, end, start]
         ax.plot(x, y, color="black", linewidth=0.8, clip_on=False)
-    ax.set(xlabel=f"{len(order)} neurons by community", ylabel="")
+    ax.set(xlabel=f"{len(order)} neurons", ylabel="")
 
 
 def heads(ax, rows):
@@ -151,7 +151,7 @@ def modularity(ax, rows):
     of_groups(ax, rows.assign(group="rare"))
     drop_empty(ax)
     ax.set_xticks(range(len(rows)), [f"{row.where}\n{row.resolution:g}\n{'|r|' if row.weights == 'absolute' else 'r > 0'}"
-                                     for row in rows.itertuples()])
+                                     for row in rows.itertuples()], fontsize=6)
     highest = rows[["high", "random_high", "matched_high"]].max().max()
     ax.set(ylabel="modularity Q", xlabel="positions, resolution, edges", ylim=(0, 1.45 * highest))
     ax.legend(loc="upper left", fontsize=6)

@@ -78,7 +78,7 @@ def below_bands(now):
     """
     said = [f"{(now['value'] < now[f'{kind}_low']).mean():.0%} ({kind})" for kind in CONTROLS
             if now[f"{kind}_low"].notna().any()]
-    return f"below the controls' band for\n{', '.join(said)} of all k"
+    return f"Below the controls' band for\n{', '.join(said)} of all k"
 
 
 def in_use(rows, groups):
