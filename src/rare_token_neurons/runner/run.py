@@ -179,7 +179,7 @@ def main(argv=None):
         epilog="Example: python -m rare_token_neurons run 01 03 --model mini-pythia -p rare_percentile 15")
     parser.add_argument("numbers", nargs="*", metavar="NUMBER", help="notebooks, such as 03 (default: all)")
     parser.add_argument("--model", action="append", default=[], metavar="M",
-                        help="mini-pythia, smollm2, a folder or a hub id; may be repeated or a comma list (default: each "
+                        help="mini-pythia, smollm2, a folder, a GGUF file or a hub id; may be repeated or a comma list (default: each "
                         "notebook's own)")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="one parameter")
     parser.add_argument("-y", action="append", default=[], metavar="YAML", help="parameters, such as 'steps: [0, 512]'")

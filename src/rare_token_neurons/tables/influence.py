@@ -9,7 +9,6 @@ import torch
 from rare_token_neurons import keys
 from rare_token_neurons.ablation import neurons as ablation
 from rare_token_neurons.curve import changepoints, nulls, phases as paper_rule
-from rare_token_neurons.models import checkpoints
 from rare_token_neurons.statistics import controls, documents, geometry, rankings
 from rare_token_neurons.tables import checkpoints as passes, rare_tokens, stage
 from rare_token_neurons.tables.stage import table
