@@ -179,16 +179,16 @@ def main(argv=None):
         epilog="Example: python -m rare_token_neurons run 01 03 --model mini-pythia -p rare_percentile 15")
     parser.add_argument("numbers", nargs="*", metavar="NUMBER", help="notebooks, such as 03 (default: all)")
     parser.add_argument("--model", action="append", default=[], metavar="M",
-                        help="mini-pythia, smollm2, a folder or a hub id; may be repeated or a comma list (default: each "
-                        "notebook's own)")
+                        help="mini-pythia, smollm2, a folder, a GGUF file or a hub id; may be repeated or a comma list "
+                        "(default: each notebook's own)")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="one parameter")
     parser.add_argument("-y", action="append", default=[], metavar="YAML", help="parameters, such as 'steps: [0, 512]'")
     parser.add_argument("--dry-run", action="store_true", help="print what would run, its minutes and disk, and stop")
     parser.add_argument("--in-place", action="store_true",
                         help="refresh notebooks/ with the executed notebooks (default parameters only)")
     parser.add_argument("--save-minutes", action="store_true",
-                        help="keep the measured times in data/results/minutes.csv, and the processor beside them (start from an "
-                        "empty cache: make clean)")
+                        help="keep the measured times in data/results/minutes.csv, and the processor beside them (start "
+                        "from an empty cache: make clean)")
     arguments = parser.parse_intermixed_args(argv)
     try:
         models = [model.strip() for text in arguments.model for model in text.split(",") if model.strip()]
@@ -334,8 +334,8 @@ def save_processor():
 
 
 def closing_table(jobs, records, skipped):
-    """What was run, as text: notebook, model, seconds (of which forward passes, ablation), figures, deviation, and whether the
-    committed tables come from this kind of processor (on another one near ties of ranks swap); at the end the largest
+    """What was run, as text: notebook, model, seconds (of which forward passes, ablation), figures, deviation, and whether
+    the committed tables come from this kind of processor (on another one near ties of ranks swap); at the end the largest
     resident memory of a process that this one started (a notebook's kernel).
 
     Parameters
