@@ -143,6 +143,7 @@ class Ends(passes.Checkpoints):
     """The first and the last of all checkpoints."""
 
     def walk(self, settings):
+        """(revision, its labels) of the two; of one where there is no other."""
         first, *others = super().walk(settings)
         return [first, *others[-1:]]
 
