@@ -17,6 +17,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from rare_token_neurons import paths
+from rare_token_neurons.curve import heads
 from rare_token_neurons.runner import jobs as runner_jobs
 from rare_token_neurons.runner.jobs import defaults, find
 from rare_token_neurons.statistics import claims, spectra as spectra_of
@@ -141,6 +142,23 @@ def check_03(tree):
         ranked = np.sort(group["mean_abs"])[::-1]
         assert ranked[:26].mean() > 2 * np.median(ranked) > 0  # a few neurons matter more than the rest
     assert not np.allclose(*(influence.loc[influence["group"] == name, "mean_abs"] for name in ("rare", "common")))
+    curves, phases, prominence = (read(tree, name) for name in ("rank_curves", "phases", "prominence"))
+    pooled = phases[phases["sign"] == "pooled"].set_index(["group", "rule"])
+    assert len(pooled) == 6 and set(pooled["word"]) <= {*heads.WORDS, ""} and (pooled.xs("paper's rule", level=1)["word"] == "").all()
+    assert np.allclose(pooled[["head_share", "law_share", "decay_share"]].astype(float).sum(axis=1), 1)
+    found = prominence.set_index(["group", "statistic"])
+    for group in ("rare", "common"):
+        fit = pooled.loc[(group, f"{heads.DECIDES} head")]
+        curve = curves[(curves["group"] == group) & (curves["sign"] == "pooled")]
+        assert len(curve) == 1536 and (curve["law_low"] <= curve["law_high"]).all() and fit["word"] in heads.WORDS
+        head = curve[curve["rank"] <= fit["head"]]  # Delta is the mean height of the head above its law
+        height = np.log(head["influence"]) - fit["beta"] + fit["kappa"] * np.log(head["rank"])
+        assert fit["delta"] == pytest.approx(height.mean() if len(head) else 0.0)
+        row = found.loc[(group, "head")]
+        assert (row["value"], row["word"], row["p_law"]) == (fit["delta"], fit["word"], fit["p_law"])
+        assert (fit["word"] == "plateau") <= (row["low"] > 0 and row[["p_law", "p_lognormal", "p_half_normal"]].max() < 0.05)
+    signs = phases[phases["rule"] == "fixed head"].groupby(["group", "sign"])["neurons"].first().unstack()
+    assert (signs["boost"] + signs["suppress"] <= 1536).all()
 
 
 def check_04(tree):
@@ -149,7 +167,11 @@ def check_04(tree):
     steps = sorted(read(tree, "checkpoints")["step"])
     for table in (phases, curves, top, ancestry):
         assert sorted(table["step"].unique()) == steps and set(table["group"]) == {"rare", "common"}
-    assert np.allclose(phases[["plateau", "power_law", "decay"]].sum(axis=1), 1) and (phases["positions"] == POSITIONS).all()
+    assert np.allclose(phases[["head_share", "law_share", "decay_share"]].sum(axis=1), 1) and (phases["positions"] == POSITIONS).all()
+    last = phases[phases["step"] == steps[-1]].set_index(["group", "rule"])  # notebook 03 says the same of it
+    before = read(tree, "phases").query("sign == 'pooled'").set_index(["group", "rule"]).loc[last.index]
+    assert np.allclose(last[["delta", "kappa", "p_law", "delta_low"]], before[["delta", "kappa", "p_law", "delta_low"]])
+    assert (last["word"] == before["word"]).all() and (phases["told_head"] == (phases["word"] == "plateau")).all()
     assert (curves["low"] <= curves["high"]).all() and curves["influence"].min() >= 0
     lead = top[top["chosen"] == "then"].pivot(index="step", columns="group", values="ratio")
     assert lead["rare"].iloc[-1] > 1.5 * lead["rare"].iloc[0]  # a few neurons come to matter far more than the rest
@@ -164,11 +186,12 @@ def check_04(tree):
     assert len(ancestry) == 2 * 27 * len(steps) and ancestry["rank"].between(1, 1536).all()
     part = statistics.set_index(["group", "rule", "statistic", "part"])["value"].sort_index()
     assert part["rare", "", "ratio", "gain"] == pytest.approx(lead["rare"].iloc[-1] / lead["rare"].iloc[0])
-    gained = part["rare", "change points", "plateau"]
+    gained = part["rare", "fixed head", "delta"]
     assert gained["gain"] == pytest.approx(gained["last"] - gained["first"])
     found = claim_tables.collect({"emergence_statistics": statistics})  # C3 can be judged by it
     assert all(np.isfinite([found[name].low, found[name].high]).all() for name in ("C3 emergence", "C3 before training"))
-    assert len(found["C3 emergence"].p) == 2 and found["C3 emergence"].positions == POSITIONS
+    assert len(found["C3 emergence"].p) == 1 and found["C3 emergence"].positions == POSITIONS
+    assert found["C3 before training"].word in heads.WORDS and found["C3 before training"].margin > 0
 
 
 def check_05(tree):
@@ -230,11 +253,12 @@ def check_11(tree):
     top = rare.sort_values("mean_abs_a", ascending=False).head(27)
     assert mine.value["C1"] == pytest.approx(top["mean_abs_b"].mean() / rare["mean_abs_b"].median(), rel=1e-4)
     assert 2.5 < mine.null["C1"] < 4.1 and mine.low["C1"] < mine.value["C1"] < mine.high["C1"]
-    phases = read(tree, "phases").set_index("group")
-    assert mine.value["C2"] == pytest.approx(phases.loc["rare", "bp_plateau_end"] / len(rare))
-    prominence = read(tree, "prominence").set_index(["group", "statistic"])
-    family = phases.loc["rare", "null"].replace("-", "_")
-    assert prominence.loc[("rare", "plateau"), f"p_{family}"] == pytest.approx(phases.loc["rare", "p_plateau"])
+    fits = read(tree, "phases").query("sign == 'pooled'").set_index(["group", "rule"])
+    for name, group in (("C2 head", "rare"), ("C7 common", "common")):
+        assert (mine.value[name], mine.word[name]) == tuple(fits.loc[(group, f"{heads.DECIDES} head"), ["delta", "word"]])
+    fixed = fits.xs("fixed head", level="rule")["delta"]  # less documents that have one kind of positions alone
+    assert mine.value["C7 contrast"] == pytest.approx(fixed["rare"] - fixed["common"], abs=0.3)
+    assert mine.word["C2 law"] and 0 <= mine.value["C2 decay"] <= 1 and mine["sentence"].str.endswith(".").all()
     for name, source in (("C4", "activation_dimension"), ("C5 within", "coactivation"), ("C8", "modules")):
         rows = read(tree, source)
         assert any(np.isclose(rows[f"less_{kind}"], mine.value[name]).any() for kind in ("random", "matched"))
@@ -310,11 +334,14 @@ def check_07(tree):
 
 
 def check_09(tree):
-    heads, laws, promises = (read(tree, name) for name in ("null_heads", "power_laws", "promises"))
-    assert heads["null"].tolist() == ["lognormal", "half-normal", "exponential", "untrained model", "shuffled labels",
+    nulls, laws, promises = (read(tree, name) for name in ("null_heads", "power_laws", "promises"))
+    assert nulls["null"].tolist() == ["lognormal", "half-normal", "exponential", "law", "untrained model", "shuffled labels",
                                       "common, same number", "common, same loss"]
-    assert heads[["p_plateau", "p_outliers", "p_share"]].gt(0).all(axis=None) and (heads["null_low"] < heads["null_high"]).all()
-    found, rare = (float(word) for word in heads["note"].iloc[-1].replace(",", "").split() if word.replace(".", "").isdigit())
+    assert nulls["p"].between(nulls["p_floor"], 1).all() and (nulls["null_low"] < nulls["null_high"]).all()
+    fit = read(tree, "phases").query(f"sign == 'pooled' and group == 'rare' and rule == '{heads.DECIDES} head'").iloc[0]
+    of_model = nulls.set_index("null").loc[["lognormal", "half-normal", "law"]]  # the curve and the nulls of notebook 03
+    assert (of_model["delta"] == fit["delta"]).all() and of_model["p"].tolist() == fit[["p_lognormal", "p_half_normal", "p_law"]].tolist()
+    found, rare = (float(word) for word in nulls["note"].iloc[-1].replace(",", "").split() if word.replace(".", "").isdigit())
     assert found == pytest.approx(rare, abs=0.5)  # the matched positions are as hard
     assert len(laws) == 4 and (laws["alpha"] > 1).all() and laws["verdict"].str.contains("rejected|cannot").all()
     assert (promises["runs"] == 10).all() and (promises["kept"] >= 7).all()

@@ -10,6 +10,7 @@ COMMANDS = {
     "sweep": ("runner.sweep", "main", "run a grid of settings, one row of a CSV file each"),
     "audit": ("__main__", "check_model", "check a model's checkpoints: repeats, jumps, known issues"),
     "suite": ("embedded.mini_pythia.train", "main", "train mini-pythia's checkpoints"),
+    "calibrate": ("tables.nulls", "calibrate", "count on planted samples how often the curve's tests answer rightly"),
     "bench": ("bench", "main", "time the ablation of every neuron"),
     "tables": ("runner.catalogue", "main", "write the list of tables in data/README.md from what they say of themselves"),
 }
@@ -18,7 +19,7 @@ INNER = {"row": ("runner.sweep", "row", "one row of a grid, in the process that 
 
 def main(argv):
     """Hand the arguments to the command's function; the exit code is what that returns."""
-    lines = [f"  {name:<6} {what}" for name, (*_, what) in COMMANDS.items()]
+    lines = [f"  {name:<9} {what}" for name, (*_, what) in COMMANDS.items()]
     usage = "\n".join(["usage: python -m rare_token_neurons COMMAND [--help]", "", "commands:", *lines])
     if not argv or argv[0] in ("-h", "--help"):
         print(usage)

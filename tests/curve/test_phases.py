@@ -1,135 +1,175 @@
-"""Phases of planted curves, of a pure power law, and of bad input."""
+"""Phases of planted curves, with a fixed head and by the paper's rule; of a pure power law, and of bad input."""
 
 import numpy as np
 import pytest
 
-from rare_token_neurons.curve import phases
+import rare_token_neurons
+from rare_token_neurons.curve import calibration, heads, phases
 from rare_token_neurons.statistics import rankings
 
 N, HEAD, TAIL = 2048, 35, 240         # the shares the paper reports: 1.7 %, 10 %, the rest
+RANKS = np.arange(1, N + 1)
+RULES = (phases.fit, phases.by_differences)
 
 
-def planted(n=N, head=HEAD, tail=TAIL, slopes=(0.0, 0.7, 3.0)):
-    """Influence by rank, (n,): three straight stretches on the log-log plot."""
-    x = np.log(np.arange(1, n + 1))
-    return np.exp(-slopes[0] * np.minimum(x, np.log(head))
-                  - slopes[1] * np.clip(x - np.log(head), 0, np.log(tail / head))
-                  - slopes[2] * np.maximum(x - np.log(tail), 0))
+def planted(raised=1.0, head=HEAD, tail=TAIL, kappa=0.7, decay=3.0):
+    """Influence by rank, (N,): a law that ends in a decay, before it a nearly flat shelf, `raised` e-folds above the law."""
+    x = np.log(RANKS)
+    law = np.exp(-kappa * np.minimum(x, np.log(tail)) - decay * np.maximum(x - np.log(tail), 0))
+    shelf = np.exp(raised - kappa * (np.log(head) - 1) - 0.05 * (np.log(RANKS / head) + 1))
+    return np.where(RANKS <= head, shelf, law)
 
 
-def within_efolds(found, planted_rank, efolds=0.5):
-    return abs(np.log(found / planted_rank)) < efolds
+def rounded():
+    """A head below its law, which no rule calls a plateau."""
+    return calibration.law(np.maximum(RANKS, HEAD), tail=TAIL)
 
 
-@pytest.mark.parametrize("slopes", [(0.0, 0.7, 3.0), (0.15, 0.7, 3.0), (0.1, 1.2, 6.0)])
-def test_planted_phases_are_found(slopes):
-    result = phases.fit(planted(slopes=slopes))
-    assert within_efolds(result.boundaries[0], HEAD) and within_efolds(result.boundaries[1], TAIL)
-    assert result.kappa == pytest.approx(slopes[1], rel=0.05)
-    assert result.r2 > 0.99
+def noisy(curve, seed):
+    return curve * np.exp(0.05 * np.random.default_rng(seed).standard_normal(N))
+
+
+# ---- with a fixed head
+
+
+def test_the_fixed_head_is_that_of_heads():
+    curve = noisy(planted(), 0)
+    found, same = phases.fit(curve), heads.find(-np.sort(-curve), "fixed")
+    assert (found.delta, found.kappa, found.beta) == (same.delta[0], same.kappa[0], same.beta[0])
+    assert found.boundaries == (heads.head_size(N), int(same.end[0])) and not hasattr(found, "word")
+    assert rare_token_neurons.fit_phases is phases.fit
+
+
+@pytest.mark.parametrize("raised", [0.5, 1.0])
+def test_a_shelf_stands_above_its_law_and_a_rounded_head_below(raised):
+    for seed in range(5):
+        found = phases.fit(noisy(planted(raised), seed))
+        assert found.delta == pytest.approx(raised, abs=0.3) and found.kappa == pytest.approx(0.7, abs=0.12)
+        assert found.boundaries[1] == pytest.approx(TAIL, rel=0.2)
+        assert phases.fit(noisy(rounded(), seed)).delta < -0.5
+
+
+def test_without_a_decay_the_law_goes_to_the_last_living_neuron():
+    found = phases.fit(np.append(RANKS**-0.7, np.zeros(100)))
+    assert found.boundaries == (heads.head_size(N), N) and set(found.decay) == set(range(N, N + 100))
+    assert found.delta == pytest.approx(0, abs=0.02) and found.kappa == pytest.approx(0.7, abs=0.01)
+
+
+# ---- by the paper's rule
+
+
+@pytest.mark.parametrize("raised", [1.0, 1.5])
+def test_finite_differences_find_a_shelf_above_the_line(raised):
+    found = phases.by_differences(planted(raised))
+    assert found.boundaries[0] == pytest.approx(HEAD, rel=0.3) and found.boundaries[1] == pytest.approx(TAIL, rel=0.3)
+    assert found.delta == pytest.approx(raised, abs=0.2) and found.kappa == pytest.approx(0.7, abs=0.1)
     ranks = np.array([60, 100, 150])
-    np.testing.assert_allclose(result.line(ranks), planted(slopes=slopes)[ranks - 1], rtol=0.05)
+    np.testing.assert_allclose(found.line(ranks), planted(raised)[ranks - 1], rtol=0.15)
 
 
-def test_noisy_plateau_with_exponential_decay_is_found():
-    rng = np.random.default_rng(0)
-    ranks = np.arange(1, N + 1)
-    for _ in range(10):
-        curve = np.maximum(ranks, HEAD) ** -0.7 * np.exp(-np.maximum(ranks - TAIL, 0) / 300)
-        result = phases.fit(curve * np.exp(0.05 * rng.standard_normal(N)))
-        assert within_efolds(result.boundaries[0], HEAD, 0.7)
-        assert within_efolds(result.boundaries[1], TAIL, 0.8)
-        assert result.kappa == pytest.approx(0.7, rel=0.15)
+def test_a_head_below_the_line_counts_to_the_power_law():
+    found = phases.by_differences(calibration.law(RANKS + 10, tail=TAIL))
+    assert len(found.head) == 0 and found.boundaries[0] == 0 and found.delta == 0
+    assert found.boundaries[1] == pytest.approx(TAIL, rel=0.3) and set(range(HEAD)) <= set(found.power_law)
 
 
-def test_phases_are_a_partition_in_order_of_influence():
-    influence = np.random.default_rng(1).permutation(planted())
-    result = phases.fit(influence)
-    together = np.concatenate([result.plateau, result.power_law, result.decay])
-    np.testing.assert_array_equal(together, result.order)
-    np.testing.assert_array_equal(np.sort(together), np.arange(N))
-    assert sum(result.shares) == pytest.approx(1.0)
-    assert influence[result.plateau].min() >= influence[result.power_law].max()
-    assert influence[result.power_law].min() >= influence[result.decay].max()
+def test_a_few_outliers_above_the_line_are_a_head_by_differences():
+    """The rule knows no outliers: what stands above the line is the head, however steep."""
+    curve = RANKS**-0.7
+    curve[:5] *= 20
+    found = phases.by_differences(curve)
+    assert 1 <= len(found.head) <= 8 and found.delta > 1
 
 
 @pytest.mark.parametrize("kappa", [0.2, 0.8, 2.0])
-def test_pure_power_law_has_neither_plateau_nor_decay(kappa):
-    result = phases.fit(3.0 * np.arange(1, N + 1) ** -kappa)
-    assert result.kappa == pytest.approx(kappa, rel=1e-9)
-    assert result.beta == pytest.approx(np.log(3.0), abs=1e-9)
-    assert result.r2 == pytest.approx(1.0)
-    assert len(result.plateau) == len(result.decay) == 0
-    assert len(result.power_law) == N and result.boundaries == (0, N)
+def test_pure_power_law_has_neither_head_nor_decay_by_differences(kappa):
+    found = phases.by_differences(3.0 * RANKS**-kappa)
+    assert found.kappa == pytest.approx(kappa, rel=1e-9) and found.beta == pytest.approx(np.log(3.0), abs=1e-9)
+    assert len(found.head) == len(found.decay) == 0 and found.delta == 0
+    assert len(found.power_law) == N and found.boundaries == (0, N)
 
 
-def test_plateau_without_decay_and_decay_without_plateau():
-    no_decay = phases.fit(planted(slopes=(0.0, 0.7, 0.7)))
-    assert within_efolds(no_decay.boundaries[0], HEAD) and len(no_decay.decay) == 0
-    no_plateau = phases.fit(planted(slopes=(0.7, 0.7, 4.0)))
-    assert len(no_plateau.plateau) == 0 and within_efolds(no_plateau.boundaries[1], TAIL)
-
-
-def test_a_head_above_the_line_is_no_plateau():
-    curve = np.arange(1, N + 1) ** -0.7
-    curve[:5] *= 20
-    result = phases.fit(curve)
-    assert len(result.plateau) == 0
-    assert set(range(5)) <= set(result.power_law)
-
-
-def test_tail_flatter_than_the_middle_is_no_decay():
-    assert len(phases.fit(planted(head=300, tail=400, slopes=(1.0, 1.0, 0.2))).decay) == 0
-
-
-def test_neurons_may_come_in_any_order():
-    rng = np.random.default_rng(2)
-    influence = planted() * np.exp(0.05 * rng.standard_normal(N))
-    mixed = rng.permutation(N)
-    one, other = phases.fit(influence), phases.fit(influence[mixed])
-    assert one.boundaries == other.boundaries and one.kappa == other.kappa
-    np.testing.assert_array_equal(mixed[other.plateau], one.plateau)
-
-
-@pytest.mark.parametrize("scale, power", [(1e-6, 1.0), (1e4, 1.0), (1.0, 2.0), (5.0, 0.5)])
-def test_units_and_powers_leave_the_phases_alone(scale, power):
-    rng = np.random.default_rng(3)
-    influence = planted(slopes=(0.1, 0.7, 3.0)) * np.exp(0.05 * rng.standard_normal(N))
-    one, other = phases.fit(influence), phases.fit(scale * influence**power)
-    assert one.boundaries == other.boundaries
-    assert other.kappa == pytest.approx(power * one.kappa)
-    assert other.beta == pytest.approx(power * one.beta + np.log(scale))
-
-
-def test_dead_neurons_are_decay_and_change_nothing_else():
-    alive = phases.fit(planted())
-    result = phases.fit(np.concatenate([np.zeros(100), planted()]))
-    assert result.kappa == pytest.approx(alive.kappa) and result.boundaries == alive.boundaries
-    assert set(range(100)) <= set(result.decay)
+def test_a_tail_flatter_than_the_middle_is_no_decay():
+    x = np.log(RANKS)
+    curve = np.exp(-np.minimum(x, np.log(400)) - 0.2 * np.maximum(x - np.log(400), 0))
+    assert len(phases.by_differences(curve).decay) == 0
 
 
 def test_equal_influences_are_one_flat_line():
-    result = phases.fit(np.full(100, 0.3))
-    assert result.kappa == pytest.approx(0.0, abs=1e-9) and len(result.power_law) == 100
+    found = phases.by_differences(np.full(100, 0.3))
+    assert found.kappa == pytest.approx(0.0, abs=1e-9) and len(found.power_law) == 100
 
 
-def test_rank_curve_and_resampling():
+# ---- both
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_phases_are_a_partition_in_order_of_influence(rule):
+    influence = np.random.default_rng(1).permutation(planted())
+    found = rule(influence)
+    together = np.concatenate([found.head, found.power_law, found.decay])
+    np.testing.assert_array_equal(together, found.order)
+    np.testing.assert_array_equal(np.sort(together), np.arange(N))
+    assert sum(found.shares) == pytest.approx(1.0) and found.shares[0] == len(found.head) / N > 0
+    assert influence[found.head].min() >= influence[found.power_law].max()
+    assert influence[found.power_law].min() >= influence[found.decay].max()
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_delta_is_the_mean_distance_of_the_head_from_the_line(rule):
+    curve = noisy(planted(), 1)
+    found = rule(curve)
+    ranks = np.arange(1, len(found.head) + 1)
+    by_hand = np.log(curve[found.head] / found.line(ranks)).mean()
+    assert found.delta == pytest.approx(by_hand) and found.delta > 0.5
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_neurons_may_come_in_any_order(rule):
+    influence, mixed = noisy(planted(), 2), np.random.default_rng(2).permutation(N)
+    one, other = rule(influence), rule(influence[mixed])
+    assert one.boundaries == other.boundaries and one.kappa == other.kappa and one.delta == other.delta
+    np.testing.assert_array_equal(mixed[other.head], one.head)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("scale", [1e-6, 1e4])
+def test_units_leave_the_phases_alone(rule, scale):
+    one, other = rule(noisy(planted(), 3)), rule(scale * noisy(planted(), 3))
+    assert one.boundaries == other.boundaries and other.kappa == pytest.approx(one.kappa)
+    assert other.delta == pytest.approx(one.delta) and other.beta == pytest.approx(one.beta + np.log(scale))
+
+
+@pytest.mark.parametrize("power", [2.0, 0.5])
+def test_powers_leave_the_boundaries_by_differences_alone(power):
+    one, other = (phases.by_differences(noisy(planted(), 3) ** exponent) for exponent in (1.0, power))
+    assert one.boundaries == other.boundaries and other.kappa == pytest.approx(power * one.kappa)
+    assert other.delta == pytest.approx(power * one.delta)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_dead_neurons_are_decay_and_change_nothing_else(rule):
+    alive, found = rule(planted()), rule(np.concatenate([np.zeros(100), planted()]))
+    assert found.kappa == pytest.approx(alive.kappa) and found.boundaries == alive.boundaries
+    assert set(range(100)) <= set(found.decay)
+
+
+def test_a_rank_curve_falls_and_ties_keep_their_order():
     order, values = rankings.rank_curve([0.1, 0.4, 0.4, 0.2])
     assert order.tolist() == [1, 2, 3, 0] and values.tolist() == [0.4, 0.4, 0.2, 0.1]
-    x, y = phases.resample(np.arange(1, 513) ** -0.5)
-    assert x[0] == 0 and x[-1] == pytest.approx(np.log(512)) and len(x) == phases.POINTS
-    np.testing.assert_allclose(np.diff(x), x[1])
-    np.testing.assert_allclose(y, -0.5 * x, atol=1e-12)
 
 
-@pytest.mark.parametrize("bad, word", [
-    (np.ones(19), "at least 20"),
-    (np.zeros(500), "above zero"),
-    (np.append(planted(), np.nan), "not finite"),
-    (np.append(planted(), -0.1), "negative"),
-    (planted().reshape(2, -1), "one value per neuron"),
+@pytest.mark.parametrize("rule, bad, word", [
+    (phases.fit, np.ones(199), "at least 200 neurons"),
+    (phases.by_differences, np.ones(19), "at least 20 neurons"),
+    *((rule, bad, word) for rule in RULES for bad, word in [
+        (np.zeros(500), "above zero"),
+        (np.append(planted(), np.nan), "not finite"),
+        (np.append(planted(), -0.1), "negative"),
+        (planted().reshape(2, -1), "one value per neuron"),
+    ]),
 ])
-def test_bad_influence_is_one_clear_sentence(bad, word):
+def test_bad_influence_is_one_clear_sentence(rule, bad, word):
     with pytest.raises(ValueError, match=word) as error:
-        phases.fit(bad)
+        rule(bad)
     assert "\n" not in str(error.value)

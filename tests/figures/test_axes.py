@@ -12,10 +12,10 @@ import matplotlib.font_manager
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import planted_heads as planted
 import pytest
 from matplotlib.colors import to_hex
 
-from rare_token_neurons.curve import phases
 from rare_token_neurons.figures import axes as plots
 
 
@@ -25,15 +25,9 @@ def close_figures():
     plt.close("all")
 
 
-def three_phases(n=1000):
-    ranks = np.arange(1, n + 1)
-    return np.maximum(ranks, 20) ** -0.7 * np.exp(-np.maximum(ranks - 150, 0) / 150)
-
-
 def draw():
     figure, ax = plots.panels(width=plots.COLUMN)
-    values = three_phases()
-    plots.rank_curve(ax, values, phases.fit(values), label="rare", null=(values * 0.5, values * 2))
+    plots.rank_curve(ax, planted.curve(), planted.fit(), label="rare")
     plots.title(ax, "Three phases")
     ax.legend()
     return figure
@@ -98,29 +92,84 @@ def test_bad_names_are_refused(tmp_path, name):
 
 
 def test_phases_and_groups_have_their_own_colours():
-    wanted = ["rare", "common", "all", "null", "plateau", "power law", "decay"]
+    wanted = ["rare", "common", "all", "null", "head", "power law", "decay"]
     assert len({to_hex(plots.COLORS[name]) for name in wanted}) == len(wanted)
     assert plots.COLORS["random"] == plots.COLORS["null"] == plots.GREY
 
 
-def test_rank_curve_draws_falling_and_skips_the_dead():
-    figure, ax = plots.panels()
-    values = np.random.default_rng(0).permutation(np.append(three_phases(), np.zeros(7)))
-    plots.rank_curve(ax, values, label="rare")
-    curve = ax.lines[0].get_ydata()
-    assert np.all(np.diff(curve[:1000]) <= 0) and np.isnan(curve[1000:]).all()
-    assert ax.get_xscale() == ax.get_yscale() == "log"
-    assert to_hex(ax.lines[0].get_color()) == plots.COLORS["rare"]
+def lines(ax):
+    return {line.get_label(): line for line in ax.lines}
 
 
-def test_shading_covers_every_rank_and_drops_empty_phases():
+def test_a_rank_curve_skips_the_dead_and_stands_over_its_nulls():
     figure, ax = plots.panels()
-    plots.shade_phases(ax, (17, 200), 1000)
-    spans = sorted(patch.get_extents().x0 for patch in ax.patches)
-    assert len(spans) == 3 and [text.get_text().split("\n")[1] for text in ax.texts] == ["1.7 %", "18.3 %", "80.0 %"]
+    plots.rank_curve(ax, planted.curve(np.append(planted.influence(), np.zeros(7))), label="rare")
+    drawn = lines(ax)["rare"]
+    assert np.all(np.diff(drawn.get_ydata()[:1000]) <= 0) and np.isnan(drawn.get_ydata()[1000:]).all()
+    assert ax.get_xscale() == ax.get_yscale() == "log" and to_hex(drawn.get_color()) == plots.COLORS["rare"]
+    nulls = {label: line for label, line in lines(ax).items() if label.startswith("null: ")}
+    assert set(nulls) == {"null: lognormal, 95 %", "null: half-normal, 95 %"}  # outlines
+    assert len({line.get_linestyle() for line in nulls.values()}) == 2
+    assert {to_hex(line.get_color()) for line in nulls.values()} == {plots.GREY}
+    filled = [band for band in ax.collections if band.get_label() == "null: the law itself, 95 %"]
+    assert len(filled) == 1 and to_hex(filled[0].get_facecolor()[0]) == plots.GREY
+
+
+def test_the_laws_line_is_carried_to_rank_1_and_ends_with_the_law():
     figure, ax = plots.panels()
-    plots.shade_phases(ax, (0, 1000), 1000)
-    assert [text.get_text() for text in ax.texts] == ["power law\n100.0 %"]
+    plots.rank_curve(ax, planted.curve(), planted.fit(), label="rare")
+    (line,) = [line for label, line in lines(ax).items() if label.startswith("line: the law, carried to rank 1")]
+    assert list(line.get_xdata()) == [1, planted.LAW] and "0.70" in line.get_label()
+    assert line.get_ydata() == pytest.approx(np.exp(planted.BETA - planted.KAPPA * np.log([1, planted.LAW])))
+
+
+def stretches(ax):
+    return [text.get_text() for text in ax.texts]
+
+
+def test_phases_are_shaded_as_the_fit_found_them_with_the_cliff_hatched():
+    figure, ax = plots.panels()
+    plots.shade_phases(ax, planted.fit())
+    assert stretches(ax) == ["shelf\n2.0 %", "cliff\n1.0 %", "power law\n12.0 %", "decay\n85.0 %"]
+    (cliff,) = [patch for patch in ax.patches if patch.get_hatch()]
+    assert (cliff.get_x(), cliff.get_x() + cliff.get_width()) == (planted.SHELF + 0.5, planted.HEAD + 0.5)
+    ends = sorted({patch.get_x() for patch in ax.patches} | {patch.get_x() + patch.get_width() for patch in ax.patches})
+    assert ends == [1, 20.5, 30.5, 150.5, 1000]
+
+
+@pytest.mark.parametrize("word", ["outliers", "rounded", "on the line"])
+def test_only_a_plateau_has_a_shelf(word):
+    figure, ax = plots.panels()
+    plots.shade_phases(ax, planted.fit(word))
+    assert stretches(ax)[:2] == ["head\n2.0 %", "cliff\n1.0 %"]
+
+
+def test_empty_stretches_are_not_drawn():
+    for changes, shown in (({"head": 0, "shelf": 1.0, "law_start": 1.0, "decay_share": 0.0}, ["power law\n100.0 %"]),
+                           ({"shelf": 30.4}, ["head\n3.0 %", "power law\n12.0 %", "decay\n85.0 %"]),  # no cliff
+                           ({"head": 17, "shelf": 17.0, "law_start": 40.2}, ["shelf\n1.7 %", "cliff\n2.3 %", "power law\n11.0 %",
+                                                                            "decay\n85.0 %"])):  # beyond a fixed head
+        figure, ax = plots.panels()
+        plots.shade_phases(ax, planted.fit(**changes))
+        assert stretches(ax) == shown
+
+
+def test_a_curve_that_could_not_be_fitted_is_drawn_without_phases():
+    figure, ax = plots.panels()
+    row = planted.missing(planted.fit())
+    plots.rank_curve(ax, planted.curve(), row, label="rare")
+    assert not ax.patches and not ax.texts and plots.named(row) == "cannot be tested"
+    assert plots.named(planted.fit("on the line")) == "on the line"
+
+
+def test_a_legend_below_has_each_entry_once_and_none_of_a_panels_own():
+    figure, panels = plots.panels(1, 2)
+    for ax, own in zip(panels, ("a", "b")):
+        line = ax.plot([1, 2], label=own)
+        ax.plot([2, 1], label="both")
+        ax.legend(handles=line)
+    plots.legend_below(figure, panels)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["both"]
 
 
 def test_zipf_counts_the_rare_band():
@@ -189,6 +238,12 @@ def test_steps_show_the_group_of_each_checkpoint_and_the_last_one(ax):
                                       (np.nan, "no p value")])
 def test_p_in_words(p, words):
     assert plots.level(p) == words
+
+
+def test_a_p_at_its_floor_is_written_as_what_it_is():
+    assert plots.level(1 / 201, 1 / 201) == "none of 200 null curves"
+    assert plots.level(1 / 1001, 1 / 1001, "draws") == "none of 1,000 draws"
+    assert plots.level(2 / 201, 1 / 201) == "p = 0.010" and plots.level(np.nan, 1 / 201) == "no p value"
 
 
 @pytest.mark.parametrize("value, words", [(1.0, "below random, like matched groups"),

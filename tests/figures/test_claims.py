@@ -1,9 +1,117 @@
-"""The verdicts in words."""
+"""The claims table on a page, in sentences, and in a figure."""
 
+import numpy as np
 import pandas as pd
+import pytest
 
-from rare_token_neurons.figures import claims as claim_figures
-from rare_token_neurons.statistics.claims import NOT, REPRODUCED, UNTESTED
+from rare_token_neurons.figures import axes, claims as claim_figures
+from rare_token_neurons.statistics import claims
+from rare_token_neurons.statistics.claims import Evidence, NOT, PARTLY, REPRODUCED, UNTESTED
+from rare_token_neurons.tables.claims import PENDING
+
+FLOOR = 1 / 201
+FOUND = {  # a gated model
+    "C1": Evidence(28.9, 27.7, 30.4, 4.0, (0.001,), 900),
+    "C2 head": Evidence(0.8, 0.6, 1.0, 0.0, (FLOOR,) * 3, 900, word="plateau", floor=FLOOR),
+    "C2 law": Evidence(0.67, 0.6, 0.7, np.nan, (), 900, word="not rejected"),
+    "C2 decay": Evidence(0.98, null=0.99, positions=900),
+    "C7 contrast": Evidence(0.3, 0.1, 0.5, 0.0, (0.6,), 900, floor=FLOOR),
+    "C7 common": Evidence(-0.3, -0.4, -0.2, 0.0, (), 900, word="rounded", margin=0.25),
+    "C6 gate": Evidence(-1.0, -2.0, -0.5, 0.0, (0.01, 0.02), 900)}
+
+
+def table():
+    """Claims of a gated model, of another one without positions, and of two that were not run."""
+    other = {name: Evidence(note="not measured", positions=900) for name in ("C1", "C6 W_in")}
+    other["C2 head"] = Evidence(-0.4, -0.5, -0.3, 0.0, (0.9,) * 3, 900, word="rounded", floor=FLOOR)
+    parts = {"small": claims.judge(FOUND, claims.of_mlp(True)), "plain": claims.judge(other),
+             "owner/one": claims.judge({"C1": Evidence(note=PENDING, positions=900)})}
+    return pd.concat([rows.assign(model=model) for model, rows in parts.items()], ignore_index=True)
+
+
+def row(name, model="small"):
+    rows = table()
+    return rows[(rows["model"] == model) & (rows["name"] == name)].iloc[0]
+
+
+@pytest.mark.parametrize("name, said", [
+    ("C1", "**reproduced** (beyond all controls): 28.9 [27.7, 30.4], null 4, q = 0.007"),
+    ("C2 head", "**reproduced** (plateau; beyond all controls): 0.8 [0.6, 1], null 0, none of 200 null curves reaches it, q = 0.0087"),
+    ("C2 law", "**reproduced** (power law: not rejected): 0.67 [0.6, 0.7]"),
+    ("C2 decay", "**partly** (as in any sample): 98 %, null 99 %"),
+    ("C7 common", "**reproduced** (rounded, interval below 0.25, the spread of the law's own samples): -0.3 [-0.4, -0.2], null 0"),
+    ("C5 between", "*cannot be tested*: not measured")])
+def test_a_finding_says_word_value_null_and_chance(name, said):
+    assert claim_figures.finding(row(name)) == said
+
+
+def test_a_head_that_is_not_raised_is_named_too():
+    assert claim_figures.why(row("C2 head", "plain")) == "rounded; not in the paper's direction"
+
+
+def test_the_page_has_a_row_a_part_and_says_where_an_mlp_has_none():
+    page = claim_figures.markdown(table()).splitlines()
+    lines = {line.split(" | ")[0].removeprefix("| "): line for line in page[2:] if "its parts together" not in line}
+    assert list(lines) == list(dict.fromkeys(claim.name for claim in claims.EVERY)) and {line.count("|") for line in page} == {7}
+    assert lines["C6 W_in"].split(" | ")[3] == claim_figures.ELSEWHERE == lines["C6 gate"].split(" | ")[4]
+    assert "(gated MLPs); modularity of the group's correlations (positive edges), less that of control groups (other MLPs)" in lines["C8"]
+    together = [line for line in page if "its parts together" in line]
+    assert [line[2:4] for line in together] == ["C2", "C3", "C5", "C6", "C7"] and f"**{PARTLY}**" in together[0]
+    assert together[0].count("**") == 4 and lines["C1"].endswith(f"| {PENDING} |")
+
+
+def test_every_verdict_has_a_sentence():
+    rows = table()
+    said = claim_figures.sentences(rows)
+    assert said.count("\n- **C") == len(rows[rows["model"] != "owner/one"]) and said.endswith("**one**: not run yet.\n")
+    assert "- **C4**. Cannot be tested: not measured." in said
+    assert "- **C2 head**, reproduced. Mean height of the head above its law" in said and "none of 200 null curves reaches it" in said
+
+
+def test_the_question_of_each_part_stands_in_a_row():
+    asked = claim_figures.asked()
+    assert len(asked) == len(claims.EVERY) and asked.loc["C8 (gated MLPs)", "margin"] == 0.05
+    assert asked.loc["C2 head", "controls"].endswith("and the law itself") and asked.loc["C7 common", "direction"] == "no plateau, one-sided"
+    assert asked.loc["C2 decay", ["controls", "margin"]].tolist() == ["", ""]
+
+
+@pytest.fixture
+def ax():
+    figure, ax = axes.panels()
+    yield ax
+    axes.plt.close(figure)
+
+
+def test_no_plateau_has_a_field_that_is_open_below(ax):
+    rows = table().query("name == 'C7 common' and model == 'small'")
+    limits = claim_figures.limits(rows)
+    claim_figures.panel_of(ax, rows, limits)
+    (field,) = ax.patches
+    assert field.get_x() == limits[0] and field.get_x() + field.get_width() == pytest.approx(0.25) and limits[1] > 0.25
+    assert ax.texts[0].get_text().startswith("reproduced: rounded, interval below 0.25")
+
+
+def test_a_share_of_draws_has_a_dot_without_an_interval(ax):
+    rows = table().query("name == 'C2 decay' and model == 'small'")
+    claim_figures.panel_of(ax, rows, claim_figures.limits(rows))
+    dots = [line for line in ax.lines if line.get_marker() == "o" and len(line.get_xdata())]
+    assert [list(line.get_xdata()) for line in dots] == [[0.98]] and ax.texts[0].get_text() == "partly: as in any sample"
+
+
+def test_a_part_that_an_mlp_has_not_is_left_blank(ax):
+    claim_figures.panel_of(ax, table().query("name == 'C6 W_in' and model == 'small'"), (0, 1))
+    assert [text.get_text() for text in ax.texts] == [claim_figures.ELSEWHERE] and not ax.lines and not ax.axison
+
+
+def test_a_models_column_is_headed_by_its_count():
+    assert claim_figures.heading(table().query("model == 'small'")) == (
+        "small\n1 of 8 claims reproduced,\n2 partly, 0 not, 5 cannot be tested")
+
+
+def test_the_lead_is_told_for_models_that_have_one():
+    said = claim_figures.of_lead(table())
+    assert said.endswith("\n\n- **small**: 28.9 times (27.7 to 30.4); ranking half-normal numbers gives 4.0 times.")
+    assert claim_figures.of_lead(table().query("model == 'plain'")).endswith("- not measured yet.")
 
 
 def test_the_summary_counts_a_claim_once_and_names_what_was_not_run():

@@ -3,7 +3,9 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import planted_heads as planted
 import pytest
+from matplotlib.colors import to_hex
 
 from rare_token_neurons.figures import axes as plots, emergence
 
@@ -33,28 +35,66 @@ def test_colours_darken_with_the_step_and_zero_has_one():
     assert np.isfinite(emergence.shade([0]).to_rgba(0)).all()
 
 
-def test_a_curve_a_checkpoint_and_the_null_of_the_last(ax):
-    rank = np.array([1, 10, 100])
-    rows = pd.concat([pd.DataFrame({"step": step, "rank": rank, "influence": (step + 1.0) / rank, "low": 0.5 / rank,
-                                    "high": 300 / rank, "null": family, "null_low": 1 / rank, "null_high": 9.0 / rank})
-                      for step, family in zip(STEPS, ("exponential", "lognormal", "lognormal", "half-normal"))])
+def test_a_curve_a_checkpoint_and_the_nulls_of_the_last(ax):
+    rows = pd.concat([planted.curve(planted.influence() * (step + 1), step=step) for step in STEPS])
     emergence.rank_curves(ax, rows, emergence.shade(STEPS))
-    assert [line.get_ydata()[0] for line in ax.lines] == [1, 17, 65, 257]
-    assert [line.get_linestyle() for line in ax.lines] == ["--", "-", "-", "-"]
-    assert ax.get_legend_handles_labels()[1][:2] == ["step 0", "step 256 (95 % over documents)"]
-    assert "ranked half-normal draws (95 %)" in ax.get_legend_handles_labels()[1]
+    curves = [line for line in ax.lines if not line.get_label().startswith("null") and line.get_color() != plots.GREY]
+    assert [line.get_ydata()[-1] / planted.influence()[-1] for line in curves] == pytest.approx([1, 17, 65, 257])
+    assert [line.get_linestyle() for line in curves] == ["--", "-", "-", "-"]
+    labels = ax.get_legend_handles_labels()[1]
+    assert labels[:2] == ["step 0", "step 256 (95 % over documents)"] and "null: the law itself, 95 %" in labels
 
 
-def test_what_cannot_be_told_is_open(ax):
-    rows = pd.DataFrame({"step": STEPS, "null_plateau_low": 0.0, "null_plateau_high": 0.1})
-    for phase, value in (("plateau", 0.02), ("power_law", 0.1), ("decay", 0.88)):
-        rows = rows.assign(**{phase: value, f"{phase}_low": value, f"{phase}_high": value,
-                              f"told_{phase}": rows["step"] > 16})
-    emergence.shares(ax, rows)
-    (filled,) = lines(ax, "plateau")
-    assert filled.get_ydata() == pytest.approx(np.full(4, 2.0))
-    opened = [line for line in ax.lines if line.get_markerfacecolor() == "white" and len(line.get_xdata())]
-    assert [list(line.get_xdata()) for line in opened] == [[0, 16]] * 3
+def phases(words=("rounded", "rounded", "on the line", "plateau")):
+    """The table `emergence_phases` of four steps: Delta rises from -0.4 by 0.4 a step, words as given; common stays rounded."""
+    rows = []
+    for place, (step, word) in enumerate(zip(STEPS, words)):
+        for group, called, delta in (("rare", word, 0.4 * (place - 1)), ("common", "rounded", -0.4)):
+            for rule in ("fitted head", "fixed head"):
+                height = {"delta": delta, "delta_low": delta - 0.1, "delta_high": delta + 0.1, "p_law": 1 / 201 if delta > 0.5 else 0.3}
+                rows.append({"step": step, "group": group, "rule": rule} | planted.fit(called, **height) | {
+                    "told_head": called == "plateau", "told_power_law": step > 16, "told_decay": True})
+    return pd.DataFrame(rows)
+
+
+def of(table, group, rule):
+    return table[(table["group"] == group) & (table["rule"] == rule)]
+
+
+def test_delta_has_a_marker_by_its_word_over_the_laws_samples(ax):
+    emergence.heights(ax, of(phases(), "rare", "fixed head"))
+    drawn = {(line.get_marker(), to_hex(line.get_markerfacecolor())): list(line.get_xdata())
+             for line in ax.lines if line.get_linestyle() == "None" and len(line.get_xdata())}
+    assert drawn == {("v", "#ffffff"): [0, 16], ("s", "#ffffff"): [64], ("o", plots.COLORS["rare"]): [256]}
+    labels = ax.get_legend_handles_labels()[1]
+    assert labels == ["samples of the law itself, 95 %", "plateau", "outliers", "rounded", "on the line", "cannot be tested"]
+
+
+def test_what_is_not_told_is_open(ax):
+    emergence.shares(ax, of(phases(), "rare", "fitted head"))
+    (filled,) = lines(ax, "head")
+    assert filled.get_ydata() == pytest.approx(np.full(4, 3.0))
+    opened = [list(line.get_xdata()) for line in ax.lines if line.get_markerfacecolor() == "white" and len(line.get_xdata())]
+    assert opened == [[0, 16, 64], [0, 16]]
+
+
+def test_kappa_is_drawn_by_both_heads(ax):
+    emergence.parameter(ax, phases(), "kappa")
+    assert [line.get_label() for line in ax.lines] == ["rare, fixed head", "rare, fitted head", "common, fixed head", "common, fitted head"]
+
+
+def test_titles_tell_the_first_and_the_last_step():
+    rows = of(phases(), "rare", "fixed head")
+    assert emergence.finding(rows) == "Rare: rounded at step 0,\nplateau at 256 (Δ = +0.80)"
+    assert emergence.finding(rows.assign(word="", delta=np.nan)) == "Rare: cannot be tested at step 0,\ncannot be tested at 256"
+    assert emergence.of_shares(rows) == "Rare: head 3.0 % at step 0,\n3.0 % at 256"
+    assert emergence.of_parameter(rows, "kappa") == "Rare: kappa 0.70 at step 0, 0.70 at 256"
+    ratio = pd.Series([2.0, 9.0, 5.0, 4.0], index=STEPS)
+    assert emergence.of_ratio(ratio, "rare") == "Rare: top 1.7 % over median\n2.0 at step 0, 4.0 at 256"
+    assert emergence.of_best(ratio) == "Rare: 9.0 times the median at best\n(step 16), 4.0 at step 256"
+    agreement = pd.DataFrame({("rare", "common"): [0.9, 0.5], ("rare", "rare"): [0.9, 0.8]}, index=[0, 256])
+    assert emergence.of_agreement(agreement) == "Rare with common: 0.90 at step 0,\n0.50 at 256 (ceiling 0.80)"
+    assert "by 0.90 at step 0, 0.50 at the lowest (step 256) and **0.50** at" in emergence.of_parting(agreement["rare", "common"])
 
 
 def rankings():
@@ -89,3 +129,46 @@ def test_the_heat_map_has_a_row_a_neuron_by_place(ax):
     emergence.ranks(ax, table, "rare")
     drawn = ax.collections[0].get_array().reshape(3, 4)
     assert drawn[:, 0].tolist() == [10, 20, 30] and drawn[0].tolist() == [10, 11, 12, 13]
+
+
+# ---- in words
+
+
+def test_the_course_has_a_row_a_step_with_the_words_of_the_table():
+    told = emergence.course(phases())
+    assert told.index.tolist() == STEPS and told["rare", "word"].tolist() == ["rounded", "rounded", "on the line", "plateau"]
+    assert told["rare", "Δ (e-folds)"].iloc[-1] == "+0.80 [+0.70, +0.90]" and told["common", "word"].eq("rounded").all()
+    assert told["rare", "as high by chance"].tolist() == ["p = 0.30"] * 3 + ["none of 200 null curves"]
+
+
+def test_a_phase_is_told_first_and_since():
+    when = emergence.when_told(phases())
+    assert when.loc[("fixed head", "rare", "plateau")].tolist() == [256, 256]
+    assert when.loc[("fitted head", "rare", "power law")].tolist() == [64, 64] and when.loc[("fixed head", "rare", "decay")].tolist() == [0, 0]
+    assert when.loc[("fixed head", "common", "plateau")].isna().all()
+
+
+def statistics(**gain):
+    rows = [{"part": "first", "step": 0, "value": -0.4, "word": "rounded"}, {"part": "last", "step": 256, "value": 0.8, "word": "plateau"},
+            {"part": "gain", "value": 1.2, "low": 1.0, "high": 1.4, "word": "", "p_laws": 1 / 201, "null_sd": 0.25} | gain]
+    table = pd.concat([pd.DataFrame(rows).assign(group=group, rule="fixed head", statistic="delta") for group in ("rare", "common")]
+                      + [pd.DataFrame([{"part": "gain", "group": "rare", "rule": "", "statistic": "ratio", "value": 5.0, "low": 4.0,
+                                        "high": 6.0}])])
+    return table.astype({"step": "Int64"}).set_index(["group", "rule", "statistic", "part"]).sort_index()
+
+
+def test_the_gain_is_said_beside_two_laws():
+    said = emergence.of_gain(statistics()).splitlines()
+    assert len(said) == 2 and said[0] == (
+        "- **Rare targets**: Δ goes from -0.40 (rounded) at step 0 to +0.80 (plateau) at step 256, a gain of **+1.20** e-folds (95 %: +1.00 "
+        "to +1.40). Two laws alone differ with a standard deviation of 0.25; as much between them: none of 200 pairs.")
+    assert "as much between them: p = 0.20" in emergence.of_gain(statistics(p_laws=0.2))
+
+
+@pytest.mark.parametrize("low, high, way", [(1.0, 1.4, "rises"), (-1.4, -1.0, "sinks"), (-1.0, 1.0, "neither rises nor sinks")])
+def test_the_summary_takes_each_number_from_its_table(low, high, way):
+    rare = pd.DataFrame({"ratio": [2.0, 9.0], "ranked": [4.0, 4.0]}, index=[0, 256])
+    said = emergence.summary(phases(), statistics(low=low, high=high), rare)
+    for words in ("3.0 / 12.0 / 85.0 % at step 0 (the head: *rounded*)", "at step 256 (the head: *plateau*)", f"their law *{way}", "+1.20 e-folds",
+                  "grows 5.0 times (95 %: 4.0 to 6.0), to 9.0; ranking half-normal numbers alone gives 4.0"):
+        assert words in said

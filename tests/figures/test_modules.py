@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from rare_token_neurons.figures import axes as plots, modules
+from rare_token_neurons.tables import modules as tables
 
 
 @pytest.fixture
@@ -33,6 +34,47 @@ def test_communities_are_framed_largest_first(ax):
     assert [(line.get_xdata()[0], line.get_xdata()[1]) for line in ax.lines] == [(0, 2), (2, 3)]
 
 
+def test_absolute_correlations_have_no_sign(ax):
+    rows = pd.DataFrame({"i": [0, 0, 1, 1], "j": [0, 1, 0, 1], "correlation": [1.0, -0.2, -0.2, 1.0], "community": 1})
+    modules.communities(ax, rows, absolute=True)
+    assert set(np.ravel(ax.collections[0].get_array()).tolist()) == {0.2, 1.0}
+
+
+def module_row(**changed):
+    row = {"where": "rare", "weights": "positive", "resolution": 1.0, "main": True, "gated": False, "value": 0.1,
+           "low": 0.08, "high": 0.12, "communities": 4, "size": 27, "positions": 1000, "documents": 120,
+           "imbalance_scale": 0.1, "imbalance_norm": 0.0}
+    for kind, mean in (("random", 0.05), ("matched", 0.06)):
+        row |= {kind: mean, f"{kind}_low": mean - 0.01, f"{kind}_high": mean + 0.01, f"p_{kind}": 2 / 201,
+                f"less_{kind}": 0.1 - mean, f"less_{kind}_low": 0.0, f"less_{kind}_high": 0.07}
+    return pd.Series(row | changed)
+
+
+def test_modularity_is_drawn_and_told_beside_the_controls_that_can_be_used(ax):
+    rows = pd.DataFrame([module_row(), module_row(weights="absolute", main=False)])
+    modules.modularity(ax, modules.usable(rows))
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["rare\n1\nr > 0", "rare\n1\n|r|"]
+    assert any("matched" in text.get_text() for text in ax.get_legend().get_texts())
+    ax.clear()
+    modules.modularity(ax, modules.usable(rows.assign(imbalance_scale=0.6)))
+    assert not any("matched" in text.get_text() for text in ax.get_legend().get_texts())
+    said = modules.of_modules(module_row())
+    assert said.startswith("Modularity of the rare group, by its positive correlations: **0.100** in 4 communities; less "
+                           "random groups +0.050 (+0.000 to +0.070); less matched groups +0.040")
+    assert said.endswith("of half B.)")
+    poor = modules.usable(rows.assign(imbalance_scale=0.6)).iloc[1]
+    said = modules.of_modules(poor)
+    assert "absolute correlations" in said and "; matched groups cannot be used. (27" in said
+    assert said.endswith("a claim of absence cannot be tested.")
+
+
+def test_layers_do_without_matched_groups_that_cannot_be_used(ax):
+    rows = pd.DataFrame({"layer": [0, 1], "value": 0.1, "low": 0.08, "high": 0.12, "random_low": 0.05, "random_high": 0.2,
+                         "matched_low": np.nan, "matched_high": np.nan})
+    modules.layers(ax, rows, 27)
+    assert len(ax.get_legend().get_texts()) == 2 and ax.get_ylim()[1] == pytest.approx(0.3)
+
+
 def test_sentences_take_each_number_from_its_table():
     route = {"heads": 9, "tokens": 2000, "rare_positions": 50, "common_positions": 60, "documents": 40, "leaning": 1,
              "correlation": 0.9, "low": 0.8, "high": 0.95, "null": 0.7, "null_low": 0.6, "null_high": 0.75, "p": 0.5}
@@ -40,11 +82,16 @@ def test_sentences_take_each_number_from_its_table():
     assert "9 heads was ablated on 2,000 tokens: 50 rare and 60 common targets in 40 documents" in said
     assert "**0.90** (95 % over documents 0.80 to 0.95; shuffled labels 0.60 to 0.75, p = 0.50" in said
     assert said.endswith(": 1.")
-    module = {"value": 0.1, "random": 0.05, "matched": 0.06, "p_random": 0.01, "p_matched": np.nan}
+    assert modules.MODULE_DRAWS == tables.MODULE_DRAWS
+    module = module_row(p_matched=0.2)
     group = pd.DataFrame({"second": ["rare", "common"], "k": 10, "shared": [8, 4]}).set_index("second")
     whole = {"joint": 0.5, "ratio": 1.5, "ratio_low": 1.2, "ratio_high": 1.8}
     said = modules.summary(module, group, 200, route, whole)
-    for words in ("**0.100** against 0.050 (p = 0.010) for random and 0.060 (no p value) for matched groups",
+    for words in ("it is **0.100**; random groups have 0.050 (none of 200 random groups is as far out); matched groups have "
+                  "0.060 (p = 0.20). Rare and common",
                   "**4 of 10** top neurons (chance 0.5; rare words on two halves of the text 8)",
                   "agrees with 0.90, where shuffled labels give 0.70", "by 0.500 nats, **1.50 times** (1.20 to 1.80)"):
         assert words in said
+    poor = modules.usable(module_row(weights="absolute", imbalance_norm=0.3).to_frame().T.infer_objects()).iloc[0]
+    said = modules.summary(poor, group, 200, route, whole)
+    assert "it is **0.100** on absolute correlations; random" in said and "; matched groups cannot be used. Rare" in said

@@ -3,12 +3,21 @@
 import html
 import re
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import pytest
 
-from rare_token_neurons.figures import portraits as portrait_figures
+from rare_token_neurons.figures import axes, portraits as portrait_figures
 
 NASTY = "a|b *c* `d` $e$ <b>&amp;\n#[x](y) _z_ ~"
+
+
+@pytest.fixture
+def ax():
+    figure, made = axes.panels()
+    yield made
+    plt.close(figure)
 
 
 def test_text_of_any_kind_is_no_markup():
@@ -79,3 +88,54 @@ def test_sentences_set_the_top_neurons_beside_the_others():
     assert "the 2 here put 67% (median)" in summary
     assert "rare targets 20 times" in summary and "common targets 10 times" in summary
     assert summary.endswith("not confined to rare tokens.")
+
+
+# ---- what the head is made of
+
+
+def linear_table(raised=True, step=9):
+    """Ten neurons of the head, linear maps that are always on but for the last three, and ninety others, none of them."""
+    rank = np.arange(1, 101)
+    one = pd.DataFrame({"step": step, "neuron": rank[::-1], "rank": rank, "in_head": (rank <= 10) & raised,
+                        "openness": np.where(rank <= 7, 1.0, 0.5), "cv": np.where(rank <= 10, 0.1, 2.0),
+                        "r2": np.where(rank <= 10, 0.95, 0.2), "gated": True, "size": 10 if raised else 2, "direction": 0.4,
+                        "random_direction": 0.1, "random_low": 0.05, "random_high": 0.15})
+    return pd.concat([one.assign(group="rare"), one.assign(group="common", openness=0.5)], ignore_index=True)
+
+
+def test_neurons_of_the_head_are_counted_that_are_linear_and_always_on():
+    said = portrait_figures.made_of(linear_table())
+    assert said.startswith("Of the 10 neurons of the head, **7** are at rare targets open at 95% of the positions or more "
+                           "with an R² of 0.9 or more (0 at common ones; of the other neurons 0%): **most work as linear maps")
+    for words in ("openness 1.00 (others 0.50); variation of the gate over its mean 0.10 (others 2.00); R² 0.95 (others 0.20)",
+                  "One direction holds 40% of the sum of squares of their gate weights, more than in random groups of 10 (10%"):
+        assert words in said
+    table = linear_table().assign(openness=0.5, gated=False, direction=0.1)
+    said = portrait_figures.made_of(table)
+    assert "**0** are" in said and "**most do not work as linear maps" in said and "input weights, no more than in" in said
+    assert "variation of the pre-activation" in said
+
+
+def test_without_a_raised_head_the_rare_group_stands_for_it():
+    table = linear_table(raised=False)
+    inside, name = portrait_figures.of_head(table)
+    assert set(table.loc[inside, "rank"]) == {1, 2} and name == "rare group (no head is raised)"
+    assert portrait_figures.made_of(table).startswith("Of the 2 neurons of the rare group (no head is raised), **2** are")
+
+
+def test_the_head_is_drawn_among_all_neurons_and_followed_over_training(ax):
+    rows = linear_table().query("group == 'rare'")
+    portrait_figures.linear(ax, rows, "openness")
+    others, head, median, _ = ax.lines
+    assert head.get_xdata().tolist() == list(range(1, 11)) and head.get_color() == axes.COLORS["head"]
+    assert len(others.get_xdata()) == 90 and set(median.get_ydata()) == {0.5}
+    assert portrait_figures.medians(rows, "openness") == "Head open at 100%,\nothers open at 50%"
+    assert portrait_figures.medians(rows, "r2") == "Head R² 0.95,\nothers R² 0.20"
+    assert portrait_figures.medians(linear_table(raised=False), "r2").startswith("Rare group R² 0.95")
+    ax.clear()
+    early = linear_table(step=0).assign(rank=lambda one: 101 - one["rank"], r2=0.1)
+    portrait_figures.linear_over_steps(ax, pd.concat([early, linear_table()]), "r2")
+    others, top, followed = ax.lines
+    assert top.get_ydata() == pytest.approx([0.1, 0.95]) and followed.get_ydata() == pytest.approx([0.1, 0.95])
+    assert others.get_ydata() == pytest.approx([0.1, 0.2])
+    assert "(n = 2)" in top.get_label() and "(n = 10)" in followed.get_label()

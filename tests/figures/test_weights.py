@@ -31,11 +31,17 @@ def test_groups_have_places_of_their_own(ax):
 
 def test_the_hill_plot_marks_the_chosen_tail(ax):
     part = pd.DataFrame({"k": [1, 2, 3], "value": [3.0, 2.0, 1.5], "chosen": 2, "random_low": 2.5, "random_high": 9.0,
-                         "shuffled_mean": 5.0})
-    weights.hill(ax, pd.concat([part.assign(revision="step0", value=[8.0, 7.0, 6.0]), part.assign(revision="step9")]))
+                         "matched_low": 1.8, "matched_high": 8.0, "shuffled_mean": 5.0})
+    both = pd.concat([part.assign(revision="step0", value=[8.0, 7.0, 6.0]), part.assign(revision="step9")])
+    weights.hill(ax, both)
     mark = next(line for line in ax.lines if line.get_marker() == "D")
     assert (mark.get_xdata()[0], mark.get_ydata()[0]) == (2, 2.0)
-    assert {"rare group at step0", "rare group at step9"} <= set(ax.get_legend_handles_labels()[1])
+    assert {"rare group at step0", "rare group at step9", "matched groups, 95 %"} <= set(ax.get_legend_handles_labels()[1])
+    ax.clear()
+    weights.hill(ax, both.assign(matched_low=np.nan, matched_high=np.nan))
+    assert "matched groups, 95 %" not in ax.get_legend_handles_labels()[1]
+    assert weights.below_bands(part) == "Below the controls' band for\n67% (random), 33% (matched) of all k"
+    assert weights.below_bands(part.assign(matched_low=np.nan)).endswith("67% (random) of all k")
 
 
 def test_the_law_is_drawn_at_the_groups_aspect_ratio(ax):
@@ -49,6 +55,38 @@ def test_the_law_is_drawn_at_the_groups_aspect_ratio(ax):
     assert np.trapezoid(y, x) == pytest.approx(1, abs=0.02)
     ticks = next(line for line in ax.lines if line.get_marker() == "|")
     assert len(ticks.get_xdata()) == 20
+
+
+def groups_of(**changed):
+    """`weight_groups` of a rare group: gate and up in four statistics; the gate's matched groups cannot be used."""
+    made = []
+    for matrix in ("gate", "up"):
+        for at, statistic in enumerate(("alpha_hill", "alpha_hill_half", "stable_rank", "entropy")):
+            p = 0.001 if at % 2 else 0.3
+            one = {"group": "rare", "rows": "raw", "matrix": matrix, "statistic": statistic, "value": 2.0, "low": 1.5,
+                   "high": 2.5, "missing": 0.0, "positions": 900, "documents": 120, "shuffled_mean": 9.0,
+                   "imbalance_norm": 0.4 if matrix == "gate" else 0.01}
+            for kind in ("random", "matched"):
+                one |= {f"{kind}_mean": 3.0, f"{kind}_low": 2.6, f"{kind}_high": 3.5, f"p_{kind}": p, f"{kind}_draws": 1000}
+            made.append(one | changed)
+    return pd.DataFrame(made)
+
+
+def test_matched_groups_that_cannot_be_used_are_left_out_matrix_by_matrix(ax):
+    every = groups_of()
+    spectra = pd.DataFrame({"matrix": ["gate", "gate", "up", "up"], "kind": ["matched", "random"] * 2})
+    assert weights.in_use(spectra, every).index.tolist() == [1, 2, 3]
+    curves = weights.in_use(pd.DataFrame({"matrix": ["gate", "up"], "value": 1.0, "matched_low": 2.0}), every)
+    assert curves["matched_low"].isna().tolist() == [True, False] and curves["value"].notna().all()
+    said = weights.matching(every)
+    assert "0.40 SD in $W_{in}$ gate (**cannot be used there**), 0.01 SD in $W_{in}$ up; the limit is 0.25" in said
+    used = weights.usable(every)
+    assert weights.lower(used).tolist() == [False, True] * 4
+    used.loc[used["matrix"] == "up", "p_matched"] = 0.2
+    assert weights.lower(used).tolist() == [False, True, False, True] + [False] * 4
+    placed, _ = weights.places(used.assign(size=27).query("statistic == 'entropy' and matrix == 'gate'"))
+    weights.groups(ax, placed)
+    assert not any("matched" in name for name in ax.get_legend_handles_labels()[1])
 
 
 # ---- layer by layer
@@ -80,17 +118,27 @@ def test_failed_fits_are_told_matrix_by_matrix_and_too_many_are_marked():
     assert "50.0% of weightwatcher's fits failed (**above 20 %" in second and last == "- Its words on failures: odd."
 
 
-def test_the_summary_tells_heavier_groups_and_the_course_of_training():
-    rare = pd.DataFrame({"statistic": "alpha_hill", "matrix": ["in", "out"], "value": 2.0, "low": 1.5, "high": 2.5,
-                         "random_mean": 3.0, "p_random": [0.01, 0.2], "matched_mean": 3.0, "p_matched": [0.01, 0.01],
-                         "shuffled_mean": 9.0}).set_index(["statistic", "matrix"])
-    share = pd.Series(0.25, index=pd.MultiIndex.from_product([["rare", "random"], ["in", "out"]]))
+def test_the_summary_tells_each_matrix_and_which_measures_agree():
+    rare = weights.usable(groups_of()).set_index(["statistic", "matrix"])
+    share = pd.Series(0.25, index=pd.MultiIndex.from_product([["rare", "random"], ["gate", "up"]]))
     fitted = pd.DataFrame({"alpha": [2.0, np.nan]})
     training = pd.DataFrame([{"kind": "own", "statistic": name, "matrix": matrix, "difference": value}
-                             for matrix in ("in", "out") for name in ("alpha_hill", "alpha_hill_half")
+                             for matrix in ("gate", "up") for name in ("alpha_hill", "alpha_hill_half")
                              for value in (0.0, -1.0)])
     said = weights.summary(rare, share, training, fitted, "mini-pythia").splitlines()
-    assert "heavier than random and than matched groups. One direction holds 25%" in said[0]
-    assert "heavier than matched groups, not than random ones" in said[1] and len(said) == 6
+    assert said[0].startswith("- $W_{in}$ gate: Hill exponent **2.00** [1.50, 2.50]; random groups 3.00 (p = 0.30), matched "
+                              "groups cannot be used, own elements shuffled 9.00. A heavier tail than random groups by Hill "
+                              "at k = m/2, entropy; not by Hill by fix-finger, stable rank. One direction holds 25%")
+    assert "matched groups 3.00 (p = 0.30), own" in said[1] and "than random groups and matched groups by Hill at" in said[1]
     assert said[2].endswith("goes from +0.00 to -1.00; with k = m/2 for all from +0.00 to -1.00.") and "50.0%" in said[-1]
+    assert len(said) == 6
     assert weights.summary(rare, share, pd.DataFrame(), fitted, "smollm2").splitlines()[-1].endswith("noise of its own.")
+
+
+def test_output_weights_stand_beside_the_claim():
+    rare = weights.usable(groups_of(p_random=1 / 1001, p_matched=1 / 1001)).replace({"matrix": {"up": "out"}})
+    share = pd.Series(0.25, index=pd.MultiIndex.from_product([["rare", "random"], ["gate", "out"]]))
+    rare, fitted = rare.set_index(["statistic", "matrix"]), pd.DataFrame({"alpha": [2.0]})
+    said = weights.summary(rare, share, pd.DataFrame(), fitted, "mini-pythia")
+    assert said.splitlines()[1].startswith("- $W_{out}$ (beside the claim): Hill exponent **2.00**")
+    assert "(none of 1,000 random groups is as far out), matched groups 3.00 (none of 1,000 matched groups" in said

@@ -6,12 +6,12 @@ import pytest
 import torch
 from oracle import exact_norms, hooked_changes
 from safetensors.torch import load_file, save_file
-from tiny_models import FAMILIES, LLAMA_LIKE, NEURONS, OPT, VOCABULARY, WIDTH
+from tiny_models import BUILDERS, FAMILIES, LLAMA_LIKE, NEURONS, OPT, VOCABULARY, WIDTH
 from tokenizers import Tokenizer, models
 from transformers import (AutoModelForCausalLM, CohereConfig, Gemma2Config, Gemma3TextConfig, GPT2Config, GraniteConfig,
                           Olmo2Config, Olmo3Config, OPTConfig, PreTrainedTokenizerFast, VaultGemmaConfig)
 
-from rare_token_neurons.ablation.capture import capture
+from rare_token_neurons.ablation.capture import capture, ingredients
 from rare_token_neurons.ablation.neurons import loss_changes
 from rare_token_neurons.models import checkpoints
 from rare_token_neurons.models.subject import dissect
@@ -65,6 +65,43 @@ def test_the_pieces_have_one_shape_and_rebuild_the_logits(tiny, tokens, kind):
     normed = normed if subject.norm_bias is None else normed + subject.norm_bias
     rebuilt = torch.nn.functional.linear(normed, subject.unembedding, subject.unembedding_bias)
     torch.testing.assert_close(rebuilt, logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [*BUILDERS, *FAMILIES])
+def test_a_neuron_is_made_of_what_the_last_mlp_reads(tiny, tokens, kind):
+    """Against hooks on the whole model, without those that `ingredients` sets: the last MLP's input by hand."""
+    subject, read = tiny(kind), []
+    mlp = next(module for module in subject.model.modules() if subject.mlp_out in module.children())  # OPT: the layer
+    biases = {name: getattr(part, "bias", None) for name, part in subject.mlp_in.items()}
+    first = next(iter(subject.mlp_in.values()))
+    hook = first.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+    with torch.no_grad():
+        subject.model(tokens)
+    hook.remove()
+    positions = POSITIONS[torch.randperm(len(POSITIONS), generator=torch.Generator().manual_seed(0))]
+    positions = positions[positions[:, 0] != 2]  # a block without a position
+    block, t = positions.unbind(1)
+    at = read[0].view(*tokens.shape, WIDTH)[block, t]
+    found, kept = ingredients(subject, tokens, positions, batch=2), capture(subject, tokens)
+    assert found.keys() == subject.w_in.keys() | {"activation"} and not first._forward_hooks
+    for name, weight in subject.w_in.items():
+        expected = at @ weight.T + (0 if biases[name] is None else biases[name])
+        torch.testing.assert_close(found[name], expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found["activation"], kept.activations[block, t - kept.first], rtol=1e-4, atol=1e-5)
+    act = next(part for name, part in mlp.named_modules() if name.split(".")[-1] in ("act", "act_fn", "activation_fn"))
+    assert subject.gated == ("up" in found)
+    made = act(found["gate"]) * found["up"] if subject.gated else act(found["in"])
+    torch.testing.assert_close(found["activation"], made, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [*BUILDERS, *FAMILIES])
+def test_a_gated_neuron_has_no_sign_of_its_own_and_another_has(tiny, tokens, kind):
+    subject = tiny(kind)
+    expected, some = subject.model(tokens).logits.clone(), torch.randperm(NEURONS)[: NEURONS // 2]
+    subject.w_in["up" if subject.gated else "in"][some] *= -1
+    subject.w_out[:, some] *= -1
+    moved = (subject.model(tokens).logits - expected).abs().max()
+    assert moved < 1e-5 if subject.gated else moved > 0.1
 
 
 @by_kind

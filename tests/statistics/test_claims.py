@@ -1,5 +1,6 @@
-"""The rule behind the verdicts, case by case, and what it says of a model without training."""
+"""The rule behind the verdicts, case by case, its sentences, and what it says of a model without training."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -50,6 +51,86 @@ def test_the_rule(claim, evidence, expected):
     assert found == expected and reason
 
 
+HEAD = Claim("T1", "a height", "greater", word="plateau", controls=("a", "b"))
+NO_HEAD = Claim("T1", "a height", "no plateau")
+LAW = Claim("T1", "a slope", "law", controls=())
+DECAY = Claim("T1", "a share", "decay", controls=())
+
+
+@pytest.mark.parametrize("word, evidence, expected, reason", [
+    ("plateau", seen(1, 0.5, 1.5), REPRODUCED, "beyond all controls"),
+    ("outliers", seen(1, 0.5, 1.5), PARTLY, "outliers, no plateau"),
+    ("on the line", seen(1, 0.5, 1.5, p=(0.001, 0.2)), PARTLY, "not beyond b"),
+    ("on the line", seen(1, -0.5, 1.5), NOT, "interval includes the null"),
+    ("rounded", seen(-1, -1.5, -0.5), NOT, "not in the paper's direction"),
+    ("", seen(np.nan, np.nan, np.nan), UNTESTED, "no estimate with an interval")])
+def test_a_raised_head_is_the_claim_in_full_as_a_plateau_alone(word, evidence, expected, reason):
+    assert claims.verdict(HEAD, replace(evidence, word=word), np.array(evidence.p)) == (expected, reason)
+
+
+@pytest.mark.parametrize("word, evidence, expected", [
+    ("on the line", seen(0.1, -0.1, 0.19), REPRODUCED),
+    ("rounded", seen(-3, -4, -2), REPRODUCED),  # one-sided: far below its law it is no plateau either
+    ("on the line", seen(0.1, -0.1, 0.3), UNTESTED),
+    ("outliers", seen(0.5, 0.3, 0.7), NOT),
+    ("plateau", seen(0.1, 0.05, 0.19), NOT)])
+def test_no_plateau_is_shown_by_the_word_and_below_the_spread_of_the_laws_own_samples(word, evidence, expected):
+    found = replace(evidence, word=word, margin=0.2, p=())
+    assert claims.verdict(NO_HEAD, found, np.array([]))[0] == expected
+    assert claims.verdict(NO_HEAD, replace(found, margin=np.nan), np.array([]))[0] == UNTESTED
+    assert claims.judge({"T1": found}, (NO_HEAD,))["margin"].tolist() == [0.2]
+
+
+@pytest.mark.parametrize("word, expected, reason", [
+    ("not rejected", REPRODUCED, "power law: not rejected"), ("rejected", NOT, "power law: rejected"),
+    ("cannot tell it from a lognormal", UNTESTED, "cannot tell it from a lognormal"),
+    ("cannot be tested (5 values)", UNTESTED, "5 values"), ("", UNTESTED, "no test of the law")])
+def test_the_law_is_judged_by_its_test(word, expected, reason):
+    assert claims.verdict(LAW, Evidence(0.4, 0.3, 0.5, positions=500, word=word), np.array([])) == (expected, reason)
+
+
+@pytest.mark.parametrize("draws, nulls, expected", [
+    (0.97, 0.5, REPRODUCED), (1.0, 0.95, PARTLY), (0.94, 0.1, NOT), (np.nan, np.nan, UNTESTED)])
+def test_a_decay_that_any_sample_has_counts_as_partly(draws, nulls, expected):
+    found = claims.judge({"T1": Evidence(draws, null=nulls, positions=500)}, (DECAY,)).iloc[0]
+    assert found["verdict"] == expected and (found["reason"] == "as in any sample") == (expected == PARTLY)
+
+
+@pytest.mark.parametrize("claim, evidence, expected", [
+    (MORE, seen(1, 0.5, 1.5, p=(0.001, np.nan)), PARTLY), (MORE, seen(1, 0.5, 1.5, p=(0.2, np.nan)), PARTLY),
+    (MORE, seen(1, -0.5, 1.5, p=(0.001, np.nan)), NOT), (NONE, seen(0.02, -0.05, 0.08, p=()), UNTESTED)])
+def test_without_matched_groups_that_match_a_claim_holds_partly_at_most(claim, evidence, expected):
+    found = claims.judge({"T1": replace(evidence, unmatched=True)}, (claim,)).iloc[0]
+    assert found["verdict"] == expected
+    assert found["reason"].endswith("cannot be tested against matched groups") == (expected != NOT)
+    assert found["p"] == pytest.approx(evidence.p[0], nan_ok=True) if evidence.p else np.isnan(found["p"])
+
+
+# ---- sentences
+
+
+@pytest.mark.parametrize("claim, evidence, said", [
+    (HEAD, replace(seen(1, 0.5, 1.5, p=(1 / 201, 1 / 201)), word="plateau", floor=1 / 201, detail="It is so."),
+     "A height: 1 (0.5 to 1.5); above 0, beyond all controls (none of 200 null curves reaches it). It is so."),
+    (HEAD, replace(seen(1, 0.5, 1.5, p=(1 / 201, 0.25)), floor=1 / 201),
+     "A height: 1 (0.5 to 1.5); above 0, not beyond b (q = 0.25)."),
+    (HEAD, seen(1, -0.5, 1.5), "A height: 1 (-0.5 to 1.5); not above 0, which the interval includes."),
+    (LESS, seen(1, 0.5, 1.5), "A mean: 1 (0.5 to 1.5); not below 0."),
+    (NONE, seen(0.02, -0.05, 0.08, p=()), "A mean: 0.02 (-0.05 to 0.08); interval within ±0.1 of the null."),
+    (NO_HEAD, replace(seen(-1, -2, 0, p=()), word="rounded", margin=0.21),
+     "A height: -1 (-2 to 0); rounded, interval below 0.21, the spread of the law's own samples."),
+    (LAW, Evidence(0.4, 0.3, 0.5, positions=500, word="rejected"), "A slope: 0.4 (0.3 to 0.5); power law: rejected."),
+    (LAW, Evidence(0.4, 0.3, 0.5, positions=500, word="cannot tell it from a lognormal"),
+     "Cannot be tested: cannot tell it from a lognormal. Measured: 0.4 (0.3 to 0.5)."),
+    (DECAY, Evidence(0.98, null=0.99, positions=500), "A share: 98 %; of the null curves 99 %: as in any sample."),
+    (MORE, Evidence(positions=20), "Cannot be tested: only 20 positions.")])
+def test_a_sentence_says_why(claim, evidence, said):
+    assert claims.judge({"T1": evidence}, (claim,))["sentence"].tolist() == [said]
+
+
+# ---- the table
+
+
 def test_p_values_are_adjusted_over_the_table_and_missing_ones_left_out():
     p = np.array([[0.01, np.nan], [0.04, 0.03]])
     expected = multipletests([0.01, 0.04, 0.03], method="fdr_bh")[1]
@@ -79,9 +160,13 @@ def test_a_claim_whose_ground_is_missing_cannot_be_tested():
 
 
 def test_the_table_has_one_row_a_part_in_order_and_names_what_is_wrong():
-    table = claims.judge({})
-    assert table.name.tolist() == [claim.name for claim in claims.CLAIMS]
-    assert set(table.verdict) == {UNTESTED} and table.id.drop_duplicates().tolist() == [f"C{i}" for i in range(1, 9)]
+    for gated, parts in ((False, ["C6 W_in"]), (True, ["C6 gate", "C6 up"])):
+        family = claims.of_mlp(gated)
+        table = claims.judge({}, family)
+        assert table.name.tolist() == [claim.name for claim in family] and table.name.is_unique
+        assert set(table.verdict) == {UNTESTED} and table.id.drop_duplicates().tolist() == [f"C{i}" for i in range(1, 9)]
+        assert table.name[table.id == "C6"].tolist() == parts
+        assert table.name[table.id == "C2"].tolist() == ["C2 head", "C2 law", "C2 decay"]
     assert table.set_index("name").paper["C4"] == pytest.approx(-0.07)
     with pytest.raises(ValueError, match="no claim 'C9'"):
         claims.judge({"C9": Evidence()})
@@ -89,13 +174,14 @@ def test_the_table_has_one_row_a_part_in_order_and_names_what_is_wrong():
         claims.judge({"C4": seen(1, 0, 2, p=(0.1,))})
 
 
-def test_the_claims_are_consistent():
-    names = {claim.name for claim in claims.CLAIMS} | {claim.id for claim in claims.CLAIMS}
-    for place, claim in enumerate(claims.CLAIMS):
-        assert claim.direction in ("greater", "less", "absent")
+@pytest.mark.parametrize("gated", [False, True])
+def test_the_claims_are_consistent(gated):
+    family = claims.of_mlp(gated)
+    for place, claim in enumerate(family):
+        assert claim.direction in claims.RULES
         assert (claim.direction == "absent") == np.isfinite(claim.margin)
-        earlier = {name for other in claims.CLAIMS[:place] for name in (other.id, other.name)}
-        assert set(claim.needs) <= earlier & names
+        assert bool(claim.controls) == (claim.direction in (*claims.TESTED, "absent", "no plateau"))
+        assert set(claim.needs) <= {name for other in family[:place] for name in (other.id, other.name)}
 
 
 # ---- a model without training: independent Gaussian weights, activations of GELU neurons that read noise
@@ -139,8 +225,10 @@ def measured(activations, w_in, w_out, ids, effects):
     low, high = documents.interval(head(influence), np.array(resampled))
     p = controls.empirical_p(head(influence), null, "greater")
     found = {"C1": Evidence(head(influence), low, high, null.mean(), (p,), 1000)}
-    none = Evidence(0.0, 0.0, 0.0, 0.0, (1.0, 1.0), 1000)  # no plateau at any time
-    found |= {"C2": none, "C3 emergence": none, "C3 before training": none, "C7": none, "C8": none}
+    none = Evidence(0.0, 0.0, 0.0, 0.0, (1.0,), 1000, word="on the line", margin=0.2)  # no plateau at any time
+    found |= {"C2 head": replace(none, p=(1.0, 1.0, 1.0)), "C2 law": replace(none, p=(), word="rejected"),
+              "C2 decay": replace(none, p=()), "C3 emergence": none, "C3 before training": none, "C7 contrast": none,
+              "C7 common": none, "C8": none}
 
     def table(found, **columns):
         return pd.DataFrame(found).assign(group="rare", where="rare", tokens=1000, positions=1000, documents=55, **columns)
@@ -156,12 +244,12 @@ def measured(activations, w_in, w_out, ids, effects):
     return found | {"C4": evidence_of.dimension(table(dimensions)),
                     "C5 within": evidence_of.within(table(inside, relation="within", measure="correlation")),
                     "C5 between": evidence_of.between(table(outside, relation="between", measure="correlation")),
-                    "C6": evidence_of.hill(table(tails, matrix="in", rows="raw"))}
+                    "C6 W_in": evidence_of.hill(table(tails, matrix="in", rows="raw"), "in")}
 
 
 def test_random_weights_reproduce_nothing(untrained):
     table = claims.judge(measured(*untrained))
     verdicts = table.drop_duplicates("id").set_index("id").claim_verdict
     shown = ["name", "value", "low", "high", "null", "q", "reason"]
-    assert (verdicts[[f"C{i}" for i in range(1, 7)]] == NOT).all(), table[shown]
-    assert (verdicts[["C7", "C8"]] == UNTESTED).all()
+    assert (verdicts[[*(f"C{i}" for i in range(1, 8))]] == NOT).all(), table[shown]
+    assert verdicts["C8"] == UNTESTED

@@ -30,6 +30,7 @@ def test_matched_groups_are_closer_than_random_ones_and_never_the_group():
     assert np.all(np.abs(controls.imbalance(features, group, matched)) < 0.15)
     missed = controls.missed(features, group, plain)
     assert missed["imbalance_scale"] == controls.imbalance(features, group, plain)[0] > controls.POOR_MATCH
+    assert controls.missed(features[:, 1:], group, plain) == pytest.approx({"imbalance_norm": missed["imbalance_norm"]})
     assert np.isnan(list(controls.missed(features, group).values())).all()
     assert len(np.unique(matched)) > 100
     assert np.array_equal(matched, controls.matched_groups(features, group, draws=500, seed=1))
@@ -50,6 +51,12 @@ def test_matching_features_leave_out_what_is_constant():
     assert 5 not in controls.matched_groups(features, [0, 1], draws=20)
     with pytest.raises(ValueError, match="dead or constant"):
         controls.matched_groups(features, [5], draws=2)
+
+
+def test_windows_cut_the_pool_along_the_scale():
+    scale, pool = np.array([5.0, 1.0, 9.0, 3.0, 7.0, 4.0, 8.0]), np.array([0, 1, 3, 4, 5, 6])
+    assert controls.windows(scale, pool, 2).tolist() == [[6, 4], [0, 5], [3, 1]]
+    assert controls.windows(scale, pool, 4).tolist() == [[6, 4, 0, 5]] and controls.windows(scale, pool, 7).shape == (0, 7)
 
 
 def test_empirical_p():
@@ -198,8 +205,31 @@ def test_samples_of_a_phase_have_their_mean_and_no_p(planted, nulls):
     assert np.isnan(row["p_random"]) and row["side"] == ""
 
 
+def test_two_groups_are_compared_with_pairs_of_groups(planted):
+    first, second = GROUP[:8], np.r_[GROUP[8:12], 100:104]
+    nulls = controls.control_groups(planted, np.r_[first, second], seed=0)
+    rows = rows_of(controls.across(planted, first, second, nulls, resamples=20))
+    matrix = np.corrcoef(planted.values.astype(np.float64).T)
+    block, null = matrix[np.ix_(first, second)], [matrix[np.ix_(one[:8], one[8:])].mean() for one in nulls["random"]]
+    assert rows["mean"]["value"] == pytest.approx(block.mean(), abs=1e-6) and rows["mean"]["side"] == "less"
+    assert rows["mean absolute"]["value"] == pytest.approx(np.abs(block).mean(), abs=1e-6)
+    assert rows["mean"]["random"] == pytest.approx(np.mean(null), abs=1e-6) and np.isfinite(rows["mean"]["p_matched"])
+    assert rows["mean"]["low"] < block.mean() < rows["mean"]["high"] and np.isnan(rows["mean"]["less_random_low"])
+
+
+def test_matched_groups_hold_nothing_that_is_kept_apart_and_random_ones_do(planted):
+    apart = np.arange(60, 110)
+    nulls = controls.control_groups(planted, GROUP, apart=apart, seed=0)
+    assert not np.isin(nulls["matched"], np.r_[GROUP, apart]).any()
+    assert set(np.unique(nulls["random"])) == set(planted.living)
+    plain = controls.control_groups(planted, GROUP, seed=0)
+    assert np.array_equal(nulls["random"], plain["random"]) and np.isin(plain["matched"], apart).any()
+
+
 def test_too_few_neurons_to_match_leaves_the_matched_groups_out(planted):
     assert "matched" not in controls.control_groups(planted, np.arange(80), draws=5)
+    assert "matched" in controls.control_groups(planted, np.arange(40), draws=5, apart=np.arange(30, 110))
+    assert "matched" not in controls.control_groups(planted, np.arange(40), draws=5, apart=np.arange(30, 111))
     assert controls.control_groups(planted, np.arange(101), seed=0)["random"].shape == (controls.LARGE_DRAWS, 101)
 
 

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from rare_token_neurons import settings as parameters
-from rare_token_neurons.tables import activations, checkpoints as passes, influence as influences, rare_tokens, stage
+from rare_token_neurons.statistics import controls
+from rare_token_neurons.tables import (activations, checkpoints as passes, emergence, influence as influences, rare_tokens,
+                                       stage)
 
 
 @pytest.fixture
@@ -21,17 +23,33 @@ def computed(monkeypatch):
 
 
 @pytest.fixture
+def matched(monkeypatch):
+    """Every matched control that is drawn, as (group, groups)."""
+    drawn, plain = [], controls.matched_groups
+
+    def noted(features, group, *rest, **options):
+        drawn.append((group, plain(features, group, *rest, **options)))
+        return drawn[-1][1]
+
+    monkeypatch.setattr(controls, "matched_groups", noted)
+    return drawn
+
+
+@pytest.fixture
 def planted_model(computed, monkeypatch):
     """Settings of two checkpoints without weights: a rare group that shares a signal at the last one (see `planted`)."""
     known = {"last": ["step1"], "all": ["step0", "step1"]}
     monkeypatch.setattr(passes, "revisions", lambda settings, default="last": known[default])
     monkeypatch.setattr(passes, "activations", lambda settings, revision, where: planted.values_of(revision))
     weights = torch.randn(16, planted.NEURONS, generator=torch.Generator().manual_seed(0))
-    monkeypatch.setattr(passes, "captured", lambda settings, revision: (SimpleNamespace(w_out=weights), None))
+    subject = SimpleNamespace(w_out=weights, gated=False)
+    monkeypatch.setattr(passes, "captured", lambda settings, revision: (subject, None))
     for name, default in (("influence", "last"), ("influence_over_training", "all")):
         monkeypatch.setattr(influences, name, lambda settings, default=default: pd.concat(
             [planted.influence_rows(revision) for revision in passes.revisions(settings, default)], ignore_index=True))
     monkeypatch.setattr(influences, "phases", lambda settings: planted.phase_rows(passes.revisions(settings)))
+    over_training = planted.phase_rows(known["all"]).query("sign == 'pooled'").drop(columns=["revision", "sign"])
+    monkeypatch.setattr(emergence, "emergence_phases", lambda settings: over_training)
     activations.sample.cache_clear()
     yield parameters.check({"model": "mini-pythia"})
     activations.sample.cache_clear()

@@ -1,20 +1,18 @@
-"""A planted training: phases are told when they are there and judged by their gain; who is on top, and where they stood."""
+"""A planted training: heads are told when they are there and judged by their gain; who is on top, and where they stood."""
 
 import numpy as np
-import pandas as pd
 import pytest
-from story import NEURONS, SIZE, STEPS, tell
+from story import CURVE, NEURONS, RAISED, SHELF, SIZE, STEPS, checkpoints, tell
 
-from rare_token_neurons.curve import calibration, changepoints, piecewise
-from rare_token_neurons.figures.emergence import first_told, when_told
-from rare_token_neurons.statistics import claims, powerlaws
-from rare_token_neurons.tables import claims as claim_tables, emergence
+from rare_token_neurons.curve import calibration
+from rare_token_neurons.tables import emergence, influence as influences
 
 
 @pytest.fixture(scope="module")
 def settings():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(emergence, "NULL_DRAWS", 40)
+        patch.setattr(influences, "DRAWS", 40)
+        patch.setattr(influences, "LAW_DRAWS", 10)
         yield tell(patch)
 
 
@@ -23,67 +21,71 @@ def phases(settings):
     return emergence.emergence_phases(settings)
 
 
-def test_planted_phases_are_told_from_the_step_at_which_they_come(phases):
-    rare = phases[(phases["group"] == "rare") & (phases["rule"] == "change points")].set_index("step")
-    assert not rare.loc[0, "told_plateau"] and rare.loc[[16, 64], ["told_plateau", "told_decay"]].all(axis=None)
-    assert rare.loc[64, "plateau"] == pytest.approx(calibration.HEAD / NEURONS, rel=0.4)
-    assert rare.loc[64, "kappa"] == pytest.approx(calibration.SLOPES[1], abs=0.1) and abs(rare.loc[0, "kappa"]) < 0.1
-    assert (rare["p_head"] <= 0.05).equals(rare["beyond_null"]) and rare.loc[64, "beyond_null"]
-    assert np.allclose(phases[["plateau", "power_law", "decay"]].sum(axis=1), 1)
+def test_a_planted_shelf_is_told_from_the_step_at_which_it_comes(phases):
+    rare, common = (phases[phases["group"] == group].set_index(["step", "rule"]) for group in ("rare", "common"))
+    assert len(phases) == 2 * 2 * len(STEPS) and {"told_head", "told_power_law", "told_decay", "law"} < set(phases)
+    assert set(influences.FITTED) < set(phases)
+    assert not rare.loc[0, "told_head"].any() and rare.loc[[16, 64], ["told_head", "told_decay"]].all(axis=None)
+    assert not common["told_head"].any() and (common.xs("fixed head", level="rule")["word"] == "rounded").all()
+    last = rare.loc[64, "fitted head"]
+    assert last["shelf"] == pytest.approx(SHELF, rel=0.25) and last["head"] >= last["shelf"]
+    assert last["delta"] == pytest.approx(RAISED, abs=0.25) and last["kappa"] == pytest.approx(calibration.KAPPA, abs=0.05)
+    assert abs(rare.loc[0, "kappa"]).max() < 0.1
+    assert np.allclose(phases[["head_share", "law_share", "decay_share"]].sum(axis=1), 1)
+    assert phases["told_power_law"].equals(phases["law"] == "not rejected")
 
 
-def test_when_a_phase_is_told_first_and_for_good(phases):
-    when = when_told(phases)
-    assert when.loc[("change points", "rare", "plateau")].tolist() == [16, 16]
-    assert when.loc[("change points", "rare", "plateau beyond chance")].tolist() == [16, 16]
-    assert when.loc[("change points", "common", "plateau")].tolist() == [0, 0]
-    shuffled = phases.sample(frac=1, random_state=0)
-    pd.testing.assert_frame_equal(when_told(shuffled), when)
+def test_a_checkpoint_has_the_numbers_that_its_own_fit_gives(settings, phases):
+    sums, counts = checkpoints()[0][64, "rare"]
+    found, verdicts, _ = influences.fit(sums, counts, settings)
+    for row in phases[(phases["group"] == "rare") & (phases["step"] == 64)].to_dict("records"):
+        head = influences.RULES[row["rule"]]
+        assert (row["delta"], row["word"]) == (found.own[head].delta[0], verdicts[head].word)
+        assert (row["delta_low"], row["delta_high"]) == found.interval(head, "delta")
 
 
-def test_every_bootstrap_sample_of_the_law_finds_its_own_range(settings, monkeypatch):
-    fit = changepoints.Fit({}, {}, (0, 0), *3 * [np.zeros(1)], breaks=2)
-    values, seen = calibration.planted(NEURONS), []
-    monkeypatch.setattr(piecewise, "law_range", lambda sample, breaks, real=piecewise.law_range: seen.append(breaks) or real(sample, breaks))
-    assert emergence._law(values, fit, 0) in ("not rejected", "rejected", "cannot tell it from a lognormal")
-    assert seen == [2] * 101  # the data and 100 samples
-    ruled = changepoints.Fit({}, {}, (0, 0), *3 * [np.zeros(1)], breaks=None)
-    low, high = ruled.law_range(values)
-    assert np.log([low, high]) == pytest.approx(np.log(values[[calibration.TAIL - 1, calibration.HEAD]]), abs=0.4)
-    monkeypatch.setattr(powerlaws, "middle", None)
-    assert emergence._law(np.ones(NEURONS), fit, 0) == "cannot be tested (no range)"
-
-
-def test_curves_are_ranked_influence_with_a_null_beside_it(settings):
-    table = emergence.emergence_curves(settings)
-    assert set(table["null"]) <= {"lognormal", "half-normal", "exponential"}
-    last = table[(table["group"] == "rare") & (table["step"] == STEPS[-1])].set_index("rank")
-    truth = calibration.planted(NEURONS)
+def test_curves_are_ranked_influence_with_nulls_beside_it(settings):
+    rows = emergence.emergence_curves(settings)
+    assert list(rows) == ["step", "group", "rank", *influences.BANDS]
+    last = rows[(rows["group"] == "rare") & (rows["step"] == STEPS[-1])].set_index("rank")
     assert last.index[0] == 1 and last.index[-1] == NEURONS
-    assert np.log(last["influence"] / truth[last.index - 1]).abs().median() < 0.1
-    assert (last["null_low"] <= last["null_high"]).all() and (last["low"] <= last["high"]).all()
+    assert np.log(last["influence"] / CURVE[last.index - 1]).abs().median() < 0.1
+    assert (last["low"] <= last["high"]).all() and (last["law_low"] <= last["law_high"]).all()
+    assert last.loc[SHELF - 5:SHELF, "influence"].gt(last["law_high"], axis=0).any()
 
 
-def test_the_gain_is_last_less_first_and_the_claims_can_read_it(settings):
-    table = emergence.emergence_statistics(settings)
-    rows = table.set_index(["group", "rule", "statistic", "part"])["value"]
-    place = ("rare", "change points", "plateau")
-    assert rows[*place, "gain"] == pytest.approx(rows[*place, "last"] - rows[*place, "first"])
-    assert rows["rare", "", "ratio", "gain"] == pytest.approx(rows["rare", "", "ratio", "last"] / rows["rare", "", "ratio", "first"])
-    found = claim_tables.collect({"emergence_statistics": table})
-    emerged, before = found["C3 emergence"], found["C3 before training"]
-    assert emerged.value == rows[*place, "gain"] and 0 < emerged.low <= emerged.high and max(emerged.p) <= 0.05
-    assert before.value == 0 and before.positions > claims.LEAST_POSITIONS
-    straight = table[(table["part"] == "first") & (table["statistic"] == "plateau") & (table["rule"] == "change points")]
-    assert straight.set_index("group").loc["rare", "breaks"] == 0 and before.note == "no break can be told"
+def test_the_gain_is_last_less_first(settings, phases):
+    found = emergence.emergence_statistics(settings)
+    rows = found.set_index(["group", "statistic", "part"])
+    assert rows.index.is_unique and set(found["rule"]) == {"fixed head", ""}
+    values = rows["value"]
+    for group in ("rare", "common"):
+        for name in ("delta", "kappa", "beta"):
+            assert values[group, name, "gain"] == pytest.approx(values[group, name, "last"] - values[group, name, "first"])
+        ratio = values[group, "ratio", "last"] / values[group, "ratio", "first"]
+        assert values[group, "ratio", "gain"] == pytest.approx(ratio)
+    first, last, gain = (rows.loc["rare", "delta", part] for part in ("first", "last", "gain"))
+    fixed = phases[(phases["group"] == "rare") & (phases["rule"] == "fixed head")].set_index("step")
+    for row, step in ((first, 0), (last, 64)):
+        assert row["step"] == step and row[["value", "word", "p_law", "null_sd"]].tolist() == fixed.loc[
+            step, ["delta", "word", "p_law", "null_sd"]].tolist()
+    assert gain["low"] > 0 and gain["p_laws"] == pytest.approx(1 / 41) and gain["null_sd"] > 0.1 and gain["null"] == 0
+    assert rows.loc[("common", "delta", "gain"), "p_laws"] > 0.05
+    assert last["word"] == "plateau" != first["word"] and (found["word"][found["statistic"] != "delta"] == "").all()
 
 
-def test_a_phase_is_told_first_and_for_good():
-    table = pd.DataFrame({"plateau": [False, True, False, True, True], "power_law": [False] * 5, "decay": [True] * 5},
-                         index=[0, 16, 32, 64, 128])
-    found = first_told(table)
-    assert found.loc["plateau"].tolist() == [16, 64] and found.loc["decay"].tolist() == [0, 0]
-    assert found.loc["power_law"].isna().all()
+def test_where_the_neurons_are_too_few_there_are_rows_without_a_word(settings, monkeypatch):
+    planted, in_a = checkpoints()
+    few = {place: (sums[:, :150], counts) for place, (sums, counts) in planted.items()}
+    monkeypatch.setattr(emergence, "sums_over_training", lambda settings: (few, in_a))
+    for function in (emergence.halves_over_training, emergence._fits):
+        function.cache_clear()
+    phases, found = emergence.emergence_phases(settings), emergence.emergence_statistics(settings)
+    assert (phases["word"] == "").all() and phases["delta"].isna().all() and set(phases["law"]) == {influences.UNTESTED}
+    assert not phases[["told_head", "told_power_law", "told_decay"]].any(axis=None)
+    assert found["value"].isna().equals(found["statistic"] != "ratio")
+    for function in (emergence.halves_over_training, emergence._fits):
+        function.cache_clear()
 
 
 # ---- the top group
@@ -95,7 +97,7 @@ def test_the_top_group_leads_where_it_was_planted(settings):
     rare = table[(table["group"] == "rare") & (table["chosen"] == "then")].set_index("step")
     assert rare.loc[0, "ratio"] < 1.1  # chosen on other documents than those it is measured on: no winner's curse
     assert rare.loc[0, "p"] > 0.05 and rare.loc[64, "p"] < 0.01
-    assert rare.loc[64, "ratio"] == pytest.approx(calibration.planted(NEURONS)[:SIZE].mean() / np.median(calibration.planted(NEURONS)), rel=0.2)
+    assert rare.loc[64, "ratio"] == pytest.approx(CURVE[:SIZE].mean() / np.median(CURVE), rel=0.2)
     assert rare.loc[0, "p_ranked"] > 0.9 and rare.loc[64, "ranked"] == pytest.approx(4, rel=0.25)
     assert ((rare["ratio_low"] < rare["ratio"]) & (rare["ratio"] < rare["ratio_high"])).loc[16:].all()
 
@@ -117,7 +119,8 @@ def test_ancestry_holds_the_planted_ranks(settings):
 
 
 def test_rankings_agree_as_planted(settings):
-    table = emergence.emergence_rankings(settings).set_index(["first_group", "first_step", "second_group", "second_step"])["correlation"]
+    places = ["first_group", "first_step", "second_group", "second_step"]
+    table = emergence.emergence_rankings(settings).set_index(places)["correlation"]
     ceiling = table["rare", 64, "rare", 64]
     assert ceiling > 0.95 and table["rare", 0, "rare", 0] < 0.2  # nothing to agree on before training
     assert table["rare", 0, "rare", 64] < 0.2 and 0.9 < table["rare", 16, "rare", 64] < ceiling

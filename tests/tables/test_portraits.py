@@ -10,7 +10,8 @@ import torch
 from rare_token_neurons import settings as parameters
 from rare_token_neurons.ablation import capture as captures, neurons as ablation
 from rare_token_neurons.models import checkpoints
-from rare_token_neurons.tables import checkpoints as passes, influence as influences, portraits, rare_tokens, stage
+from rare_token_neurons.tables import (activations, checkpoints as passes, influence as influences, portraits, rare_tokens,
+                                       stage)
 
 FIRST = 3
 DECODE = SimpleNamespace(decode=lambda ids, clean_up_tokenization_spaces: "".join(f"<{token}>" for token in ids))
@@ -173,3 +174,97 @@ def test_histograms_are_shares(planted):
     found = portraits.portrait_histograms(settings).groupby("neuron")
     assert set(found.groups) == set(portraits.top(settings))
     assert found[["all", "rare", "common"]].sum().to_numpy() == pytest.approx(1)
+
+
+# ---- what the head is made of
+
+
+def test_a_gate_that_is_always_open_makes_a_neuron_linear():
+    rng = np.random.default_rng(0)
+    gate, up = rng.normal(size=(2, 500, 4))
+    gate[:, 0] = 5 + 0.1 * gate[:, 0]  # open, and nearly constant
+    gate[:, 1] = 0
+    found = portraits.linear_traits({"gate": gate, "up": up, "activation": np.maximum(gate, 0) * up})
+    assert found["openness"][0] == 1 and found["openness"][1] == 0 and found["openness"][2:] == pytest.approx(0.5, abs=0.08)
+    assert found["cv"][0] == pytest.approx(0.02, abs=0.003) and np.isnan(found["cv"][1]) and found["cv"][2] > 5
+    assert found["r2"][0] > 0.99 and np.isnan(found["r2"][1])
+    assert found["r2"][2] == pytest.approx(np.corrcoef(up[:, 2], np.maximum(gate[:, 2], 0) * up[:, 2])[0, 1] ** 2)
+    plain = portraits.linear_traits({"in": gate + 3, "activation": np.maximum(gate + 3, 0)})
+    assert plain["r2"][0] == pytest.approx(1) and plain["openness"][0] == 1 and 0.99 < plain["openness"][3] < 1
+    assert 0.9 < plain["r2"][3] < 1
+
+
+def test_a_direction_that_a_group_shares_stands_out_of_random_groups():
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(200, 30))
+    weights[:10] += 2 * rng.normal(size=30)
+    found = portraits.direction(weights, np.arange(10))
+    values = np.linalg.svd(weights[:10], compute_uv=False) ** 2
+    assert found["direction"] == pytest.approx(values[0] / values.sum()) and found["direction"] > 0.7
+    assert found["random_low"] < found["random_direction"] < found["random_high"] < 0.6
+
+
+@pytest.fixture(params=["neox-parallel", "llama-tied"])
+def of_one(planted, tiny, request, monkeypatch):
+    """Settings and tiny model, ungated or gated, whose neurons are ranked backwards and whose fitted head has three."""
+    settings, _, _, chosen = planted
+    subject = tiny(request.param)
+    rows = pd.DataFrame({"neuron": range(48), "group": "rare", "mean_abs_a": np.arange(1.0, 49)})
+    phases = pd.DataFrame({"group": "rare", "sign": "pooled", "rule": ["fitted head", "fixed head"], "neurons": 48,
+                           "head": [3, 1], "law_end": 20.4, "word": "plateau"})
+    monkeypatch.setattr(passes, "load", lambda settings, revision: subject)
+    monkeypatch.setattr(activations, "influence_at", lambda *arguments: rows)
+    monkeypatch.setattr(activations, "phases_at", lambda *arguments: phases)
+    return settings, subject, chosen, phases
+
+
+def test_linearity_is_that_of_half_b_by_hand(of_one, tokens):
+    settings, subject, chosen, _ = of_one
+    table = portraits.linearity(settings)
+    assert len(table) == 2 * 48 and list(table["rank"][:48]) == list(range(48, 0, -1))
+    assert set(table.loc[table["in_head"], "neuron"]) == {45, 46, 47} and set(table["size"]) == {3}
+    read, layer = [], subject.model.base_model.layers[-1]
+    hook = layer.mlp.register_forward_hook(lambda _, inputs, output: read.append(inputs[0]))
+    with torch.no_grad():
+        subject.model(tokens)
+    hook.remove()
+    first, second = (next(iter(subject.mlp_in.values())), list(subject.mlp_in.values())[-1])
+    for group, rows in table.groupby("group"):
+        places = chosen[(chosen["half"] == "B") & (chosen["group"] == group)]
+        at = read[0][places["block"].to_numpy(), places["t"].to_numpy()]
+        gate, line = first(at), second(at)
+        activation = layer.mlp.act_fn(gate) * line if subject.gated else layer.mlp.act(gate)
+        assert rows["openness"].to_numpy() == pytest.approx((gate > 0).float().mean(0).numpy())
+        expected = [np.corrcoef(activation[:, at], line[:, at])[0, 1] ** 2 for at in range(48)]
+        assert rows["r2"].to_numpy() == pytest.approx(np.array(expected), abs=1e-3)
+        assert rows["cv"].to_numpy() == pytest.approx((gate.std(0, correction=0) / gate.mean(0).abs()).numpy(), rel=1e-2)
+        assert set(rows["positions"]) == {len(places)} and set(rows["documents"]) == {3}
+    rows = (subject.w_in["gate"] if subject.gated else subject.w_in["in"])[45:].double()
+    values = torch.linalg.svdvals(rows).square()
+    assert table["direction"].to_numpy() == pytest.approx((values[0] / values.sum()).item(), rel=1e-5)
+
+
+def test_a_head_that_is_not_raised_holds_no_neuron_and_the_rare_group_stands_for_it(of_one):
+    settings, _, _, phases = of_one
+    phases["word"] = "on the line"
+    table = portraits.linearity(settings)
+    assert not table["in_head"].any() and set(table["size"]) == {5}  # a tenth of 48
+
+
+def test_one_checkpoint_has_no_course_of_training(of_one, monkeypatch):
+    settings = of_one[0]
+    assert portraits.linearity_over_training(settings).empty
+    monkeypatch.setattr(passes, "revisions", lambda settings, default="last": ["step0", "step4"])
+    table = portraits.linearity_over_training(settings)
+    assert table["step"].unique().tolist() == [0, 4] and len(table) == 2 * 2 * 48
+
+
+def test_the_sign_of_a_gated_neuron_does_not_matter_to_its_linearity(of_one):
+    settings, subject, *_ = of_one
+    if not subject.gated:
+        pytest.skip("the sign of a neuron that is not gated means something")
+    before = portraits.linearity(settings)
+    flipped = torch.arange(48) % 3 == 0
+    subject.w_in["up"][flipped] *= -1
+    subject.w_out[:, flipped] *= -1
+    pd.testing.assert_frame_equal(portraits.linearity(settings), before)

@@ -1,6 +1,6 @@
 """The robustness grid: its settings and positions, a cell's statistics on planted effects, and how all of it is judged."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from rare_token_neurons import settings as parameters
+from rare_token_neurons.curve import calibration
 from rare_token_neurons.statistics import claims, controls, documents as over_documents
 from rare_token_neurons.tables import claims as claim_tables, rare_tokens, robustness
 
@@ -95,8 +96,11 @@ def measured(n=400, boost=1.0, together=0.0, seed=0):
     effects["rare"][:, :SPECIAL] *= boost
     active = rng.normal(size=(n, NEURONS))
     active[:, :SPECIAL] += together * rng.normal(size=(n, 1))
-    return robustness.Measured(effects, owners, {name: part % 2 == 1 for name, part in owners.items()}, active.astype(np.float32),
-                               rng.normal(size=(16, NEURONS)), {"in": rng.normal(size=(NEURONS, 16))})
+    w_out, w_in = rng.normal(size=(16, NEURONS)), rng.normal(size=(NEURONS, 16))
+    norms = rng.permutation(np.tile(np.linspace(1, 2, 6), NEURONS // 6))  # few, so that each has its likes
+    w_out *= norms / np.linalg.norm(w_out, axis=0)
+    return robustness.Measured(effects, owners, {name: part % 2 == 1 for name, part in owners.items()},
+                               active.astype(np.float32), w_out, {"in": w_in})
 
 
 def test_the_group_is_the_top_of_half_a():
@@ -119,15 +123,64 @@ def test_a_lean_to_rare_targets_is_found_where_it_is(boost, there):
 
 
 def test_all_statistics_and_planted_co_activation():
-    found, plain = robustness.all_of(measured(boost=2.0, together=2.0)), robustness.all_of(measured(boost=2.0))
-    assert set(found) == set(robustness.STATISTICS)
-    assert found["co-activation"].value > 0.5 and found["co-activation"].low > 0 and max(found["co-activation"].p) < 0.05
+    (found, shelf), (plain, _) = (robustness.all_of(measured(boost=2.0, together=part)) for part in (2.0, 0.0))
+    assert list(found) == list(robustness.STATISTICS) and 1 <= shelf < NEURONS
+    assert found["co-activation"].value > 0.5 and found["co-activation"].low > 0 and found["co-activation"].p[0] < 0.05
     assert found["effective dimension"].high < 0 and plain["effective dimension"].high > 0
     assert abs(plain["co-activation"].value) < 0.1 and plain["Hill exponent"].low < 0 < plain["Hill exponent"].high
     for name, item in found.items():
         claim = robustness.STATISTICS[name]
         assert len(item.p) == len(claim.controls) and np.isfinite([item.value, item.low, item.high]).all()
-        assert item.positions == (400 if name == "plateau" else pytest.approx(200, abs=40))
+        assert item.positions == (400 if name == "head" else pytest.approx(200, abs=40))
+
+
+def test_of_a_gated_mlp_absolute_correlations_are_taken():
+    made = measured(together=2.0)
+    made.activations[:, :SPECIAL:2] *= -1  # the same neurons, other signs
+    signed, gated = (robustness.all_of(replace(made, rows=rows))[0]["co-activation"]
+                     for rows in (made.rows, {"gate": made.rows["in"], "up": made.rows["in"]}))
+    assert signed.high < 0.5 < gated.value and gated.low > 0
+    assert "absolute" in robustness.statistics(True)["co-activation"].statistic
+    assert robustness.statistics(True)["Hill exponent"].name == "C6 gate"
+
+
+# ---- the head of a cell
+
+
+def on_a_shelf(raised, size=20, n=400):
+    """Effects whose influences are a planted law with a shelf of 20 neurons; 0: the law alone."""
+    rng, made = np.random.default_rng(0), measured(n)
+    ranks = rng.uniform(0, NEURONS, NEURONS)
+    truth = calibration.shelf(ranks, size, raised, tail=150) if raised else calibration.law(ranks, tail=150)
+    made.effects["rare"][:] = truth * rng.lognormal(-0.02, 0.2, (n, NEURONS))
+    return made, np.argsort(-truth)
+
+
+def test_a_planted_shelf_is_a_plateau_and_the_law_itself_is_none():
+    made, order = on_a_shelf(1.5)
+    found, shelf, size = robustness.head(made)
+    assert found.word == "plateau" and found.low > 0 and found.floor == 1 / 101 and len(found.p) == 3
+    assert shelf == pytest.approx(20, abs=4) and 20 <= size < 60
+    assert set(order[:20]) <= set(robustness.ranked(made)[:size])
+    lawful, _, size = robustness.head(on_a_shelf(0)[0])
+    assert lawful.word not in ("plateau", "outliers") and size == 0
+
+
+def test_no_matched_group_holds_a_neuron_of_the_raised_head(matched):
+    made, order = on_a_shelf(1.5)
+    robustness.all_of(made)
+    assert len(matched) == 2  # by activations, and by the rows of the one matrix
+    for group, groups in matched:
+        assert len(group) == 6 and not np.isin(groups, order[:20]).any()
+
+
+def test_a_head_of_few_neurons_cannot_be_tested():
+    made = measured()
+    few = replace(made, effects={name: part[:, :150] for name, part in made.effects.items()})
+    found, shelf, size = robustness.head(few)
+    assert claims.verdict(robustness.STATISTICS["head"], found, np.full(3, np.nan)) == (
+        claims.UNTESTED, "too few neurons or documents")
+    assert np.isnan(shelf) and size == 0
 
 
 # ---- random and matched groups: the one that speaks less
@@ -142,43 +195,52 @@ def alike(made, many=30):
 def row_inside(made, members):
     late = made.in_b["rare"]
     sample = controls.sample(made.activations[late], made.owners["rare"][late], made.w_out)
-    nulls = controls.control_groups(sample, members, robustness.GROUPS)
-    return controls.within(sample, members, nulls, controls.PAIRS, controls.pairs, resamples=robustness.RESAMPLES,
-                           baselines=robustness.BASELINES)[0] | {"tokens": late.sum(), "documents": 30}
+    apart = np.union1d(members, robustness.ranked(made)[: robustness.head(made)[2]])
+    nulls = controls.control_groups(sample, members, robustness.GROUPS, apart=apart)
+    row = controls.within(sample, members, nulls, controls.PAIRS, controls.pairs, resamples=robustness.RESAMPLES,
+                          baselines=robustness.BASELINES)[0]
+    return row | controls.missed(sample.features, members, nulls["matched"]) | {"tokens": late.sum(), "documents": 30}
 
 
 def test_what_matched_groups_show_too_is_no_finding():
     made = alike(measured())
-    row, found = row_inside(made, robustness.group(made)), robustness.all_of(made)["co-activation"]
-    assert row["less_random"] > 0.5 and row["less_random_low"] > 0 and abs(row["less_matched"]) < 0.1
+    row, found = row_inside(made, robustness.group(made)), robustness.all_of(made)[0]["co-activation"]
+    assert row["less_random"] > 0.5 and row["less_random_low"] > 0 and abs(row["less_matched"]) < 0.1 and not found.unmatched
     assert (found.value, found.low, found.high) == tuple(row[name] for name in claims.difference("matched", (0, 0, 0)))
     assert claims.verdict(robustness.STATISTICS["co-activation"], found, np.array(found.p))[0] == claims.NOT
 
 
-@pytest.mark.parametrize("plant", [alike, lambda made: made])
+def louder(made):
+    """The group is louder than all others: no groups match it."""
+    made.activations[:, :SPECIAL] *= 5
+    return made
+
+
+@pytest.mark.parametrize("plant", [alike, lambda made: made, louder])
 def test_the_grid_and_the_claims_table_choose_alike(plant):
     made = plant(measured())
     row = row_inside(made, robustness.group(made))
     table = pd.DataFrame([row | {"where": "rare", "group": "rare", "relation": "within", "measure": "correlation"}])
-    in_table, in_grid = claim_tables.within(table), robustness.all_of(made)["co-activation"]
-    assert (in_table.value, in_table.low, in_table.high, in_table.p) == (in_grid.value, in_grid.low, in_grid.high, in_grid.p)
+    in_table, in_grid = claim_tables.within(table), robustness.all_of(made)[0]["co-activation"]
+    assert (in_table.value, in_table.low, in_table.high, in_table.unmatched) == (in_grid.value, in_grid.low, in_grid.high,
+                                                                                  in_grid.unmatched)
+    assert np.array_equal(in_table.p, in_grid.p, equal_nan=True) and in_grid.unmatched == (plant is louder)
 
 
-def test_of_two_matrices_the_grid_takes_what_the_claims_table_takes(monkeypatch):
+def test_of_two_matrices_the_grid_takes_the_less_favourable(monkeypatch):
     made, rows = measured(), []
     made.rows.update(up=made.rows["in"].copy())
     made.rows["up"][:30] *= np.linspace(1, 20, 16)  # heavy tails, but those of look-alikes are as heavy
-    choose = claims.lightest
+    choose, members = claims.lightest, np.arange(SPECIAL)
     monkeypatch.setattr(claims, "lightest", lambda given: choose(rows.extend(given) or rows))
-    random, matched = (controls.random_groups(np.arange(*ends), SPECIAL, 200) for ends in ((100, 300), (6, 30)))
-    found = robustness.heavy_tail(made, np.arange(SPECIAL), {"random": random, "matched": matched})
-    table = pd.DataFrame(rows).assign(matrix=list(made.rows), group="rare", rows="raw", statistic="alpha_hill")
-    assert found == claim_tables.hill(table) and len(table) == 2
+    found = robustness.heavy_tail(made, members, controls.random_groups(np.arange(100, 300), SPECIAL, 200), members)
     each = [choose([row]) for row in rows]
-    assert found.high == max(one.high for one in each)
-    up = table.iloc[1]
+    assert len(rows) == 2 and found.high == max(one.high for one in each) and found in each
+    up = rows[1]
     assert each[1].value == pytest.approx(up["value"] - up["matched_mean"])
     assert up["value"] - up["random_mean"] < up["value"] - up["matched_mean"]
+    table = pd.DataFrame(rows).assign(matrix=list(made.rows), group="rare", rows="raw", statistic="alpha_hill")
+    assert [replace(claim_tables.hill(table, name), detail="") for name in made.rows] == each
 
 
 def test_a_lean_that_matched_groups_have_too_is_no_finding():
@@ -191,19 +253,23 @@ def test_a_lean_that_matched_groups_have_too_is_no_finding():
     assert abs(found.value) < 0.1 and found.low < 0 < found.high and found.p[0] == plain.p[0] < 0.05 < found.p[1]
 
 
-def test_without_matched_groups_a_contrast_cannot_be_tested():
+def test_without_matched_groups_a_contrast_holds_partly_at_most():
     made = measured(boost=2.0)
     nulls, members = {"random": controls.random_groups(NEURONS, SPECIAL, 200)}, np.arange(SPECIAL)
-    for claim, found in ((robustness.LEAN, robustness.lean(made.effects, made.owners, members, nulls)),
-                         (robustness.STATISTICS["Hill exponent"], robustness.heavy_tail(made, members, nulls))):
-        assert np.isfinite([found.value, found.low, found.high]).all() and np.isnan(found.p[1])
-        assert claims.verdict(claim, found, np.array(found.p)) == (claims.UNTESTED, "no p value against matched groups")
+    found = robustness.lean(made.effects, made.owners, members, nulls)
+    assert np.isfinite([found.value, found.low, found.high]).all() and np.isnan(found.p[1]) and found.unmatched
+    assert claims.verdict(robustness.LEAN, found, np.array(found.p)) == (claims.PARTLY, claims.UNMATCHED)
+    nulls["matched"] = controls.random_groups(np.arange(50, 200), SPECIAL, 200)
+    poor = robustness.lean(made.effects, made.owners, members, nulls, missed={"imbalance_scale": 0.3, "imbalance_norm": 0.0})
+    assert (poor.value, poor.p[0], poor.unmatched) == (found.value, found.p[0], True)
+    assert not robustness.lean(made.effects, made.owners, members, nulls).unmatched
 
 
 def test_few_positions_are_counted_and_not_judged():
-    found = robustness.all_of(measured(n=90))
+    found, shelf = robustness.all_of(measured(n=90))
+    assert np.isnan(shelf)
     for name, item in found.items():
-        verdict, reason = claims.verdict(robustness.STATISTICS[name], item, np.full(2, np.nan))
+        verdict, reason = claims.verdict(robustness.STATISTICS[name], item, np.full(3, np.nan))
         assert verdict == claims.UNTESTED and item.positions < 100 and str(item.positions) in reason
 
 
@@ -215,10 +281,16 @@ def test_the_claims_rule_with_p_values_adjusted_over_the_whole_grid():
     items = [(claim, claims.Evidence(0.2, 0.1, 0.3, 0.0, (0.01, 0.02), 200)),
              (claim, claims.Evidence(0.2, 0.1, 0.3, 0.0, (0.04, 0.9), 200)),
              (claim, claims.Evidence(-0.2, -0.3, -0.1, 0.0, (1.0, 1.0), 200)), (claim, claims.Evidence(positions=34)),
-             (robustness.LAYER_CLAIM, claims.Evidence(0.2, 0.1, 0.3, 0.0, (0.001,), 150))]
+             (robustness.LAYER_CLAIM, claims.Evidence(0.2, 0.1, 0.3, 0.0, (0.001,), 150)),
+             (robustness.STATISTICS["head"],
+              claims.Evidence(0.5, 0.1, 0.9, 0.0, (0.001,) * 3, 150, word="outliers", floor=0.001)),
+             (claim, claims.Evidence(0.2, 0.1, 0.3, 0.0, (0.01, np.nan), 200, unmatched=True))]
     found = robustness.judged(items)
-    assert found["verdict"].tolist() == [claims.REPRODUCED, claims.PARTLY, claims.NOT, claims.UNTESTED, claims.REPRODUCED]
-    every = claims.adjust([0.01, 0.02, 0.04, 0.9, 1.0, 1.0, 0.001])
+    assert found["verdict"].tolist() == [claims.REPRODUCED, claims.PARTLY, claims.NOT, claims.UNTESTED, claims.REPRODUCED,
+                                         claims.PARTLY, claims.PARTLY]
+    assert found["word"].tolist() == [""] * 5 + ["outliers", ""] and found["p_floor"].iloc[5] == 0.001
+    assert found["p"].iloc[6] == 0.01
+    every = claims.adjust([0.01, 0.02, 0.04, 0.9, 1.0, 1.0, 0.001, *[0.001] * 3, 0.01])
     assert found["q"].iloc[[0, 1, 4]].tolist() == pytest.approx([every[:2].max(), every[2:4].max(), every[6]])
     assert np.isnan(found["q"].iloc[3]) and "34" in found["reason"].iloc[3]
 

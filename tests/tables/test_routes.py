@@ -1,8 +1,10 @@
-"""Labels shuffled within documents, heads that lean to one kind of target, means over documents: known answers."""
+"""Labels shuffled within documents, heads that lean to one kind of target, means over documents: known answers; what heads
+do to a planted group and to its look-alikes."""
 
 import numpy as np
 import pytest
 import torch
+from planted import HEAD, NEURONS, PLANTED
 
 from rare_token_neurons.ablation.layers import layers_of
 from rare_token_neurons.tables import routes
@@ -61,6 +63,17 @@ def test_means_and_their_resamples_over_documents(rng):
     assert means[1:, 0].min() >= min(alone) - 1e-12 and means[1:, 0].max() <= max(alone) + 1e-12
     same = routes.means(np.ones((1, 20)), documents, seed=0)
     assert same == pytest.approx(np.ones_like(same))
+
+
+def test_look_alikes_of_the_group_that_heads_move_are_none_of_the_head(planted_model, matched, monkeypatch):
+    moved = np.ones((2, 30, NEURONS))
+    moved[1, :, HEAD] = 3.0
+    monkeypatch.setattr(routes, "_effects", lambda settings, revision: {
+        "layer": np.array([0, 0, 1]), "moved": moved, "rare": np.arange(60) % 2 == 0, "documents": np.arange(60) // 3})
+    table = routes.head_layers(planted_model)
+    (group, groups), = matched
+    assert set(group) < set(PLANTED) and not np.isin(groups, HEAD).any()
+    assert table["heads"].tolist() == [2, 1] and (table["p_matched"] < 0.01).tolist() == [False, True]
 
 
 # ---- which windows are run

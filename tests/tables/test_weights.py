@@ -1,14 +1,18 @@
-"""Which weights are a neuron's; spectra at the ends of training, where a planted heavy tail appears and noise shows
-nothing; names of layers."""
+"""Which weights are a neuron's; groups and what they are matched on; spectra at the ends of training, where a planted heavy
+tail appears and noise shows nothing; names of layers."""
+
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from planted import HEAD, NEURONS, PLANTED, phase_rows
 
 from rare_token_neurons import settings as parameters
 from rare_token_neurons.statistics import controls, spectra as spectra_of
-from rare_token_neurons.tables import checkpoints as passes, weights
+from rare_token_neurons.tables import checkpoints as passes, influence as influences, rare_tokens, weights
 
 
 @pytest.mark.parametrize("kind, names", [("neox-parallel", ["in", "out"]), ("llama-tied", ["gate", "up", "out"])])
@@ -20,8 +24,81 @@ def test_rows_are_neurons(tiny, kind, names):
     write, read = (mlp.dense_4h_to_h, mlp.dense_h_to_4h) if "neox" in kind else (mlp.down_proj, mlp.gate_proj)
     one = torch.zeros(48)
     one[neuron] = 1.0
-    assert found["out"][neuron] == pytest.approx((write.weight @ one).numpy())
+    assert np.abs(found["out"][neuron]) == pytest.approx(np.abs((write.weight @ one).numpy()))
     assert found[names[0]][neuron] == pytest.approx(read.weight[neuron].numpy())
+
+
+def test_rows_of_a_gated_neuron_do_not_depend_on_its_sign(tiny):
+    subject = tiny("llama-tied")
+    before = weights.rows_of(subject)
+    subject.w_in["up"][::2] *= -1
+    subject.w_out[:, ::2] *= -1
+    after = weights.rows_of(subject)
+    assert before.keys() == after.keys() and all(np.array_equal(before[name], after[name]) for name in before)
+    raw = subject.w_in["up"].numpy()
+    assert (np.abs(after["up"] - raw).max(axis=1) == 0).any() and (np.abs(after["up"] + raw).max(axis=1) == 0).any()
+
+
+# ---- groups and what they are matched on
+
+
+@pytest.fixture
+def grouped(planted_model, monkeypatch):
+    """The planted model with input weights, and documents of which all are half A."""
+    rng = np.random.default_rng(0)
+    subject = SimpleNamespace(**vars(passes.captured(planted_model, "step1")[0]), n_neurons=NEURONS, d_model=120,
+                              w_in={"in": torch.from_numpy(rng.normal(size=(NEURONS, 120)))})
+    subject.w_in["in"][HEAD] *= 1.5
+    subject.w_out = torch.from_numpy(rng.normal(size=(120, NEURONS)) * rng.uniform(1, 3, NEURONS))
+    monkeypatch.setattr(passes, "captured", lambda settings, revision: (subject, None))
+    monkeypatch.setattr(passes, "load", lambda settings, revision: subject)
+    places = pd.DataFrame({"document": range(40), "half": ["A", "B"] * 20, "group": np.repeat(["rare", "common"], 20)})
+    monkeypatch.setattr(rare_tokens, "positions", lambda settings: places)
+    sums = SimpleNamespace(documents=torch.arange(40), n=torch.ones(40), abs_sum=torch.from_numpy(rng.random((40, NEURONS))))
+    monkeypatch.setattr(influences, "influence_sums", lambda settings, revision, group: sums)
+    for name, few in (("DRAWS", 40), ("FITS", 9), ("SPECTRA", 5)):
+        monkeypatch.setattr(weights, name, few)
+    monkeypatch.setattr(weights, "resampled_groups", partial(weights.resampled_groups, draws=6))
+    weights.rare_and_random.cache_clear()
+    weights.look_alikes.cache_clear()
+    yield planted_model
+    weights.rare_and_random.cache_clear()
+    weights.look_alikes.cache_clear()
+
+
+def test_the_head_is_a_group_where_it_is_raised_and_neither_small_nor_large(grouped, monkeypatch):
+    assert set(weights.chosen_groups(grouped, "step1", 120)) == {"rare", "common", "head"}
+    group, anew = weights.chosen_groups(grouped, "step1", 120)["head"]
+    assert group.tolist() == HEAD.tolist() and anew.shape == (6, 30)
+    assert set(weights.chosen_groups(grouped, "step1", 119)) == {"rare", "common"}
+    monkeypatch.setattr(influences, "phases", lambda settings: phase_rows(["step1"], "rounded"))
+    assert set(weights.chosen_groups(grouped, "step1", 120)) == {"rare", "common"}
+
+
+def test_groups_are_matched_on_the_norms_of_their_own_matrix_and_never_touch_the_head(grouped, matched):
+    table = weights.weight_groups(grouped)
+    assert set(table["group"]) == {"rare", "common", "head"} and set(table["matrix"]) == {"in", "out"}
+    assert "imbalance_scale" not in table and table["imbalance_norm"].notna().all()
+    assert table.loc[table["group"] == "rare", "positions"].eq(10).all()
+    norm = {name: np.log(np.linalg.norm(part, axis=1)) for name, part in weights.rows_of(passes.load(grouped, "")).items()}
+    assert len(matched) == 8  # four of groups and rows, two matrices each
+    for (group, groups), name in zip(matched, ["in", "out"] * 4):
+        assert not np.isin(groups, np.union1d(HEAD, group)).any()
+        missed = norm[name][group].mean() - norm[name][groups].mean()
+        found = table[(table["matrix"] == name) & (table["size"] == len(group))]["imbalance_norm"]
+        assert np.isclose(found, missed / norm[name].std()).any()
+    rare = table[(table["group"] == "rare") & (table["statistic"] == "alpha_hill")].set_index("matrix")["imbalance_norm"]
+    assert (rare["in"] > controls.POOR_MATCH).all()  # the head has the largest rows of W_in
+    assert (rare["out"].abs() < 0.1).all()
+
+
+def test_spectra_over_training_have_matched_groups_without_the_head(grouped, matched):
+    table = weights.weight_eigenvalues(grouped)
+    draws = table.groupby(["step", "kind"])["draw"].nunique()
+    assert (draws[:, "matched"] == 5).all() and draws[:, "matched"].index.tolist() == [0, 1]
+    curves = weights.weight_hill_curves(grouped)
+    assert (curves["matched_low"] <= curves["matched_high"]).all() and curves["matched_mean"].notna().all()
+    assert len(matched) == 4 and not any(np.isin(groups, HEAD).any() for _, groups in matched)
 
 
 # ---- first and last checkpoint
@@ -38,6 +115,7 @@ def planted(computed, monkeypatch):
     last[:24] = left @ np.diag(np.sqrt(90 / (1 - (np.arange(24) + 0.5) / 24))) @ right.T
     found = {"step0": ({"in": first}, group, plain), "step9": ({"in": last}, group, plain)}
     monkeypatch.setattr(weights, "rare_and_random", lambda settings, revision: found[revision])
+    monkeypatch.setattr(weights, "look_alikes", lambda settings, revision: {"in": found[revision][2][::-1]})
     monkeypatch.setattr(passes, "revisions", lambda settings, default: ["step0", "step4", "step9"])
     return found
 
@@ -57,7 +135,8 @@ def test_eigenvalues_are_relative_to_those_of_random_groups(planted, monkeypatch
     random = table[table["kind"] == "random"]
     assert random.groupby("revision")["relative"].mean().to_numpy() == pytest.approx(1)
     assert table.groupby(["revision", "kind"])["draw"].nunique().to_dict() == {
-        (step, kind): 1 if kind == "rare" else 10 for step in ("step0", "step9") for kind in ("rare", "random", "shuffled")}
+        (step, kind): 1 if kind == "rare" else 10
+        for step in ("step0", "step9") for kind in ("rare", "random", "shuffled", "matched")}
     rare = table[(table["kind"] == "rare") & (table["revision"] == "step9")]
     assert rare["eigenvalue"].to_numpy() == pytest.approx(spectra_of.eigenvalues(planted["step9"][0]["in"][:24]))
     assert (rare["columns"] == 90).all() and set(table["step"]) == {0, 9}

@@ -99,6 +99,43 @@ def capture(subject, tokens, *, first=3, documents=None, batch=8):
     return Capture(tokens, first, documents.to(tokens.device), activations, residual)
 
 
+@full_precision()
+def ingredients(subject, tokens, positions, *, batch=8):
+    """What the final layer's neurons are made of at some positions: one forward pass of the blocks that hold them.
+
+    Parameters
+    ----------
+    subject : Subject
+    tokens : int64 (blocks, length)
+    positions : int64 (n, 2) rows (block, t), t the token READ.
+    batch : int, blocks in one forward pass.
+
+    Returns
+    -------
+    dict of name to (n, neurons): "in", the pre-activation, or in a gated MLP "gate" and "up", each before the nonlinearity;
+    and "activation"
+    """
+    tokens, (block, t) = tokens.to(subject.device), positions.to(subject.device).unbind(1)
+    modules, seen = subject.mlp_in | {"activation": subject.mlp_out}, {}
+    made = {name: subject.w_out.new_empty(len(positions), subject.n_neurons) for name in modules}
+
+    def keep(name):
+        return lambda module, inputs, output: seen.update({name: inputs[0] if name == "activation" else output})
+
+    hooks = [module.register_forward_hook(keep(name)) for name, module in modules.items()]
+    try:
+        for part in block.unique().split(batch):
+            subject.model.base_model(tokens[part], use_cache=False)
+            rows = torch.isin(block, part).nonzero()[:, 0]
+            place = torch.searchsorted(part, block[rows]), t[rows]
+            for name, values in seen.items():
+                made[name][rows] = values.view(*tokens[part].shape, -1)[place]  # OPT's first projection reads flat blocks
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return made
+
+
 # ---- checks
 
 

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from scipy.cluster.hierarchy import dendrogram
 
 from rare_token_neurons import files
+from rare_token_neurons.curve import heads
 from rare_token_neurons.statistics.controls import POOR_MATCH  # for a notebook, as mean_pair and mean_abs_pair are
 from rare_token_neurons.statistics.geometry import cluster, mean_abs_pair, mean_pair
 from rare_token_neurons.tables import stage
@@ -29,9 +30,12 @@ COLORS = {
     "all": "#303030",
     "random": GREY, "matched": "#b0b0b0", "null": GREY,
     "boost": _OKABE[1], "suppress": _OKABE[9],
-    "plateau": _OKABE[4], "power law": _OKABE[2], "decay": _OKABE[8],
+    "head": _OKABE[4], "power law": _OKABE[2], "decay": _OKABE[8],
 }
-PHASE_NAMES = ("plateau", "power law", "decay")
+DECIDES = f"{heads.DECIDES} head"                # the rule, in tables, of the head that decides
+UNTOLD = "cannot be tested"                      # in place of the word of a head that has none
+PLACES = 100                                     # at which null curves are drawn
+NULLS = {"lognormal": "--", "half_normal": ":"}  # outlines; the law itself is filled
 STYLE = {
     "font.size": 8, "axes.titlesize": 8.5, "axes.labelsize": 8, "legend.fontsize": 7,
     "xtick.labelsize": 7, "ytick.labelsize": 7, "legend.frameon": False,
@@ -89,9 +93,9 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     return written
 
 
-def title(ax, finding: str) -> None:
-    """Title that states the finding, at the left, wrapped to the axes by the caller's line breaks."""
-    ax.set_title(finding, loc="left")
+def title(ax, finding: str, pad: float | None = None) -> None:
+    """Title that states the finding, at the left, wrapped to the axes by the caller's line breaks; pad: points below it."""
+    ax.set_title(finding, loc="left", pad=pad)
 
 
 def log_log(ax, x_label: str, y_label: str) -> None:
@@ -99,26 +103,42 @@ def log_log(ax, x_label: str, y_label: str) -> None:
     ax.set(xscale="log", yscale="log", xlabel=x_label, ylabel=y_label)
 
 
-def shade_phases(ax, boundaries: tuple[int, int], n: int, *, names: bool = True) -> None:
-    """Shade plateau, power law and decay behind a rank curve.
+def last_ranks(fit) -> tuple[int, int, int]:
+    """Where the stretches of a fitted curve end: last rank of the shelf, last one before the law, last one of the law.
 
-    boundaries : last rank of the plateau, last rank of the power law (`Phases.boundaries`);
-        an empty phase is not drawn.
-    n : number of neurons.
+    The cliff lies between the first two; without a cliff, or without a head, they are the same.
+
+    fit : row of table `phases` (a head by `curve.heads`): neurons, head, shelf, law_start, decay_share.
     """
-    edges = (1, boundaries[0] + 0.5, boundaries[1] + 0.5, n)
-    for name, left, right, count in zip(PHASE_NAMES, edges[:-1], edges[1:],
-                                        np.diff((0, *boundaries, n)), strict=True):
-        if count <= 0:
+    head = int(fit["head"])
+    before = max(head, int(fit["law_start"])) if head else 0
+    return min(int(fit["shelf"]), head), before, round((1 - fit["decay_share"]) * fit["neurons"])
+
+
+def shade_phases(ax, fit, *, names: bool = True) -> None:
+    """Shade head, power law and decay behind a rank curve as the fit found them, the cliff down to the law hatched.
+
+    An empty stretch is not drawn. The stretch before the cliff is named a shelf where the head's word is plateau.
+
+    fit : as `last_ranks` takes it, with word.
+    """
+    n, ranks = fit["neurons"], (0, *last_ranks(fit), fit["neurons"])
+    called = ("shelf" if fit["word"] == "plateau" and ranks[2] > ranks[1] else "head", "cliff", "power law", "decay")
+    for name, first, last in zip(called, ranks[:-1], ranks[1:]):
+        if last <= first:
             continue
-        left, right = max(left, 1), min(right, n)
-        ax.axvspan(left, right, color=COLORS[name], alpha=0.13, linewidth=0, zorder=0)
+        left, right = max(first + 0.5, 1), min(last + 0.5, n)
+        color = COLORS["head" if name in ("shelf", "cliff") else name]
+        ax.axvspan(left, right, facecolor=color, alpha=0.13, linewidth=0, zorder=0)
+        if name == "cliff":
+            ax.axvspan(left, right, facecolor="none", edgecolor=color, alpha=0.5, hatch="////", linewidth=0, zorder=0)
         if names:
             narrow = right / left < 4      # its name, centred, would stand out of the axes
             side = "left" if narrow and left == 1 else "right" if narrow and right == n else "center"
             place = {"left": 1.05, "right": 0.9 * n, "center": np.sqrt(left * right)}[side]
-            ax.text(place, 0.02, f"{name}\n{100 * count / n:.1f} %", ha=side, va="bottom", fontsize=6, color="#303030",
-                    transform=ax.get_xaxis_transform())
+            height = 0.14 if name == "cliff" else 0.02  # it is narrow, and would run into its neighbours' names
+            ax.text(place, height, f"{name}\n{100 * (last - first) / n:.1f} %", ha=side, va="bottom", fontsize=6,
+                    color="#303030", transform=ax.get_xaxis_transform())
 
 
 def band(ax, x, low, high, *, color: str = GREY, label: str | None = None, alpha: float = 0.25) -> None:
@@ -126,39 +146,63 @@ def band(ax, x, low, high, *, color: str = GREY, label: str | None = None, alpha
     ax.fill_between(x, low, high, color=color, alpha=alpha, linewidth=0, label=label, zorder=1)
 
 
-def rank_curve(ax, values, phases=None, *, label: str | None = None, color: str | None = None,
-               interval=None, null=None, null_label: str = "null, 95 %", line: bool = True,
-               unit: str = "influence (nats)", **options) -> None:
-    """Influence by rank on log-log axes, with phases shaded, an interval and a grey null.
+def null_bands(ax, rows) -> None:
+    """95 % of the null curves by rank: the law itself in grey, ranked draws from two families as thin grey outlines.
+
+    Drawn at ranks even in log rank: at every rank the outlines of the tail would be a blot.
+
+    rows : one curve's of table `rank_curves`, or of `emergence_curves`: rank, law_low, law_high, lognormal_low, ...
+    """
+    shown = np.unique(np.geomspace(1, rows["rank"].max(), PLACES).round())
+    rows = rows[rows["rank"].isin(shown)]
+    band(ax, rows["rank"], rows["law_low"], rows["law_high"], label="null: the law itself, 95 %", alpha=0.4)
+    for name, line in NULLS.items():
+        for end in ("low", "high"):
+            edge = rows[f"{name}_{end}"]
+            ax.plot(rows["rank"], edge.where(edge > 0), color=GREY, linewidth=0.7, linestyle=line, zorder=2,
+                    label=f"null: {name.replace('_', '-')}, 95 %" if end == "low" else None)
+
+
+def rank_curve(ax, rows, fit=None, *, label: str | None = None, color: str | None = None,
+               unit: str = "influence (nats)") -> None:
+    """Influence by rank on log-log axes, with its interval, over its null curves, and what a fit found in it.
 
     Parameters
     ----------
-    values : (neurons,) influence, any order; drawn falling.  With `interval` or `null`: same ranks.
-    phases : `phases.Phases` of these values, or None; shades the phases and draws the middle's line.
+    rows : one curve's of table `rank_curves`: rank, influence, low, high and the columns of `null_bands`.
+    fit : its row of table `phases`, or None: shades head, law and decay, and draws the law's line, carried to rank 1. A
+        curve that could not be fitted has neither.
     label : legend entry (say n); a key of COLORS gives its colour unless `color` is given.
-    interval : (low, high), two (neurons,) arrays by rank, in the curve's colour.
-    null : (low, high), two (neurons,) arrays by rank, in grey.
     """
-    falling = np.sort(np.asarray(values, dtype=float))[::-1]
-    ranks = np.arange(1, len(falling) + 1)
-    shown = np.where(falling > 0, falling, np.nan)            # dead neurons have no place on a log axis
+    shown = rows["influence"].where(rows["influence"] > 0)    # dead neurons have no place on a log axis
     log_log(ax, "rank of the neuron", unit)
-    if phases is not None:
-        shade_phases(ax, phases.boundaries, len(falling))
-        if line:
-            reach = ranks[: max(phases.boundaries[1], phases.middle[1])]
-            ax.plot(reach, phases.line(reach), color="#303030", linewidth=0.8, linestyle=(0, (4, 2)), zorder=2,
-                    label=rf"$\kappa$ = {phases.kappa:.2f}")
-    if null is not None:
-        band(ax, ranks, *null, label=null_label)
+    if fit is not None and np.isfinite(fit["kappa"]):
+        shade_phases(ax, fit)
+        reach = np.array([1, last_ranks(fit)[-1]])
+        ax.plot(reach, np.exp(fit["beta"] - fit["kappa"] * np.log(reach)), color=COLORS["all"], linewidth=0.8,
+                linestyle=(0, (4, 2)), zorder=2.5, label=f"line: the law, carried to rank 1 (κ = {fit['kappa']:.2f})")
+    null_bands(ax, rows)
     color = color or COLORS.get(label, COLORS["all"])
-    if interval is not None:
-        band(ax, ranks, *interval, color=color)
-    ax.plot(ranks, shown, color=color, label=label, zorder=3, **options)
-    bottom = np.nanmin(shown[: max(1, int(0.98 * len(shown)))]) if np.isfinite(shown).any() else 1e-12
-    ax.set_xlim(1, len(falling))
+    band(ax, rows["rank"], rows["low"], rows["high"], color=color)
+    ax.plot(rows["rank"], shown, color=color, label=label, zorder=3)
+    ax.set_xlim(1, len(rows))
+    bottom = shown.iloc[: max(1, int(0.98 * len(shown)))].min()
     if ax.get_ylim()[0] < bottom / 30:                        # one dying neuron must not squeeze the curve
         ax.set_ylim(bottom=bottom / 3)
+
+
+def named(fit) -> str:
+    """What the head of a fit is called, by the column `word` of its table alone: "plateau", ..., or "cannot be tested"."""
+    return fit["word"] or UNTOLD
+
+
+def legend_below(figure, panels, title: str | None = None, columns: int = 3) -> None:
+    """One legend of the panels' entries under them, each entry once, without those that a panel's own legend has."""
+    entries = {label: handle for ax in panels for handle, label in zip(*ax.get_legend_handles_labels())}
+    for ax in panels:
+        for text in ax.get_legend().get_texts() if ax.get_legend() else ():
+            entries.pop(text.get_text(), None)
+    figure.legend(entries.values(), entries, title=title, title_fontsize=7, loc="outside lower center", ncols=columns)
 
 
 def over_steps(ax, steps, values, *, low=None, high=None, label: str | None = None, color: str | None = None,
@@ -295,8 +339,13 @@ def against(row):
     return ", ".join(f"{side} {kind}" for side, kind in zip(sides, kinds)) + " groups"
 
 
-def level(p):
-    """A p value in words: "p = 0.034", "p = 0.001", "no p value"."""
+def level(p, floor=np.nan, of="null curves"):
+    """A p value in words: "p = 0.034", "no p value"; one at its floor as what it is: "none of 200 null curves".
+
+    floor : the smallest p that the draws can give, 1 / (draws + 1) ; of : what was drawn.
+    """
+    if np.isfinite(floor) and p <= floor * (1 + 1e-9):
+        return f"none of {1 / floor - 1:,.0f} {of}"
     return "no p value" if not np.isfinite(p) else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
 
 

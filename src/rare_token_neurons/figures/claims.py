@@ -1,18 +1,21 @@
-"""How the claims table is shown (notebook 11): as Markdown, and as rows of a figure."""
+"""How the claims table is shown (notebook 11): as Markdown, in sentences, and as rows of a figure."""
 
 import textwrap
 
 import numpy as np
+import pandas as pd
 from matplotlib.ticker import LogLocator, MaxNLocator, ScalarFormatter
 
 from rare_token_neurons.figures import axes
-from rare_token_neurons.figures.axes import title  # for the notebook, as CLAIMS, EMBEDDED, GRID and grid are
-from rare_token_neurons.statistics.claims import CLAIMS, NOT, PARTLY, REPRODUCED, UNTESTED, VERDICTS
+from rare_token_neurons.figures.axes import title  # for the notebook, as EVERY, EMBEDDED, GRID and grid are
+from rare_token_neurons.statistics.claims import EVERY, NOT, PARTLY, REPRODUCED, UNTESTED, VERDICTS
 from rare_token_neurons.tables.claims import EMBEDDED, GRID, PENDING, grid
 
+RULES = {"no plateau": "no plateau, one-sided", "law": "by its test", "decay": "in 95 % of the draws"}  # in words
 FILLS = {REPRODUCED: "full", PARTLY: "left", NOT: "none", UNTESTED: "none"}
-LABEL = 36  # characters a line, left of the panels
+LABEL = 42  # characters a line, left of the panels
 NOTE = "#555555"  # colour of a note below the verdict
+ELSEWHERE = "no such part in this MLP"
 LOG_FROM = 5  # a panel whose ends are this far apart has a logarithmic axis
 
 
@@ -21,16 +24,42 @@ def number(value):
     return f"{value:.3g}" if np.isfinite(value) else "none"
 
 
+def asked():
+    """What each part of a claim is judged by: a row a part."""
+    made = {}
+    for claim in EVERY:
+        mlp = {True: " (gated MLPs)", False: " (other MLPs)", None: ""}[claim.gated]
+        control = " and ".join(claim.controls) if claim.direction in ("greater", "less") else ""
+        made[f"{claim.name}{mlp}"] = {"statistic": claim.statistic, "direction": RULES.get(claim.direction, claim.direction),
+                                      "margin": claim.margin, "controls": control, "needs": ", ".join(claim.needs)}
+    return pd.DataFrame(made).T.fillna("")
+
+
+def interval(row):
+    """Value and interval of a row: "28.9 [27.7, 30.4]", or a share of draws: "98 %"."""
+    if row["direction"] == "decay":
+        return f"{100 * row['value']:.0f} %"
+    ends = f" [{number(row['low'])}, {number(row['high'])}]" if np.isfinite([row["low"], row["high"]]).all() else ""
+    return f"{number(row['value'])}{ends}"
+
+
+def why(row):
+    """The reason of a verdict, with what the head is called where the reason does not say it."""
+    word = row["word"] if row["verdict"] != UNTESTED and row["word"] not in row["reason"] else ""
+    return "; ".join(part for part in (word, row["reason"]) if part)
+
+
 def finding(row):
     """What a row of the claims table says of one model, in Markdown."""
     if row["verdict"] == UNTESTED:
-        text = f"*{UNTESTED}*: {row['reason']}"
-        if np.isfinite(row["value"]):
-            text += f" ({number(row['value'])} [{number(row['low'])}, {number(row['high'])}])"
+        text = f"*{UNTESTED}*: {row['reason']}" + (f" ({interval(row)})" if np.isfinite(row["value"]) else "")
     else:
-        text = (f"**{row['verdict']}** ({row['reason']}): {number(row['value'])} "
-                f"[{number(row['low'])}, {number(row['high'])}], null {number(row['null'])}"
-                + (f", q = {row['q']:.2g}" if np.isfinite(row["q"]) else ""))
+        null = f"{100 * row['null']:.0f} %" if row["direction"] == "decay" else number(row["null"])
+        at_floor = row["p"] <= row["p_floor"] * (1 + 1e-9)
+        chance = (f", none of {1 / row['p_floor'] - 1:,.0f} null curves reaches it" if at_floor else "")
+        chance += f", q = {row['q']:.2g}" if np.isfinite(row["q"]) else ""
+        text = (f"**{row['verdict']}** ({why(row)}): {interval(row)}"
+                + (f", null {null}" if np.isfinite(row["null"]) else "") + chance)
     return text + (f"; {row['note']}" if row["note"] and row["note"] != row["reason"] else "")
 
 
@@ -38,6 +67,20 @@ def in_paper(row):
     """The paper's value and words."""
     value = number(row["paper"]) if np.isfinite(row["paper"]) else ""
     return ", ".join(part for part in (value, row["paper_note"]) if part) or "none given"
+
+
+def parts(table):
+    """The rows of each part of a claim, in the order of the claims: name -> rows of the models that it is about."""
+    return {name: rows for name in dict.fromkeys(claim.name for claim in EVERY)
+            if len(rows := table[table["name"] == name])}
+
+
+def statistic(rows):
+    """What is measured for one part, in words; where it depends on the MLP, for either kind."""
+    gated = {claim.statistic: claim.gated for claim in EVERY}
+    names = rows["statistic"].unique()
+    return names[0] if len(names) == 1 else "; ".join(
+        f"{name} ({'gated MLPs' if gated[name] else 'other MLPs'})" for name in names)
 
 
 def markdown(table):
@@ -56,20 +99,45 @@ def markdown(table):
     run = [name for name in of if name not in waiting]
     heads = run + ([" and ".join(short(name) for name in waiting)] if waiting else [])
     lines = ["| " + " | ".join(["claim", "statistic", "paper", *heads]) + " |", "|" + "---|" * (3 + len(heads))]
-    first = next(iter(of.values()))
-    for name, part in first.iterrows():
-        cells = [name, part["statistic"], in_paper(part), *(finding(of[model].loc[name]) for model in run)]
+    every = parts(table)
+    for name, rows in every.items():
+        cells = [name, statistic(rows), in_paper(rows.iloc[0])]
+        cells += [finding(of[model].loc[name]) if name in of[model].index else ELSEWHERE for model in run]
         lines.append("| " + " | ".join(cells + [PENDING] * bool(waiting)) + " |")
-        several = first[first["id"] == part["id"]]
-        if len(several) > 1 and name == several.index[-1]:
-            cells = [part["id"], "its parts together", "", *(f"**{of[model].loc[name, 'claim_verdict']}**" for model in run)]
+        claim = rows["id"].iloc[0]
+        several = [one for one, part in every.items() if part["id"].iloc[0] == claim]
+        if len(several) > 1 and name == several[-1]:
+            whole = (of[model].loc[of[model]["id"] == claim, "claim_verdict"].iloc[0] for model in run)
+            cells = [claim, "its parts together", "", *(f"**{found}**" for found in whole)]
             lines.append("| " + " | ".join(cells + [PENDING] * bool(waiting)) + " |")
+    return "\n".join(lines)
+
+
+def sentences(table):
+    """Why each verdict is what it is, a sentence a part, in Markdown.
+
+    table : `claims` of the models that were run.
+    """
+    lines = []
+    for model, rows in table.groupby("model", sort=False):
+        if rows["reason"].iloc[0] == PENDING:
+            lines += [f"**{short(model)}**: {PENDING}.", ""]
+            continue
+        verdicts = rows["verdict"].where(rows["verdict"] != UNTESTED, "")  # whose sentence begins with it
+        said = (f"- **{name}**{verdict and f', {verdict}'}. {sentence}" for name, verdict, sentence in
+                zip(rows["name"], verdicts, rows["sentence"]))
+        lines += [f"**{short(model)}**", "", *said, ""]
     return "\n".join(lines)
 
 
 def short(model):
     """A model's name without the owner on the hub."""
     return model.split("/")[-1]
+
+
+def heading(rows):
+    """Title of a model's column: its name, and how its claims fall out."""
+    return f"{short(rows['model'].iloc[0])}\n{counted(rows)}"
 
 
 def counted(rows):
@@ -80,13 +148,13 @@ def counted(rows):
 
 
 def panel(ax, row, limits):
-    """One row of the figure: estimate and interval, the null in grey (with the margin of a claim of absence), the paper.
+    """One row of the figure: estimate and interval, the null in grey (with what counts as an absence), the paper.
 
     Parameters
     ----------
     row : of the claims table ; limits : from `limits`, the same for all models.
     """
-    ax.set(xlim=limits, ylim=(-1, 1.4), yticks=[])
+    ax.set(xlim=limits, ylim=(-0.9, 0.5), yticks=[])
     ax.spines["left"].set_visible(False)
     if _wide(*limits):
         ax.set_xscale("log")
@@ -96,25 +164,36 @@ def panel(ax, row, limits):
     else:
         ax.xaxis.set_major_locator(MaxNLocator(4))
     if np.isfinite(row["margin"]):
-        centre = row["null"] if np.isfinite(row["null"]) else 0.0
-        ax.axvspan(centre - row["margin"], centre + row["margin"], ymax=0.62, color=axes.GREY, alpha=0.3, linewidth=0,
-                   label="margin of a claim of absence")
+        centre, one_sided = row["null"] if np.isfinite(row["null"]) else 0.0, row["direction"] == "no plateau"
+        ax.axvspan(limits[0] if one_sided else centre - row["margin"], centre + row["margin"], color=axes.GREY,
+                   alpha=0.3, linewidth=0, label="what counts as an absence")
     if np.isfinite(row["null"]):
-        ax.axvline(row["null"], ymax=0.62, color=axes.GREY, linewidth=1.5, label="null")
+        ax.axvline(row["null"], color=axes.GREY, linewidth=1.5, label="null")
     if np.isfinite(row["paper"]):
-        ax.plot(row["paper"], -0.2, "D", color=axes.COLORS["boost"], markersize=8, fillstyle="none", zorder=5, label="paper")
-    if np.isfinite([row["value"], row["low"], row["high"]]).all():
+        ax.plot(row["paper"], -0.2, "D", color=axes.COLORS["boost"], markersize=6, fillstyle="none", zorder=5,
+                label="paper", clip_on=False)
+    if np.isfinite(row["value"]):
         ax.plot([row["low"], row["high"]], [-0.2, -0.2], color=axes.COLORS["all"], linewidth=1, zorder=3)
         ax.plot(row["value"], -0.2, "o", color=axes.COLORS["all"], markersize=4.5, fillstyle=FILLS[row["verdict"]],
                 markerfacecoloralt="white", zorder=4)
         ax.plot([], [], "-o", color=axes.COLORS["all"], linewidth=1, markersize=4.5, label="here, 95 % interval")
-    words = f"{row['verdict']}: {row['reason']}"
-    ax.text(0, 1.15, textwrap.shorten(words, 66), transform=ax.transAxes, fontsize=6, va="top",
-            fontweight="bold" if row["verdict"] == REPRODUCED else "normal")
-    if row["note"] and row["note"] != row["reason"]:
-        ax.text(0, 0.85, textwrap.shorten(row["note"], 72), transform=ax.transAxes, fontsize=5, va="top", color=NOTE)
+    bold, noted = row["verdict"] == REPRODUCED, bool(row["note"]) and row["note"] != row["reason"]
+    above = {"xy": (0, 1), "xycoords": "axes fraction", "textcoords": "offset points", "va": "bottom"}
+    ax.annotate(textwrap.shorten(f"{row['verdict']}: {why(row)}", 48 if bold else 56), xytext=(0, 8 if noted else 2),
+                fontsize=6, fontweight="bold" if bold else "normal", **above)
+    if noted:
+        ax.annotate(textwrap.shorten(row["note"], 66), xytext=(0, 1), fontsize=5, color=NOTE, **above)
     if ax.get_xscale() == "log":
         ax.text(1, -0.14, "(log scale)", transform=ax.transAxes, fontsize=6, ha="right", va="top")
+
+
+def panel_of(ax, rows, limits):
+    """`panel` of a model's row of one part, or a word where its MLP has no such part; rows: none or one."""
+    if len(rows):
+        panel(ax, rows.iloc[0], limits)
+        return
+    ax.text(0, 0.5, ELSEWHERE, transform=ax.transAxes, fontsize=6, va="center", color=NOTE)
+    ax.set_axis_off()
 
 
 def _wide(low, high):
@@ -124,19 +203,33 @@ def _wide(low, high):
 def limits(rows):
     """Ends of the axis that shows every model's value, interval, null, margin and the paper's value of one claim."""
     ends = rows[["value", "low", "high", "null", "paper"]].to_numpy(float)
-    ends = np.r_[ends[np.isfinite(ends)], 0.0 if np.isfinite(rows["margin"]).any() else []]
-    margin = np.nan_to_num(rows["margin"].max())
-    low, high = (ends.min() - margin, ends.max() + margin) if len(ends) else (-1.0, 1.0)
+    if rows.get("direction", rows["value"]).eq("decay").any():  # a share
+        ends = np.r_[ends[np.isfinite(ends)], 0.0, 1.0]
+    margins = rows["margin"][np.isfinite(rows["margin"])]
+    ends = np.r_[ends[np.isfinite(ends)], [0.0, margins.max()] if len(margins) else [], margins * -1]
+    low, high = (ends.min(), ends.max()) if len(ends) else (-1.0, 1.0)
     if _wide(low, high):
         return low / 1.3, high * 1.3
     reach = (high - low) * 0.08 or 1.0
     return low - reach, high + reach
 
 
-def label(ax, row):
-    """Name and statistic of a claim, left of its row."""
-    ax.text(-0.03, 0.5, textwrap.fill(f"{row['name']}: {row['statistic']}", LABEL), transform=ax.transAxes, fontsize=6,
+def label(ax, name, rows):
+    """Name and statistic of a part, left of its row of the figure; rows: from `parts`."""
+    ax.text(-0.03, 0.5, textwrap.fill(f"{name}: {statistic(rows)}", LABEL), transform=ax.transAxes, fontsize=6,
             ha="right", va="center")
+
+
+def of_lead(table):
+    """The claim that all others build on, in numbers, a line a model, in Markdown.
+
+    table : `claims` of the models that were run.
+    """
+    rows = table[(table["name"] == "C1") & table["value"].notna()]
+    lines = [f"- **{short(row['model'])}**: {row['value']:.1f} times ({row['low']:.1f} to {row['high']:.1f}); ranking "
+             f"half-normal numbers gives {row['null']:.1f} times." for _, row in rows.iterrows()]
+    said = "\n".join(lines) or "- not measured yet."
+    return f"The rare group's influence on rare targets over the median neuron's:\n\n{said}"
 
 
 def summary(table, pending):

@@ -5,12 +5,18 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from rare_token_neurons.curve.changepoints import PHASES
+from rare_token_neurons.curve import heads
 from rare_token_neurons.figures import axes
-from rare_token_neurons.figures.axes import title  # for the notebook
+from rare_token_neurons.figures.axes import DECIDES, level, legend_below, named, title  # for the notebook
+from rare_token_neurons.figures.influence import FLOOR, RANKED, largest
 from rare_token_neurons.tables.stage import GROUPS
 
-PAPER = dict(zip(PHASES, (1.7, 10.0, 87.4)))  # per cent of the neurons at the end of training, by a public summary
+FIXED = "fixed head"  # the rule by which Delta is compared between steps
+PAPER = {"head": 1.7, "power law": 10.0, "decay": 87.4}  # per cent of the neurons at the end, by a public summary
+SHARES = {"head": "head_share", "power law": "law_share", "decay": "decay_share"}  # in the table
+TOLD = {"plateau": "told_head", "power law": "told_power_law", "decay": "told_decay"}
+WORDS = dict(zip((*heads.WORDS, axes.UNTOLD), "o^vsx"))  # markers
+OPEN = ("rounded", "on the line")  # whose markers are not filled
 LEAST_SHARE = 0.1  # per cent: the axis of shares is linear below, so that 0 has a place
 
 
@@ -35,17 +41,11 @@ def shade(steps):
     return mpl.cm.ScalarMappable(scale, seen)
 
 
-def legend_below(figure, axes, title, columns=3):
-    """One legend of the axes' entries under the panels, each entry once."""
-    entries = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels())}
-    figure.legend(entries.values(), entries, title=title, title_fontsize=7, loc="outside lower center", ncols=columns)
-
-
 # ---- rank curves
 
 
 def rank_curves(ax, rows, colours):
-    """Influence by rank, a curve a checkpoint: the first dashed, the last thick with its interval; its null in grey.
+    """Influence by rank, a curve a checkpoint: the first dashed, the last thick with its interval; its nulls in grey.
 
     rows : `emergence.emergence_curves` of one group ; colours : from `shade`.
     """
@@ -55,9 +55,10 @@ def rank_curves(ax, rows, colours):
                 linewidth=2 if step == last else 1.5 if step == first else 0.9,
                 label={first: f"step {first:,}", last: f"step {last:,} (95 % over documents)"}.get(step))
     axes.band(ax, part["rank"], part["low"], part["high"], color=colours.to_rgba(last))
-    axes.band(ax, part["rank"], part["null_low"], part["null_high"], alpha=0.45,
-               label=f"ranked {part['null'].iloc[0]} draws (95 %)")
+    axes.null_bands(ax, part)
     axes.log_log(ax, "rank of the neuron", "")
+    ax.set_xlim(1, rows["rank"].max())
+    ax.set_ylim(bottom=rows.loc[rows["influence"] > 0, "influence"].min() / 2)  # a null's last ranks may lie far below
 
 
 def step_bar(figure, axes, colours, steps):
@@ -70,35 +71,53 @@ def step_bar(figure, axes, colours, steps):
 # ---- phases
 
 
+def heights(ax, rows):
+    """Delta of the fixed head over training, its marker by the word of each step, over the spread of the law's own samples.
+
+    rows : `emergence.emergence_phases` of one group and rule, by step.
+    """
+    axes.band(ax, rows["step"], rows["null_delta_law_low"], rows["null_delta_law_high"], alpha=0.35,
+              label="samples of the law itself, 95 %")
+    color = axes.COLORS[rows["group"].iloc[0]]
+    axes.over_steps(ax, rows["step"], rows["delta"], low=rows["delta_low"], high=rows["delta_high"], color=color,
+                    markersize=0)
+    for word, marker in WORDS.items():
+        at = rows["word"].replace("", axes.UNTOLD).eq(word)
+        ax.plot(rows["step"][at], rows["delta"][at], marker, color=color, markersize=4.5, zorder=4,
+                markerfacecolor="white" if word in OPEN else color)
+        ax.plot([], [], marker, color=axes.COLORS["all"], markersize=4.5, label=word,
+                markerfacecolor="white" if word in OPEN else axes.COLORS["all"])
+    ax.axhline(0, color=axes.COLORS["all"], linewidth=0.6)
+    ax.set_xlabel("")
+
+
 def shares(ax, rows):
-    """Shares of the three phases; a filled marker where a phase is told, an open one where it is not.
+    """Shares of the three phases; a filled marker where a phase is told (a head: called a plateau), else an open one.
 
     rows : `emergence.emergence_phases` of one group and rule.
     """
-    axes.band(ax, rows["step"], 100 * rows["null_plateau_low"], 100 * rows["null_plateau_high"],
-               label="plateau in ranked draws, 95 %")
-    for phase, paper in PAPER.items():
-        name, color = phase.replace("_", " "), axes.COLORS[phase.replace("_", " ")]
-        low, value, high = (100 * rows[f"{phase}{end}"] for end in ("_low", "", "_high"))
-        axes.over_steps(ax, rows["step"], value, low=low, high=high, color=color, label=name)
-        open_ = ~rows[f"told_{phase}"]
+    for (phase, paper), told in zip(PAPER.items(), TOLD.values()):
+        color = axes.COLORS[phase]
+        low, value, high = (100 * rows[f"{SHARES[phase]}{end}"] for end in ("_low", "", "_high"))
+        axes.over_steps(ax, rows["step"], value, low=low, high=high, color=color, label=phase)
+        open_ = ~rows[told]
         ax.plot(rows["step"][open_], value[open_], "o", color=color, markerfacecolor="white", zorder=4)
         ax.axhline(paper, color=color, linestyle=":", linewidth=0.8)
     ax.plot([], [], ":", color="#303030", linewidth=0.8, label="the paper, at the end")
-    ax.plot([], [], "o", color="#303030", markerfacecolor="white", label="cannot be told")
+    ax.plot([], [], "o", color="#303030", markerfacecolor="white", label="a phase that is not told")
     ax.set_yscale("symlog", linthresh=LEAST_SHARE, linscale=0.5)
     ticks = [0, 0.1, 1, 10, 100]
     ax.set(yticks=ticks, yticklabels=[f"{tick:g}" for tick in ticks], ylim=(-0.03, 140), xlabel="")
 
 
 def parameter(ax, phases, name):
-    """kappa or beta of both groups, by change points with intervals, and by the paper's rule (dashed)."""
+    """kappa or beta of both groups' law, beyond the fixed head with intervals, and after the fitted head (dashed)."""
     for group in GROUPS:
         rows = phases[phases["group"] == group]
-        changes, ruled = (rows[(rows["rule"] == "change points") == side] for side in (True, False))
-        axes.over_steps(ax, changes["step"], changes[name], low=changes[f"{name}_low"], high=changes[f"{name}_high"],
-                         label=group)
-        ax.plot(ruled["step"], ruled[name], "--", color=axes.COLORS[group], linewidth=0.8, label=f"{group}, paper's rule")
+        fixed, fitted = (rows[rows["rule"] == rule] for rule in (FIXED, "fitted head"))
+        axes.over_steps(ax, fixed["step"], fixed[name], low=fixed[f"{name}_low"], high=fixed[f"{name}_high"],
+                        label=f"{group}, {FIXED}", color=axes.COLORS[group])
+        ax.plot(fitted["step"], fitted[name], "--", color=axes.COLORS[group], linewidth=0.8, label=f"{group}, fitted head")
 
 
 # ---- the top group
@@ -171,7 +190,67 @@ def ranks(ax, ancestry, group):
     ax.set(xlabel="training step", ylabel=f"today's top {len(table)} ({group}), by place")
 
 
+# ---- titles
+
+
+def ends(values, form="{:.2f}", then=", "):
+    """Values at the first and the last step in words: "0.12 at step 0, 0.80 at 6,144"; values: a Series by step."""
+    (first, one), (last, other) = ((values.index[at], values.iloc[at]) for at in (0, -1))
+    return f"{form.format(one)} at step {first:,}{then}{form.format(other)} at {last:,}"
+
+
+def finding(rows):
+    """What the head of one group is called first and last, and how high it stands at last; rows: as `heights` takes them."""
+    rows = rows.set_index("step")
+    height = rows["delta"].iloc[-1]
+    told = f" (Δ = {height:+.2f})" if np.isfinite(height) else ""
+    return f"{rows['group'].iloc[0].capitalize()}: {ends(rows.apply(named, axis=1), '{}', f',{chr(10)}')}{told}"
+
+
+def of_shares(rows):
+    """The head's share of the neurons, first and last; rows: as `shares` takes them."""
+    head = 100 * rows.set_index("step")["head_share"]
+    return f"{rows['group'].iloc[0].capitalize()}: head {ends(head, '{:.1f} %', f',{chr(10)}')}"
+
+
+def of_parameter(rows, name):
+    """kappa or beta of one group's law, first and last."""
+    return f"{rows['group'].iloc[0].capitalize()}: {name} {ends(rows.set_index('step')[name])}"
+
+
+def of_ratio(ratio, group):
+    """The lead of a group's top neurons, first and last; ratio: a Series by step."""
+    return f"{group.capitalize()}: top 1.7 % over median\n{ends(ratio, '{:.1f}')}"
+
+
+def of_best(ratio):
+    """The lead of the rare group at its best and at last; ratio: a Series by step."""
+    return (f"Rare: {ratio.max():.1f} times the median at best\n(step {ratio.idxmax():,}), {ratio.iloc[-1]:.1f} at step "
+            f"{ratio.index[-1]:,}")
+
+
+def of_agreement(agreement):
+    """How far rare and common rankings agree, first and last; agreement: by step, columns (first group, second group)."""
+    return (f"Rare with common: {ends(agreement['rare', 'common'], then=f',{chr(10)}')} "
+            f"(ceiling {agreement['rare', 'rare'].iloc[-1]:.2f})")
+
+
 # ---- in words
+
+
+def course(phases, rule=FIXED):
+    """Delta, word and chance at every step, as text: a row a step, columns (targets, what).
+
+    phases : table `emergence_phases` ; rule : of its rules.
+    """
+    made = {}
+    for group, rows in phases[phases["rule"] == rule].groupby("group", sort=False):
+        rows = rows.set_index("step")
+        made[group, "Δ (e-folds)"] = rows.apply(
+            lambda row: "{:+.2f} [{:+.2f}, {:+.2f}]".format(*row[["delta", "delta_low", "delta_high"]]), axis=1)
+        made[group, "word"] = rows.apply(named, axis=1)
+        made[group, "as high by chance"] = rows.apply(largest, axis=1)
+    return pd.DataFrame(made)
 
 
 def when_told(phases):
@@ -179,14 +258,11 @@ def when_told(phases):
 
     Returns
     -------
-    DataFrame indexed by rule, group and phase (with "plateau beyond chance": told, and its head lies below those of
-    both null families); first, since (Int64, missing where never)
+    DataFrame indexed by rule, group and phase (a head is told where its word is plateau); first, since (Int64, missing where
+    never)
     """
-    found = {}
-    for place, rows in phases.groupby(["rule", "group"]):
-        rows = rows.set_index("step").sort_index()
-        told = rows[[f"told_{phase}" for phase in PHASES]].set_axis([phase.replace("_", " ") for phase in PHASES], axis=1)
-        found[place] = first_told(told.assign(**{"plateau beyond chance": told["plateau"] & rows["beyond_null"]}))
+    found = {place: first_told(rows.set_index("step").sort_index()[list(TOLD.values())].set_axis(list(TOLD), axis=1))
+             for place, rows in phases.groupby(["rule", "group"])}
     return pd.concat(found, names=["rule", "group", "phase"])
 
 
@@ -216,8 +292,15 @@ def of_lead(rare):
     return (f"The top {first['size']} neurons have {first['ratio']:.1f} times the median neuron's influence on rare tokens "
             f"at step {rare.index[0]:,} and **{last['ratio']:.1f} times** (95 %: {last['ratio_low']:.1f} to "
             f"{last['ratio_high']:.1f}) at step {rare.index[-1]:,}; ranked half-normal numbers have {last['ranked']:.1f} "
-            f"there (p = {last['p_ranked']:.3f}). The lead is larger than theirs beyond chance at "
+            f"there (as much: {level(last['p_ranked'], RANKED, 'draws')}). The lead is larger than theirs beyond chance at "
             f"{'step ' + ', '.join(beyond) if beyond else 'no step'}.")
+
+
+def of_parting(parted):
+    """How far rare and common rankings part, the noise taken off, in Markdown; parted: a Series by step."""
+    return (f"With the noise taken off (divided by the geometric mean of the two ceilings) rare and common rankings "
+            f"correlate by {parted.iloc[0]:.2f} at step {parted.index[0]:,}, {parted.min():.2f} at the lowest (step "
+            f"{parted.idxmin():,}) and **{parted.iloc[-1]:.2f}** at step {parted.index[-1]:,}.")
 
 
 def of_members(today, on_top):
@@ -235,24 +318,36 @@ def of_members(today, on_top):
                "They never stand above random groups."))
 
 
-def summary(changes, statistics, rare):
+def of_gain(statistics):
+    """How far Delta of the fixed head rises, and against what, in Markdown, a line a group.
+
+    statistics : table `emergence_statistics`, indexed by group, rule, statistic and part.
+    """
+    said = []
+    for group in GROUPS:
+        first, last, gain = (statistics.loc[(group, FIXED, "delta", part)] for part in ("first", "last", "gain"))
+        said.append(f"- **{group.capitalize()} targets**: Δ goes from {first['value']:+.2f} ({named(first)}) at step "
+                    f"{first['step']:,} to {last['value']:+.2f} ({named(last)}) at step {last['step']:,}, a gain of "
+                    f"**{gain['value']:+.2f}** e-folds (95 %: {gain['low']:+.2f} to {gain['high']:+.2f}). Two laws alone "
+                    f"differ with a standard deviation of {gain['null_sd']:.2f}; as much between them: "
+                    f"{level(gain['p_laws'], FLOOR, 'pairs')}.")
+    return "\n".join(said)
+
+
+def summary(phases, statistics, rare):
     """Paper and here, in Markdown.
 
-    changes : rows of table `emergence_phases` by change points.
-    statistics : table `emergence_statistics`, indexed by group, rule, statistic and part ; rare : as `of_lead` takes it.
+    phases : table `emergence_phases` ; statistics : as `of_gain` takes it ; rare : as `of_lead` takes it.
     """
-    ends = changes[changes["group"] == "rare"].iloc[[0, -1]]
-    steps, worst = ends["step"].tolist(), ends[["p_head_lognormal", "p_head_half_normal"]].max(axis=1)
-    found = [f"{row['plateau']:.1%} / {row['power_law']:.1%} / {row['decay']:.1%}" for _, row in ends.iterrows()]
-    heads = ["lies" if below else "does not lie" for below in ends["beyond_null"]]
-    gain, lead = statistics.loc[("rare", "change points", "plateau", "gain")], statistics.loc[("rare", "", "ratio", "gain")]
-    way = ("emerges" if gain["low"] > 0 else "disappears" if gain["high"] < 0 else
-           "neither emerges nor disappears beyond the interval")
-    return ("The paper shows curves over checkpoints: a homogeneous state at first, three phases (1.7 % / about 10 % / "
-            "87.4 %, by a public summary) at last. Here, for rare tokens and by change points, plateau / power law / decay "
-            f"are **{found[0]}** at step {steps[0]:,} and **{found[1]}** at step {steps[1]:,}: the plateau *{way}* (change "
-            f"{gain['value']:+.1%} of the neurons, 95 % {gain['low']:+.1%} to {gain['high']:+.1%}). The head of the curve "
-            f"{heads[0]} below those of ranked lognormal and half-normal draws at first (p = {worst.iloc[0]:.3f}, the less "
-            f"favourable) and {heads[1]} below theirs at last (p = {worst.iloc[1]:.3f}). The top group's lead over the "
-            f"median neuron grows {lead['value']:.1f} times (95 %: {lead['low']:.1f} to {lead['high']:.1f}), to "
-            f"{rare['ratio'].iloc[-1]:.1f}; ranking half-normal numbers alone gives {rare['ranked'].iloc[-1]:.1f}.")
+    rows = phases[(phases["group"] == "rare") & (phases["rule"] == DECIDES)]
+    ends = [f"{100 * row['head_share']:.1f} / {100 * row['law_share']:.1f} / {100 * row['decay_share']:.1f} % at step "
+            f"{row['step']:,} (the head: *{named(row)}*)" for _, row in rows.iloc[[0, -1]].iterrows()]
+    gain, lead = (statistics.loc[("rare", *place, "gain")] for place in ((FIXED, "delta"), ("", "ratio")))
+    way = "rises" if gain["low"] > 0 else "sinks" if gain["high"] < 0 else "neither rises nor sinks beyond the interval"
+    return ("The paper shows curves over checkpoints: a homogeneous state at first, three phases (1.7 % / about 10 % / 87.4 "
+            f"%, by a public summary) at last. Here head / law / decay for rare tokens are {ends[0]} and {ends[1]}. The "
+            f"height of the first 1.7 % of the neurons above their law *{way}*: Δ changes by {gain['value']:+.2f} e-folds "
+            f"(95 %: {gain['low']:+.2f} to {gain['high']:+.2f}; as much between two laws: "
+            f"{level(gain['p_laws'], FLOOR, 'pairs')}). The top group's lead over the median neuron grows "
+            f"{lead['value']:.1f} times (95 %: {lead['low']:.1f} to {lead['high']:.1f}), to {rare['ratio'].iloc[-1]:.1f}; "
+            f"ranking half-normal numbers alone gives {rare['ranked'].iloc[-1]:.1f}.")

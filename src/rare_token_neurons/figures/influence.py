@@ -1,15 +1,23 @@
-"""Drawing the ranked curve of one model, and what its group and its boundaries say in words (notebook 03)."""
+"""Drawing the ranked curves of one model, and what its group and the heads of the curves say in words (notebook 03)."""
 
 import numpy as np
 import pandas as pd
 
-from rare_token_neurons.curve.phases import fit  # for the notebook, as title is
-from rare_token_neurons.figures.axes import COLORS, GREY, rank_curve, title
-from rare_token_neurons.figures.nulls import HEADS, kinds, two_sided
+from rare_token_neurons.curve import heads
+from rare_token_neurons.figures.axes import COLORS, DECIDES, UNTOLD, legend_below, level, named, rank_curve, title
+from rare_token_neurons.statistics.rankings import SIDES
+from rare_token_neurons.tables.stage import GROUPS
 
-QUANTITIES = {"head's end (rank)": "head_end", "plateau's end (rank, 0: none)": "plateau_end", "law's end (rank)": "law_end",
-              "kappa": "kappa", "plateau (share)": "plateau_share", "power law (share)": "law_share",
-              "decay (share)": "decay_share"}  # of a change-point fit, by its words
+NULLS = {"law": "the law itself", "lognormal": "lognormal", "half_normal": "half-normal"}  # in columns -> in words
+MEANS = {  # what the words say; `curve.heads` decides them
+    "plateau": "it stands above its law and is flatter",
+    "outliers": "it stands above its law, but is no flatter",
+    "rounded": "it lies below its law, as the head of any sorted sample does",
+    "on the line": "it cannot be told from the law carried on",
+    UNTOLD: "too few neurons or documents"}
+FLOOR = 1 / (1 + heads.DRAWS)  # of a p value against pairs of laws
+RANKED = 1 / 1_001  # of one against ranked half-normal numbers (`nulls.ranked_null`)
+PLACES = (1, 3, 10, 30, 100, 300, 1000)  # ranks at which a curve is set beside its law by hand
 
 
 def of_lead(lead, fallback):
@@ -18,77 +26,183 @@ def of_lead(lead, fallback):
     lead : the row of table `prominence` for the ratio ; fallback : share of the pairs with the exact sum.
     """
     return (f"The rare group ({int(lead['size'])} of {int(lead['neurons']):,} neurons) has **{lead['value']:.1f} times** "
-            f"({lead['low']:.1f} to {lead['high']:.1f}) the influence of the median neuron on rare tokens; ranking "
-            f"half-normal numbers gives {lead['null']:.1f} times ({lead['null_low']:.1f} to {lead['null_high']:.1f}; p = "
-            f"{lead['p_half_normal']:.3f}), groups alike in activation scale and output-weight norm have "
-            f"{lead['matched']:.1f}. {fallback:.1%} of the (position, neuron) pairs needed the exact sum over the "
-            "vocabulary.")
+            f"({lead['low']:.1f} to {lead['high']:.1f}) the influence of the median neuron on rare tokens. Ranking "
+            f"half-normal numbers gives {lead['null']:.1f} times ({lead['null_low']:.1f} to {lead['null_high']:.1f}; as "
+            f"much: {level(lead['p_half_normal'], RANKED, 'draws')}), groups alike in activation scale and output-weight "
+            f"norm have {lead['matched']:.1f}. {fallback:.1%} of the (position, neuron) pairs needed the exact sum over "
+            f"the vocabulary.")
 
 
-def change_points(found):
-    """A column a group, a row a quantity: value and 95 % interval by change points, as text.
+# ---- the head beside its law
 
-    found : rows of table `phases`, indexed by group.
+
+def by_hand(rows, fit):
+    """A curve beside its law at some ranks: influence, the law's line, and delta, the log of their ratio.
+
+    rows : one curve's of table `rank_curves` ; fit : its row of table `phases`.
     """
-    stretches = range(1, 2 + int(found["breaks"].max()))
-    names = QUANTITIES | {f"slope of stretch {place}": f"slope_{place}" for place in stretches}
-    told = {group: {label: [row[f"bp_{name}{end}"] for end in ("", "_low", "_high")] for label, name in names.items()}
-            for group, row in found.iterrows()}
-    return pd.DataFrame({group: {label: "{:.4g} [{:.4g}, {:.4g}]".format(*values) for label, values in column.items()}
-                         for group, column in told.items()})
+    at = rows[rows["rank"].isin(PLACES)].set_index("rank")
+    law = np.exp(fit["beta"] - fit["kappa"] * np.log(at.index))
+    return pd.DataFrame({"influence (nats)": at["influence"], "the law's line (nats)": law,
+                         "delta (e-folds)": np.log(at["influence"] / law)})
 
 
-def of_boundaries(found):
-    """Whether the paper's rule and the change points agree on the boundaries, and how sure both are, in Markdown.
+def of_mean(rows, fit):
+    """Delta by hand, beside the table's, in words; takes what `by_hand` takes."""
+    if not np.isfinite(fit["delta"]):
+        return f"This curve {UNTOLD}: {MEANS[UNTOLD]}."
+    if not fit["head"]:
+        return "The law begins at rank 1: there is no head before it, and Delta is 0."
+    head = rows[rows["rank"] <= fit["head"]]
+    delta = np.log(head["influence"]) - (fit["beta"] - fit["kappa"] * np.log(head["rank"]))
+    return (f"By hand, the mean of delta over the head's {fit['head']} ranks is **{delta.mean():+.3f}**; the table says "
+            f"{fit['delta']:+.3f}. So the head has {np.exp(fit['delta']):.2f} times the influence that its law gives it.")
 
-    found : rows of table `phases`, indexed by group.
+
+def _with_interval(row, name):
+    ends = row[[f"{name}_low", f"{name}_high"]]
+    return f"{row[name]:.2f}" + (" [{:.2f}, {:.2f}]".format(*ends) if np.isfinite(ends.astype(float)).all() else "")
+
+
+def fits(found):
+    """The phases of the pooled curves by each rule, as text with 95 % intervals: a row (targets, rule).
+
+    found : rows of table `phases`, indexed by group, sign and rule.
+    """
+    rows = {}
+    for (group, _, rule), row in found.xs("pooled", level="sign", drop_level=False).iterrows():
+        shares = row[["head_share", "law_share", "decay_share"]].astype(float)
+        rows[group, rule] = {
+            "head (neurons)": row["head"],
+            "cliff from rank": row["shelf"] if row["shelf"] < row["law_start"] else np.nan,
+            "law (ranks)": f"{row['law_start']:.0f} to {row['law_end']:.0f}",
+            "head / law / decay (%)": " / ".join(f"{100 * share:.1f}" for share in shares),
+            "Δ (e-folds)": _with_interval(row, "delta"), "κ of the law": _with_interval(row, "kappa"),
+            "slope of the head": _with_interval(row, "slope"), "word": row["word"]}
+    made = pd.DataFrame.from_dict(rows, orient="index").rename_axis(["targets", "rule"])
+    return made.assign(**{"cliff from rank": made["cliff from rank"].map("{:.0f}".format)}).replace("nan", "none")
+
+
+def chances(found):
+    """How often each null has a head as high, in words, and how far the law's own samples spread: a row (targets, rule).
+
+    found : as `fits` takes it.
+    """
+    rows = {}
+    for (group, _, rule), row in found.xs("pooled", level="sign", drop_level=False).iterrows():
+        if row["word"]:
+            chance = {f"as high: {name}": level(row[f"p_{null}"], row["p_floor"]) for null, name in NULLS.items()}
+            spread = f"{row['null_delta_law_low']:+.2f} to {row['null_delta_law_high']:+.2f}"
+            rows[group, rule] = {"Δ": f"{row['delta']:+.2f}"} | chance | {"Δ of the law's samples, 95 %": spread}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["targets", "rule"])
+
+
+def largest(fit):
+    """The p value against the null that speaks most against a raised head, in words."""
+    return level(max(fit[f"p_{null}"] for null in NULLS), fit["p_floor"])
+
+
+def of_heads(found):
+    """What the heads of the pooled curves are and by what numbers, in Markdown, a line a group.
+
+    found : as `fits` takes it.
     """
     said = []
-    for group, row in found.iterrows():
-        for what, rule_end, name in (("plateau", row["first"], "plateau_end"), ("power law", row["last"], "law_end")):
-            inside = row[f"bp_{name}_low"] <= rule_end <= row[f"bp_{name}_high"]
-            said.append(f"- **{group.capitalize()} tokens, the {what}'s last rank**: {rule_end:.0f} by the paper's rule, "
-                        f"{row[f'bp_{name}']:.0f} by change points{' (0: there is none)' if what == 'plateau' else ''}: the "
-                        f"two {'agree within' if inside else 'differ beyond'} the interval.")
-        said.append(f"- Of the draws {row['plateau_draws']:.0%} have a plateau and {row['decay_draws']:.0%} a decay. "
-                    f"Split-half reliability of the influence is {row['reliability']:.2f}; the median neuron's mean change "
-                    f"can be told from zero above {row['detectable']:.1e} nats ({row['positions']:,} positions, "
-                    f"{row['documents']:,} documents).")
+    for group in GROUPS:
+        row, fixed = (found.loc[(group, "pooled", rule)] for rule in (DECIDES, "fixed head"))
+        said.append(f"- **{group.capitalize()} tokens: {named(row)}** ({MEANS[named(row)]}).")
+        if row["word"]:
+            said[-1] += (
+                f" The head has {row['head']} neurons and Δ = {row['delta']:+.2f} ({row['delta_low']:+.2f} to "
+                f"{row['delta_high']:+.2f}): {np.exp(row['delta']):.2f} times what the law gives. As high by chance, by the "
+                f"null for which it is easiest: {largest(row)}. The head's slope is {row['slope']:.2f}, the law's "
+                f"{row['kappa']:.2f}. The fixed head ({fixed['head']} neurons): {named(fixed)}, Δ = {fixed['delta']:+.2f}. "
+                f"A steeper stretch follows the law in {row['decay_draws']:.0%} of the draws of documents; the null that "
+                f"has one most often has it in {row['decay_null']:.0%} of its curves.")
     return "\n".join(said)
 
 
-def curve(ax, rows, phases, row):
-    """One group's curve with phases, interval and null, that of the same tokens, and where change points end the head.
+def of_noise(found):
+    """How well the data can tell, in Markdown, a line a group; found : as `fits` takes it."""
+    return "\n".join(
+        f"- **{group.capitalize()} tokens**: split-half reliability of the influence {row['reliability']:.2f}; the median "
+        f"neuron's mean change can be told from zero above {row['detectable']:.1e} nats ({row['positions']:,} positions, "
+        f"{row['documents']:,} documents)." for group, row in ((one, found.loc[(one, "pooled", DECIDES)]) for one in GROUPS))
 
-    rows : of table `rank_curves`, one group ; phases : `phases.Phases` by the paper's rule.
-    row : the group's of table `phases`.
+
+# ---- curves
+
+
+def finding(name, fit):
+    """The title of a curve: the word of its head, and Delta with its interval.
+
+    fit : row of table `phases`, or None where the table has none.
     """
-    group = rows["group"].iloc[0]
-    rank_curve(ax, rows["influence"], phases, color=COLORS[group], interval=(rows["low"], rows["high"]),
-               label=f"{group} (n = {row['positions']:,}, {row['documents']:,} documents; 95 %)",
-               null=(rows["null_low"], rows["null_high"]), null_label=f"{rows['null'].iloc[0]} null, 95 %")
-    ax.plot(rows["rank"], rows["same_tokens"], color=GREY, linestyle=":", label="ranked on the same tokens")
-    if row["breaks"]:
-        ax.axvspan(*row[["bp_head_end_low", "bp_head_end_high"]], ymin=0.58, color="#303030", alpha=0.35, linewidth=0,
-                   label=f"head's end by change points, rank {row['bp_head_end']:.0f} (95 %)")
+    if fit is None or not fit["word"]:
+        return f"{name}: {UNTOLD}"
+    ends = f"({fit['delta_low']:+.2f} to {fit['delta_high']:+.2f})"
+    return f"{name}: {fit['word']}\nΔ = {fit['delta']:+.2f} e-folds {ends}"
 
 
-def heads(found):
-    """{group: what its head is beyond the null, in words}.
+def curve(ax, rows, fit, label, color):
+    """A curve with its phases, interval, nulls and law; dotted, the curve that is ranked and measured on the same tokens.
 
-    found : rows of table `phases`, indexed by group.
+    rows : one curve's of table `rank_curves` ; fit : its row of table `phases` ; label : with n, in the axes' own legend.
     """
-    return {group: f"{HEADS[kind]} (p = {p:.3f})" for group, kind, p in zip(found.index, kinds(found), two_sided(found))}
+    rank_curve(ax, rows, fit, label=f"{label} (n = {fit['positions']:,}, {fit['documents']:,} documents; 95 %)", color=color)
+    own = [(line, line.get_label()) for line in ax.lines if line.get_label().startswith((label, "line: "))]
+    ax.plot(rows["rank"], rows["same_tokens"].where(rows["same_tokens"] > 0), color=COLORS["all"], linestyle=":",
+            linewidth=0.8, label="ranked on the same tokens")
+    ax.legend(*zip(*own[::-1]), loc="upper right", borderaxespad=0.2)
 
 
-def summary(fitted, by_neuron, top):
+def sign_curve(ax, curves, found, group, sign):
+    """The curve of the neurons of one sign, "boost" or "suppress", or a word on why there is none; its title.
+
+    curves : table `rank_curves` of one revision ; found : as `fits` takes it.
+    """
+    if (group, sign, DECIDES) not in found.index:
+        ax.text(0.5, 0.5, f"{UNTOLD}:\n{MEANS[UNTOLD]}", transform=ax.transAxes, ha="center", va="center", fontsize=7)
+        title(ax, finding(sign.capitalize(), None))
+        return
+    fit = found.loc[(group, sign, DECIDES)]
+    rows = curves[(curves["group"] == group) & (curves["sign"] == sign)]
+    curve(ax, rows, fit, f"{fit['neurons']:,} neurons", COLORS[sign])
+    title(ax, finding(sign.capitalize(), fit))
+
+
+def of_signs(found):
+    """What the heads of boost and of suppress neurons are, in Markdown, a line a curve; found : as `fits` takes it."""
+    said = []
+    for group in GROUPS:
+        for sign in SIDES:
+            there = (group, sign, DECIDES) in found.index
+            row = found.loc[(group, sign, DECIDES)] if there else {"word": ""}
+            said.append(f"- **{group.capitalize()} tokens, {sign}: {named(row)}**" + (
+                f", Δ = {row['delta']:+.2f} ({row['delta_low']:+.2f} to {row['delta_high']:+.2f}), head of {row['head']} of "
+                f"{row['neurons']:,} neurons; {largest(row)}." if row["word"] else f" ({MEANS[UNTOLD]})."))
+    return "\n".join(said)
+
+
+def summary(found, prominence, by_neuron, top):
     """Paper and here, in Markdown.
 
-    fitted : {group: `phases.Phases`} ; by_neuron : {group: (neurons,) influence} ; top : size of the top group.
+    found : as `fits` takes it ; prominence : the table, indexed by group and statistic ; by_neuron : {group: (neurons,)
+    influence} ; top : size of the top group.
     """
-    shares = {group: " / ".join(f"{share:.1%}" for share in phases.shares) for group, phases in fitted.items()}
+    rows = {group: found.loc[(group, "pooled", DECIDES)] for group in GROUPS}
+    shares = {group: " / ".join(f"{100 * row[f'{part}_share']:.1f}" for part in ("head", "law", "decay")) + " %"
+              for group, row in rows.items()}
     overlap = len(set(np.argsort(-by_neuron["rare"])[:top]) & set(np.argsort(-by_neuron["common"])[:top])) / top
+    law, less = prominence.loc[("rare", "law")], prominence.loc[("rare", "contrast")]
+    contrast = (f"Δ of the first 1.7 % of the neurons on rare less that on common tokens is {less['value']:+.2f} e-folds "
+                f"({less['low']:+.2f} to {less['high']:+.2f}; as much between two laws: "
+                f"{level(less['p_laws'], FLOOR, 'pairs')}; with the labels swapped in documents: "
+                f"{level(less['p_swap'], FLOOR, 'swaps')}). "
+                if np.isfinite(less["value"]) else "")
     return ("The paper (by a public summary) divides the neurons into plateau, power law and decay as 1.7 % / about 10 % / "
-            f"87.4 %. Here it is **{shares['rare']}** for rare tokens (kappa {fitted['rare'].kappa:.2f}) and "
-            f"{shares['common']} for common ones (kappa {fitted['common'].kappa:.2f}). Of the {top} most influential "
-            f"neurons for rare tokens, {overlap:.0%} are also among the {top} most influential for common ones.")
+            "87.4 %, the plateau above the law; common tokens lack it. Here head / law / decay are "
+            f"**{shares['rare']}** for rare tokens; the head is called *{named(rows['rare'])}*, and the test of the law "
+            f"says: {law['verdict']}. For common tokens they are {shares['common']}, and the head is called "
+            f"*{named(rows['common'])}*. {contrast}Of the {top} most influential neurons for rare tokens, {overlap:.0%} are "
+            f"also among the {top} most influential for common ones.")

@@ -4,8 +4,12 @@ import numpy as np
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from rare_token_neurons.figures import axes
-from rare_token_neurons.figures.axes import against, level, of_groups, title  # for the notebook
+from rare_token_neurons.figures.activations import by_draws, drop_empty, matches, matching, usable  # some for the notebook
+from rare_token_neurons.figures.axes import against, level, of_groups, title
+from rare_token_neurons.statistics import controls
 from rare_token_neurons.statistics.rankings import top
+
+MODULE_DRAWS = 200  # control groups of a kind, behind a modularity
 
 SETS = {("rare", "rare"): ("rare again", axes.COLORS["rare"], "--"),
         ("rare", "common"): ("common", axes.COLORS["common"], "-")}
@@ -57,11 +61,12 @@ def overlap(ax, rows):
     ax.legend(loc="upper left")
 
 
-def communities(ax, rows, *, limit=0.6):
-    """Correlations inside a group, neurons in order of community, a frame around each.
+def communities(ax, rows, *, absolute=False, limit=0.6):
+    """Correlations inside a group, or their absolute values, neurons in order of community, a frame around each.
 
     rows : `module_members` of one revision and group.
     """
+    rows = rows.assign(correlation=rows["correlation"].abs() if absolute else rows["correlation"])
     order = rows.drop_duplicates("i").sort_values(["community", "i"])
     matrix = rows.pivot(index="i", columns="j", values="correlation").loc[order["i"], order["i"]]
     axes.heat_map(ax, matrix, limit=limit, cbar=False)
@@ -69,7 +74,7 @@ def communities(ax, rows, *, limit=0.6):
     for start, end in zip((0, *ends[:-1]), ends):
         x, y = [start, end, end, start, start], [start, start, end, end, start]
         ax.plot(x, y, color="black", linewidth=0.8, clip_on=False)
-    ax.set(xlabel=f"{len(order)} neurons by community", ylabel="")
+    ax.set(xlabel=f"{len(order)} neurons", ylabel="")
 
 
 def heads(ax, rows):
@@ -89,18 +94,18 @@ def heads(ax, rows):
 def layers(ax, rows, size):
     """Change of the rare group's activations by the layer of the ablated head, over bands of control groups.
 
-    rows : `head_layers` of one revision ; size : neurons in the group.
+    rows : `head_layers` of one revision, after `usable` ; size : neurons in the group.
     """
     layer = rows["layer"] + 1
     axes.band(ax, layer, rows["random_low"], rows["random_high"], label="random groups, 95 %", alpha=0.4)
-    for end in ("low", "high"):
+    for end in ("low", "high") if rows["matched_low"].notna().any() else ():
         ax.plot(layer, rows[f"matched_{end}"], color=axes.GREY, linewidth=0.8, linestyle="--",
                 label="matched groups, 95 %" if end == "low" else None)
     ends = [rows["value"] - rows["low"], rows["high"] - rows["value"]]
     ax.errorbar(layer, rows["value"], yerr=ends, fmt="o-", capsize=1.5, color=axes.COLORS["rare"],
                 label=f"rare group (n = {size}), 95 % over documents")
     ax.set(xlabel="layer of the head", ylabel="mean |activation change| (SD)",
-           ylim=(0, 1.5 * max(rows["high"].max(), rows["matched_high"].max())))
+           ylim=(0, 1.5 * rows[["high", "random_high", "matched_high"]].max().max()))
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend(loc="upper left")
 
@@ -138,7 +143,36 @@ def growth(ax, rows):
     ax.legend(loc="upper left")
 
 
+def modularity(ax, rows):
+    """Modularity of the rare group over its controls, a place for each variant.
+
+    rows : `modules` of one revision, after `usable`.
+    """
+    of_groups(ax, rows.assign(group="rare"))
+    drop_empty(ax)
+    ax.set_xticks(range(len(rows)), [f"{row.where}\n{row.resolution:g}\n{'|r|' if row.weights == 'absolute' else 'r > 0'}"
+                                     for row in rows.itertuples()], fontsize=6)
+    highest = rows[["high", "random_high", "matched_high"]].max().max()
+    ax.set(ylabel="modularity Q", xlabel="positions, resolution, edges", ylim=(0, 1.45 * highest))
+    ax.legend(loc="upper left", fontsize=6)
+
+
 # ---- in words
+
+
+def of_modules(main):
+    """Modularity of the rare group beside its controls, and whether an absence can be told, in Markdown.
+
+    main : the main row of `modules`, after `usable`.
+    """
+    less = "; ".join(f"less {kind} groups {main[f'less_{kind}']:+.3f} ({main[f'less_{kind}_low']:+.3f} to "
+                     f"{main[f'less_{kind}_high']:+.3f})" if np.isfinite(main[kind]) else f"{kind} groups cannot be used"
+                     for kind in controls.KINDS)
+    edges = "absolute correlations" if main["weights"] == "absolute" else "positive correlations"
+    untested = "" if np.isfinite(main["matched"]) else " Without matched groups a claim of absence cannot be tested."
+    return (f"Modularity of the rare group, by its {edges}: **{main['value']:.3f}** in {main['communities']} communities; "
+            f"{less}. ({main['size']} neurons, {main['positions']:,} rare positions, {main['documents']} documents of half "
+            f"B.){untested}")
 
 
 def of_heads(route):
@@ -158,15 +192,17 @@ def summary(module, group, neurons, route, whole):
 
     Parameters
     ----------
-    module : the main row of `modules` ; group : the rows of `overlap` at the rare group's size by the second set, the first
-    being that of rare targets ; neurons : of the layer ; route : the row of `routes` ; whole : the rare group's row of
-    `group_ablation`.
+    module : the main row of `modules`, after `usable` ; group : the rows of `overlap` at the rare group's size by the second
+    set, the first being that of rare targets ; neurons : of the layer ; route : the row of `routes` ; whole : the rare
+    group's row of `group_ablation`.
     """
     one, again = group.loc["common"], group.loc["rare"]
+    edges = " on absolute correlations" if module["weights"] == "absolute" else ""
+    beside = [f"{kind} groups have {module[kind]:.3f} ({by_draws(module[f'p_{kind}'], MODULE_DRAWS, kind, 2)})"
+              if np.isfinite(module[kind]) else f"{kind} groups cannot be used" for kind in controls.KINDS]
     return (
         "The follow-ups report a modularity of 0.05 to 0.11 for the plateau neurons against 0.04 to 0.09 for random ones "
-        f"(p > 0.4). Here it is **{module['value']:.3f}** against {module['random']:.3f} ({level(module['p_random'])}) for "
-        f"random and {module['matched']:.3f} ({level(module['p_matched'])}) for matched groups. Rare and common words share "
+        f"(p > 0.4). Here it is **{module['value']:.3f}**{edges}; {'; '.join(beside)}. Rare and common words share "
         f"**{one['shared']} of {one['k']}** top neurons (chance {one['k'] ** 2 / neurons:.1f}; rare words on two halves of "
         f"the text {again['shared']}). The follow-up sees no preferential routing by attention heads; here the order of the "
         f"heads for rare and common words agrees with {route['correlation']:.2f}, where shuffled labels give "

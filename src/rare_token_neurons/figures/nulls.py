@@ -1,4 +1,4 @@
-"""Drawing nulls, power-law tests and the robustness grid (notebook 09), what they say in words, and the training seeds."""
+"""Drawing nulls, power-law tests, the robustness grid and training seeds (notebook 09), and what they say in words."""
 
 import numpy as np
 import pandas as pd
@@ -7,72 +7,83 @@ from matplotlib.colors import Normalize
 from matplotlib.patches import Rectangle
 
 from rare_token_neurons import files, paths
+from rare_token_neurons.curve import heads as plateaus, stored
 from rare_token_neurons.figures import axes
-from rare_token_neurons.figures.axes import COLORS, COLUMN, level, title  # the notebook needs them too
+from rare_token_neurons.figures.axes import COLORS, level, title  # the notebook needs them too
 from rare_token_neurons.statistics import claims
 from rare_token_neurons.statistics.rankings import SCORES, SIDES, overlaps, per_nat
 
-FULL = ("lognormal", "half-normal", "exponential", "untrained model")  # nulls of the measurement at all positions
+FULL = ("lognormal", "half-normal", "exponential", "law", "untrained model")  # at all positions
 MOST = 3.0  # half-widths of the interval at which the colours end
-EDGES = {"half-normal": "--", "exponential": ":", "untrained model": "-.", "common, same number": "--",
-         "common, same loss": ":"}
+EDGES = {"lognormal": "--", "half-normal": ":", "exponential": "-.", "untrained model": (0, (4, 1, 1, 1, 1, 1)),
+         "common, same number": "--", "common, same loss": ":"}  # the law, or the first, is filled
 MAP = sns.color_palette("vlag", as_cmap=True)
 STARS = ((0.01, "**"), (0.05, "*"))
 NAMES = {"unigram_share": "share through the unigram direction",
          "kl": "change of KL to unigram\n(nats per nat of influence)",
          "entropy": "change of entropy\n(nats per nat of influence)", "scale_share": "share through the norm's scale"}
-HEADS = {"plateau": "plateau beyond the null", "outliers": "outliers, no plateau", "neither": "no plateau beyond the null"}
 LEVEL = 0.05
 SHORT = {  # the grid's statistics
-    "plateau": "plateau share", "rare against common": "rare against\ncommon (log)",
+    "head": "head's height Δ\n(e-folds)", "rare against common": "rare against\ncommon (log)",
     "effective dimension": "effective\ndimension", "co-activation": "co-activation (r)", "Hill exponent": "Hill exponent"}
 
 
-def two_sided(heads):
-    """(rows,) p value of a head on either side of the null: twice the smaller of p_plateau and p_outliers, at most 1."""
-    return (2 * heads[["p_plateau", "p_outliers"]].min(axis=1)).clip(upper=1)
+def said(name):
+    """A null in words."""
+    return "the law itself" if name == "law" else name
 
 
-def kinds(heads):
-    """(rows,) what the head is beyond each null, two-sided: "plateau" (below the law's line, and below the null's heads),
-    "outliers" or "neither"."""
-    side = heads[["p_plateau", "p_outliers"]].idxmin(axis=1).str.removeprefix("p_")
-    return side.where((two_sided(heads) < LEVEL) & side.eq("plateau").eq(heads["departure"] < 0), "neither")
+def beyond(heads):
+    """(rows,) bool: whether the measured head stands higher than the null's, p < 0.05."""
+    return heads["p"] < LEVEL
 
 
-def beside_nulls(ax, bands, names, label):
-    """The measured curve over the edges of the null curves' 95 % bands, in grey.
+def beside_nulls(ax, bands, heads):
+    """The measured curve over the null curves' 95 %, in grey: the law, or the first, filled, of the others the edges.
 
-    bands : from `null_bands` ; names : the nulls to show, the first one filled.
+    bands : from `null_bands` ; heads : rows of `null_heads`, of the nulls to show.
     """
     axes.log_log(ax, "rank of the neuron", "influence (nats)")
-    for place, name in enumerate(names):
+    names = heads["null"].tolist()
+    filled = "law" if "law" in names else names[0]
+    for name in (filled, *(one for one in names if one != filled)):
         rows = bands[bands["null"] == name]
-        if place == 0:
-            axes.band(ax, rows["rank"], rows["low"], rows["high"], label=f"{name}, 95 %", alpha=0.35)
+        if name == filled:
+            axes.band(ax, rows["rank"], rows["low"], rows["high"], label=f"{said(name)}, 95 %", alpha=0.4)
+            ax.plot(rows["rank"], rows["influence"], color=COLORS["rare"], zorder=4,
+                    label=f"rare (n = {heads['positions'].iloc[0]:,})")
             continue
         for end in ("low", "high"):
             ax.plot(rows["rank"], rows[end], color=axes.GREY, linewidth=0.8, linestyle=EDGES[name],
                     label=f"{name}, 95 %" if end == "low" else None)
-    rows = bands[bands["null"] == names[0]]
-    ax.plot(rows["rank"], rows["influence"], color=COLORS["rare"], label=label, zorder=4)
-    ax.set_xlim(1, rows["rank"].max())
-    highest = bands.loc[bands["null"].isin(names), ["influence", "high"]].to_numpy().max()
-    ax.set_ylim(rows["influence"].iloc[-3] / 3, highest * 2)
+    shown = bands[bands["null"].isin(names)]
+    ax.set_xlim(1, shown["rank"].max())
+    lowest = shown.loc[shown["null"] == filled, "influence"].iloc[-3]
+    ax.set_ylim(lowest / 3, shown[["influence", "high"]].to_numpy().max() * 2)
 
 
-def departures(ax, heads):
-    """The head's signed departure beside that of each null (95 %, grey), a row a null with its two-sided p value."""
+def count(heads):
+    """Title: by how many of some nulls the head stands higher than chance."""
+    return f"Higher than chance\nby {beyond(heads).sum()} of {len(heads)} nulls"
+
+
+def height(heads):
+    """Title: the measured height."""
+    return f"The head stands {heads['delta'].iloc[0]:+.2f}\ne-folds above its law"
+
+
+def heights(ax, heads):
+    """The measured Delta beside that of each null (95 %, grey), a row a null with its p value."""
     for place, row in enumerate(heads.to_dict("records")):
         ax.plot([row["null_low"], row["null_high"]], [place] * 2, color=axes.GREY, linewidth=5, alpha=0.45,
                 solid_capstyle="butt", label="null curves, 95 %" if place == 0 else None)
         ax.plot(row["null_mean"], place, "|", color=axes.GREY, markersize=7)
-        ax.plot(row["departure"], place, "o", color=COLORS["rare"], markersize=4, label=None if place else "measured")
+        ax.plot(row["delta"], place, "o", color=COLORS["rare"], markersize=4, label=None if place else "measured")
     ax.axvline(0, color=COLORS["all"], linewidth=0.6)
-    names = [f"{name}\np = {p:.3f}" for name, p in zip(heads["null"], two_sided(heads))]
+    names = [f"{said(row['null'])}\n{level(row['p'], row['p_floor'], 'curves')}" for _, row in heads.iterrows()]
     ax.set_yticks(range(len(heads)), names, fontsize=6)
     ax.set_ylim(len(heads) - 0.4, -0.6)
-    ax.set_xlabel("head's departure $D$\n(e-folds of rank)")
+    ax.set_xlabel("head's height Δ above its law\n(e-folds of influence)")
 
 
 def law(ax, values, tests, color):
@@ -106,6 +117,14 @@ def label(row):
     return f"{factor}{joint}{row['setting']}"
 
 
+def kept(table):
+    """Title of the grid: in how many of its testable cells the rule says reproduced; table: from `robustness`."""
+    tested = table[table["verdict"] != claims.UNTESTED]
+    often = tested[tested["verdict"] == claims.REPRODUCED].groupby("statistic").size().reindex(list(SHORT), fill_value=0)
+    best = f"most often: {often.idxmax()}, {often.max()} of {sum(tested['statistic'] == often.idxmax())}"
+    return f"Reproduced in {often.sum()} of {len(tested)} testable cells ({best if often.max() else 'none in any setting'})"
+
+
 def stars(q):
     """Stars of an adjusted p value."""
     return next((mark for level, mark in STARS if q < level), "")
@@ -129,8 +148,9 @@ def grid(ax, table, rows=0):
         z = sign * (row["value"] - row["null"]) / half if half > 0 else 0.0
         colour = "#eeeeee" if untested else MAP(scale(np.clip(z, -MOST, MOST)))
         ax.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, edgecolor="white", linewidth=0.8))
-        text = f"{row['positions']:,} positions" if untested else f"{row['value']:+.3f}{stars(row['q'])}"
-        ax.text(x, y, text, ha="center", va="center", fontsize=5.5 if untested else 6.5,
+        word = f"\n{row['word']}" if row["word"] else ""
+        text = f"{row['positions']:,} positions" if untested else f"{row['value']:+.3f}{stars(row['q'])}{word}"
+        ax.text(x, y, text, ha="center", va="center", fontsize=5.5 if untested or word else 6.5, linespacing=0.9,
                 color=axes.GREY if untested else "white" if abs(z) > 2 else "black")
         if row["verdict"] in (claims.REPRODUCED, claims.PARTLY):
             ax.add_patch(Rectangle((x - 0.47, y - 0.44), 0.94, 0.88, fill=False, edgecolor="black", linewidth=1.2,
@@ -185,6 +205,81 @@ def seed_curves(ax, table):
     ax.set_xlim(1, table["rank"].max())
 
 
+def seed_heights(ax, table):
+    """Delta of the fixed head on rare and on common targets, a place a training seed; open where the head has no word.
+
+    table : from `collected`.
+    """
+    each = table.groupby(["seed", "group"]).first().reset_index()
+    known = sorted(each["seed"].unique())
+    for (group, rows), shift in zip(each.groupby("group"), (0.12, -0.12)):
+        for row in rows.to_dict("records"):
+            place = known.index(row["seed"]) + shift
+            ax.plot([place, place], [row["delta_low"], row["delta_high"]], color=COLORS[group], linewidth=1)
+            ax.plot(place, row["delta"], "o", markersize=4, color=COLORS[group],
+                    markerfacecolor=COLORS[group] if row["word"] else "white")
+        ax.plot([], [], "o", color=COLORS[group], label=f"{group} targets")
+    ax.axhline(0, color=COLORS["all"], linewidth=0.6)
+    ax.set_xticks(range(len(known)), [f"seed {seed}" for seed in known])
+    ax.set(xlim=(-0.6, len(known) - 0.4), ylabel="Δ of the first 1.7 %\n(e-folds of influence)")
+
+
+# ---- calibration
+
+COUNTED = ("calibration", "calibration_contrasts")  # tables in data/results
+LIMIT = 0.064  # of the share that 1,000 samples without a raised head may show
+
+
+def calibrated(folder=paths.RESULTS):
+    """The full counts of heads and of contrasts on planted samples; None in place of one that is not there."""
+    return [files.read_table(path) if path.exists() else None for path in (folder / f"{name}.parquet" for name in COUNTED)]
+
+
+def counts(told):
+    """The heads as they are shown, per cent of the samples: a row a sample, columns (head, what).
+
+    told : from `calibrated`.
+    """
+    columns = {"raised": "raised", "plateau": "plateau", "covered": "Δ in its interval", "late": "late"}
+    made = told.set_index(["kind", "sample", "head"])[list(columns)].rename(columns=columns).mul(100)
+    made = made.unstack("head").swaplevel(axis=1)[[(head, what) for head in plateaus.BREAKS for what in columns.values()]]
+    made = made.reindex(told[["kind", "sample"]].drop_duplicates())
+    return made.map(lambda share: f"{share:.1f}" if np.isfinite(share) else "")
+
+
+def pairs(apart):
+    """The contrasts as they are shown, per cent of the pairs that are told apart: a row a pair; apart: from `calibrated`."""
+    return apart.pivot(index="sample", columns="coupled", values="apart").mul(100).round(1).reindex(apart["sample"].unique())
+
+
+def of_calibration(told, apart):
+    """What the calibration says, in Markdown; by which command it is made where it is not here.
+
+    told, apart : from `calibrated`.
+    """
+    if told is None or apart is None:
+        return ("The full counts are not here yet. `python -m rare_token_neurons calibrate` makes them, in "
+                "`data/results/calibration.parquet` and `calibration_contrasts.parquet`; it takes about half an hour.")
+    lines = []
+    for head, rows in told.groupby("head", sort=False):
+        size, power = (rows[rows["kind"] == kind].set_index("sample") for kind in ("size", "power"))
+        rounded = rows.set_index("sample").loc["rounded", "plateau"]
+        lines.append(
+            f"- **The {head} head{', which decides' if head == plateaus.DECIDES else ''}**: where nothing is raised it is "
+            f"called raised in at most {size['raised'].max():.1%} of {size['runs'].iloc[0]:,} samples "
+            f"({size['raised'].idxmax()}; the limit is {LIMIT:.1%}). Planted shelves are called a plateau in "
+            f"{power['plateau'].mean():.0%}, from {power['plateau'].min():.0%} ({power['plateau'].idxmin()}) to "
+            f"{power['plateau'].max():.0%}; a rounded head in {rounded:.1%}. The decay is taken for the law in at most "
+            f"{rows['late'].max():.1%}. The 95 % interval of Δ holds the true one in {rows['covered'].min():.0%} to "
+            f"{rows['covered'].max():.0%}.")
+    laws, shelves = (apart[apart["sample"].str.contains("shelf") == side] for side in (False, True))
+    worst = laws.loc[laws["apart"].idxmax()]
+    lines.append(f"- **Contrasts**: two laws without a raised head are told apart in at most {worst['apart']:.1%} of "
+                 f"{worst['runs']:,} pairs ({worst['sample']}); a shelf and a law in {shelves['apart'].min():.0%} to "
+                 f"{shelves['apart'].max():.0%}.")
+    return "\n".join(lines)
+
+
 # ---- training seeds
 
 SEEDS, STEPS = (0, 1, 2), 1_536
@@ -199,14 +294,28 @@ def commands(seed):
 
 def collected(folder=paths.MINI_PYTHIA_SEEDS):
     """The tables of all seeds that are there, one below the other; without rows where there is none."""
-    found = [files.read_table(path) for path in sorted(folder.glob("seed*.parquet"))]
+    found = [stored.completed(files.read_table(path)) for path in sorted(folder.glob("seed*.parquet"))]
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=["seed"])
 
 
 def spread(rows):
     """Each quantity over the seeds of one group of targets: mean, standard deviation, lowest, highest."""
-    by_seed = rows.groupby("seed")[["plateau_end", "p_plateau", "kappa", "departure", "ratio"]].first()
+    by_seed = rows.groupby("seed")[["delta", "fitted_delta", "kappa", "ratio"]].first()
     return by_seed.agg(["mean", "std", "min", "max"]).T
+
+
+def of_lead(table):
+    """Title: how far the seeds' leads over the median neuron span; table: from `collected`, one group of targets."""
+    ratio = spread(table).loc["ratio"]
+    return (f"mini-pythia, {table['seed'].nunique()} training seeds:\n"
+            f"top 1.7 % over median {ratio['min']:.1f} to {ratio['max']:.1f}")
+
+
+def of_words(table):
+    """Title: how far the seeds' Delta spans, and the words of the heads; table: as `of_lead` takes it."""
+    delta, words = spread(table).loc["delta"], table.groupby("seed")["word"].first().value_counts()
+    told = ", ".join(f"{word} {n}" for word, n in words.items() if word) or "words need the documents"
+    return f"Rare: Δ from {delta['min']:+.2f} to {delta['max']:+.2f}\n({told})"
 
 
 def of_seeds(table):
@@ -214,36 +323,52 @@ def of_seeds(table):
 
     table : from `collected`, one group of targets.
     """
-    missing = [seed for seed in SEEDS if seed not in set(table["seed"])]
-    said = "".join(f"Seed {seed} is not measured yet; {commands(seed)}. " for seed in missing) or "All three seeds are here."
+    there = set(table["seed"])
+    missing = "".join(f"Seed {seed} is not measured yet; {commands(seed)}. " for seed in SEEDS if seed not in there)
+    missing = missing or "All three seeds are here."
     if not len(table):
-        return said
+        return missing
     low, high = (spread(table)[end] for end in ("min", "max"))
-    return (f"{said} Lowest and highest: top 1.7 % over the median neuron {low['ratio']:.1f} and {high['ratio']:.1f}; last "
-            f"rank of the plateau {low['plateau_end']:.0f} and {high['plateau_end']:.0f} (0: none), with p from "
-            f"{low['p_plateau']:.2f} to {high['p_plateau']:.2f} for a head so far below the law's line by chance; kappa of "
-            f"the stretch that is the law {low['kappa']:.2f} and {high['kappa']:.2f} (where the breaks lie elsewhere, it is "
-            "another stretch).")
+    words = [f"{row['word'] or 'no word, for want of the documents'} (seed {seed})"
+             for seed, row in table.groupby("seed").first().iterrows()]
+    return (f"{missing} Lowest and highest: top 1.7 % over the median neuron {low['ratio']:.1f} and {high['ratio']:.1f}; Δ "
+            f"of the first 1.7 % {low['delta']:+.2f} and {high['delta']:+.2f} e-folds, of the fitted head "
+            f"{low['fitted_delta']:+.2f} and {high['fitted_delta']:+.2f}; kappa of the law {low['kappa']:.2f} and "
+            f"{high['kappa']:.2f}. The first 1.7 % are called: {'; '.join(words)}.")
 
 
 # ---- in words
 
 
 def of_heads(heads):
-    """Beyond which nulls the head is what, in words.
+    """Beyond which nulls the head stands, in words.
 
     heads : table `null_heads`.
     """
-    rest = heads[~heads["null"].isin(FULL)]
-    below, above = (heads.loc[kinds(heads) == kind, "null"] for kind in ("plateau", "outliers"))
-    departure = heads["departure"].iloc[0]
-    return (
-        f"The measured head lies **{'below' if departure < 0 else 'above'}** the power law's line by {abs(departure):.2f} "
-        f"e-folds of rank. It is a plateau beyond {len(below)} of the {len(heads)} nulls ({', '.join(below) or 'none'}) and "
-        f"has outliers beyond {len(above)} ({', '.join(above) or 'none'}). Loss-matched common positions: "
-        f"{rest['note'].iloc[-1]}; against these {level(rest['p_plateau'].iloc[-1])} for a plateau, "
-        f"{level(rest['p_outliers'].iloc[-1])} for outliers. Other positions of the same text give "
-        f"{'such a head too' if (kinds(rest) == 'neither').all() else 'another head'}.")
+    if not len(heads):
+        return "The head cannot be tested: too few neurons or documents."
+    rest, higher = heads[~heads["null"].isin(FULL)], beyond(heads)
+    within = heads.loc[~higher, "null"].map(said)
+    told = (f"The measured head stands {heads['delta'].iloc[0]:+.2f} e-folds above its law (Δ, all positions). That is "
+            f"higher than chance, p < {LEVEL:g}, by **{higher.sum()} of the {len(heads)} nulls**"
+            + (f"; not by: {', '.join(within)}." if len(within) else "."))
+    if not len(rest):
+        return told
+    alike = rest.loc[~beyond(rest), "null"]
+    chance = level(rest["p"].iloc[-1], rest["p_floor"].iloc[-1])
+    return (f"{told} On the part of the text that is measured position by position Δ is {rest['delta'].iloc[0]:+.2f}. "
+            f"Loss-matched common positions: {rest['note'].iloc[-1]}; as high a head there: {chance}. "
+            + (f"As high a head comes from positions that are not rare: {', '.join(alike)}." if len(alike) else
+               "Positions that are not rare have no head as high."))
+
+
+def of_promises(promises):
+    """How many promises hold, and which do not, in Markdown; promises: the table."""
+    asked = promises[promises["wanted"] > 0]
+    broken = "".join(f" Not kept: {row.promise}, {row.kept} of {row.runs}, wanted {row.wanted} in 100."
+                     for row in asked[~asked["holds"]].itertuples())
+    return (f"**{asked['holds'].sum()} of {len(asked)}** promises hold, on {asked['runs'].iloc[0]} planted samples each; "
+            f"the test that errs most often answers rightly in {asked['kept'].min()} of them.{broken}")
 
 
 def of_choices(cells, sampled):
@@ -257,8 +382,9 @@ def of_choices(cells, sampled):
     for name in SHORT:
         rows, usual = others[others["statistic"] == name], default.loc[name, "verdict"]
         sign = (rows["value"] * (1 - 2 * (rows["direction"] == "less")) > 0).sum()
+        words = ", ".join(f"{word} {n}" for word, n in rows["word"].value_counts().items() if word)
         lines.append(f"- **{name}**: {usual} by default; the same verdict in {sum(rows['verdict'] == usual)} of {len(rows)} "
-                     f"other testable settings, on the paper's side in {sign}.")
+                     f"other testable settings, on the paper's side in {sign}{f'; called {words}' if words else ''}.")
     usual, wide = (((rows["high"] - rows["low"]) / 2).median() for rows in (default.loc[["rare against common"]], deep))
     lines.append(f"- **layers**: the strongest quarter of {sampled.groupby('layer').size().max()} sampled neurons leans to "
                  f"rare targets beyond random quarters in {sum(deep['verdict'] == claims.REPRODUCED)} of {len(deep)} "
@@ -267,24 +393,25 @@ def of_choices(cells, sampled):
     return "\n".join(lines)
 
 
-def summary(heads, laws, promises, cells, whole):
+def summary(head, laws, promises, cells, whole):
     """Paper and here, in Markdown.
 
-    heads, laws, promises, cells : tables `null_heads`, `power_laws`, `promises`, `robustness` ; whole : the rows of
-    `overlaps` on boost and suppress neurons together, by score.
+    head : the row of table `prominence` on the head, rare targets ; laws, promises, cells : tables `power_laws`, `promises`,
+    `robustness` ; whole : the rows of `overlaps` on boost and suppress neurons together, by score.
     """
     middle, top, kl, entropy = laws.iloc[0], *(whole.loc[score] for score in ("unigram_share", "kl", "entropy"))
     known = promises[promises["promise"].str.startswith("the middle of a planted power law")].iloc[0]
     verdicts = cells.loc[cells["verdict"] != claims.UNTESTED, "verdict"]
+    worst = head[["p_law", "p_lognormal", "p_half_normal"]].astype(float).max()
     return (
-        "The paper shows a plateau, a power law and a decay, with boundaries partly set by hand, and no null. Here the "
-        f"head, against lognormal numbers, is **{HEADS[kinds(heads).iloc[0]]}** "
-        f"(departure {heads['departure'].iloc[0]:+.2f}, two-sided {level(two_sided(heads).iloc[0])}); the middle as a power "
-        f"law is **{middle['verdict']}** (α = {middle['alpha']:.2f}, goodness of fit {level(middle['p_fit'])}; a true law "
-        f"with fitted ends is rejected in {known['runs'] - known['kept']} of {known['runs']} planted samples); "
-        f"of {len(verdicts)} testable cells of the robustness grid {sum(verdicts == claims.REPRODUCED)} reproduce the "
-        f"paper's side by the rule; and {top['relative']} of the {top['k']} most influential neurons are among the "
-        f"{top['k']} with the largest share through the unigram direction (chance {top['chance']:.1f}; median share "
-        f"{top['group']:.2f}, others {top['others']:.2f}), {kl['relative']} among those with the largest change of KL per "
-        f"nat of influence and {entropy['relative']} for the entropy (chance the same; in nats, by size alone, "
-        f"{kl['shared']} and {entropy['shared']}).")
+        "The paper shows a plateau above the power law, a power law and a decay, with boundaries partly set by hand, and no "
+        f"null. Here the head is called **{axes.named(head)}** (Δ = {head['value']:+.2f}, 95 %: {head['low']:+.2f} to "
+        f"{head['high']:+.2f}; as high by the null for which it is easiest: {level(worst, head['p_floor'])}); the "
+        f"middle's test as a power law says **{middle['verdict']}** (α = {middle['alpha']:.2f}, goodness of fit "
+        f"{level(middle['p_fit'])}; a true law with fitted ends is rejected in {known['runs'] - known['kept']} of "
+        f"{known['runs']} planted samples); of {len(verdicts)} testable cells of the robustness grid "
+        f"{sum(verdicts == claims.REPRODUCED)} reproduce the paper's side by the rule; and {top['relative']} of the "
+        f"{top['k']} most influential neurons are among the {top['k']} with the largest share through the unigram direction "
+        f"(chance {top['chance']:.1f}; median share {top['group']:.2f}, others {top['others']:.2f}), {kl['relative']} among "
+        f"those with the largest change of KL per nat of influence and {entropy['relative']} for the entropy (chance the "
+        f"same; in nats, by size alone, {kl['shared']} and {entropy['shared']}).")

@@ -4,6 +4,7 @@ import unicodedata
 
 import numpy as np
 
+from rare_token_neurons.curve import heads
 from rare_token_neurons.figures import axes
 from rare_token_neurons.figures.axes import title  # for the notebook
 
@@ -88,6 +89,96 @@ def ends(ax, table):
     ax.plot(chosen["suppressed"], y, "v", color=axes.COLORS["all"], markersize=4.5, markerfacecolor="white",
             label="tokens lowered most")
     ax.set(xlim=(-0.03, 1.03), xlabel="mean frequency rank of the tokens\n(0 rarest, 1 most common)")
+
+
+# ---- what the head is made of
+
+ALWAYS_ON, LINEAR = 0.95, 0.9  # least openness and R² of a linear map that is always on
+MEASURES = {"openness": "openness: gate above 0\n(share of positions)", "r2": "linearity: R² of activation\non linear input"}
+LEAST = {"openness": ALWAYS_ON, "r2": LINEAR}
+
+
+def of_head(table):
+    """Which rows of `linearity` are the head's; where it has none, the rare group's: bool, by row, and its name."""
+    if table["in_head"].any():
+        return table["in_head"], "head"
+    return table["rank"] <= table["size"], "rare group (no head is raised)"
+
+
+def linear(ax, table, measure):
+    """A dot a neuron: openness or R² by influence rank, the head in colour.
+
+    table : `linearity` at the positions of one group ; measure : a key of MEASURES.
+    """
+    inside, name = of_head(table)
+    others = table[~inside]
+    ax.plot(others["rank"], others[measure], ".", color=axes.GREY, alpha=0.35, markersize=2,
+            label=f"other neurons (n = {len(others):,})")
+    color = axes.COLORS["head" if name == "head" else "rare"]
+    ax.plot(table.loc[inside, "rank"], table.loc[inside, measure], "o", color=color, markersize=3.5,
+            label=f"{name} (n = {inside.sum()})")
+    middle = others.groupby(np.log2(others["rank"]).astype(int))[["rank", measure]].median()
+    ax.plot(middle["rank"], middle[measure], color=axes.COLORS["all"], linewidth=0.9,
+            label="median of the others, by octave of rank")
+    ax.axhline(LEAST[measure], color=axes.COLORS["all"], linewidth=0.6, linestyle=":",
+               label=f"an always open gate: {ALWAYS_ON:g}; a linear map: R² {LINEAR:g}")
+    ax.set(xscale="log", ylim=(-0.03, 1.03))
+
+
+def medians(table, measure):
+    """Median of the head and of the others, in two lines for a title; takes what `linear` takes."""
+    inside, name = of_head(table)
+    said = {"openness": "open at {:.0%}", "r2": "R² {:.2f}"}[measure]
+    head, others = (said.format(table.loc[some, measure].median()) for some in (inside, ~inside))
+    return f"{name.split(' (')[0].capitalize()} {head},\nothers {others}"
+
+
+def linear_over_steps(ax, training, measure):
+    """Medians over training, at rare positions: the top 1.7 % of each checkpoint, the last head followed back, the others.
+
+    training : `linearity_over_training`.
+    """
+    rows = training[training["group"] == "rare"]
+    last = rows[rows["step"] == rows["step"].max()]
+    inside, name = of_head(last)
+    followed = rows["neuron"].isin(last.loc[inside, "neuron"])
+    size = heads.head_size(last["neuron"].nunique())
+    curves = [("others, median", rows[~followed & (rows["rank"] > size)], axes.GREY, "-"),
+              (f"top 1.7 % of the checkpoint (n = {size})", rows[rows["rank"] <= size], axes.COLORS["rare"], "-"),
+              (f"{name} of the last one (n = {inside.sum()})", rows[followed],
+               axes.COLORS["head" if name == "head" else "all"], "--")]
+    for label, some, color, style in curves:
+        found = some.groupby("step")[measure].quantile([0.25, 0.5, 0.75]).unstack()
+        axes.over_steps(ax, found.index.to_numpy(dtype=np.int64), found[0.5], low=found[0.25], high=found[0.75], color=color,
+                        linestyle=style, label=label)
+    ax.set_ylim(-0.03, 1.03)
+
+
+def always_on(table):
+    """Which neurons are linear maps that are always on, by `linearity`: bool, by row."""
+    return (table["openness"] >= ALWAYS_ON) & (table["r2"] >= LINEAR)
+
+
+def made_of(table):
+    """Whether the head's neurons work as linear maps that are always on, and how many directions they read, in Markdown.
+
+    table : `linearity` of one checkpoint.
+    """
+    rare, common = (table[table["group"] == group] for group in ("rare", "common"))
+    inside, name = of_head(rare)
+    head, others, first = rare[inside], rare[~inside], rare.iloc[0]
+    count, again = always_on(head).sum(), always_on(common[common["neuron"].isin(head["neuron"])]).sum()
+    gate = "gate" if first["gated"] else "pre-activation"
+    medians = "; ".join(f"{said} {head[column].median():.2f} (others {others[column].median():.2f})" for column, said in (
+        ("openness", "openness"), ("cv", f"variation of the {gate} over its mean"), ("r2", "R²")))
+    wide = ("more" if first["direction"] > first["random_high"] else
+            "less" if first["direction"] < first["random_low"] else "no more")
+    return (f"Of the {len(head)} neurons of the {name}, **{count}** are at rare targets open at {ALWAYS_ON:.0%} of the "
+            f"positions or more with an R² of {LINEAR:g} or more ({again} at common ones; of the other neurons "
+            f"{always_on(others).mean():.0%}): **{'most' if 2 * count > len(head) else 'most do not'} work as linear maps "
+            f"that are always on**. Medians: {medians}. One direction holds {first['direction']:.0%} of the sum of squares "
+            f"of their {'gate' if first['gated'] else 'input'} weights, {wide} than in random groups of {first['size']} "
+            f"({first['random_direction']:.0%}; 95 % from {first['random_low']:.0%} to {first['random_high']:.0%}).")
 
 
 # ---- a neuron in words

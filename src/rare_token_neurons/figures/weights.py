@@ -4,17 +4,22 @@ import numpy as np
 import pandas as pd
 
 from rare_token_neurons.figures import axes
-from rare_token_neurons.figures.axes import GREY, title  # title for the notebook
-from rare_token_neurons.statistics import spectra
-from rare_token_neurons.statistics.claims import MOST_MISSING
+from rare_token_neurons.figures.activations import by_draws, matches, usable  # usable for the notebook, as title is
+from rare_token_neurons.figures.axes import GREY, title
+from rare_token_neurons.statistics import controls, spectra
+from rare_token_neurons.statistics.claims import MOST_MISSING, SIGNIFICANT
+from rare_token_neurons.tables.claims import hill as of_claim
 
 MATRICES = {"in": "$W_{in}$", "gate": "$W_{in}$ gate", "up": "$W_{in}$ up", "out": "$W_{out}$"}
 STATISTICS = {"alpha_hill": "Hill exponent", "alpha_hill_half": "Hill, k = m/2", "alpha": r"weightwatcher's $\alpha$",
               "stable_rank": "stable rank", "entropy": "spectral entropy"}
 LOOKS = {"random": {"color": GREY, "alpha": 0.35, "label": "random groups"},
+         "matched": {"color": "#606060", "histtype": "step", "linestyle": "--", "linewidth": 0.9,
+                     "label": "matched groups (by row norm)"},
          "shuffled": {"color": GREY, "histtype": "step", "linestyle": ":", "linewidth": 1.2,
                       "label": "rare group, shuffled"},
          "rare": {"color": axes.COLORS["rare"], "histtype": "step", "linewidth": 1.2}}
+CONTROLS = controls.KINDS
 UNDER_TRAINED = 6  # weightwatcher's bound on alpha
 DASHES = ("--", ":", "-")
 
@@ -22,11 +27,13 @@ DASHES = ("--", ":", "-")
 def spectrum(ax, rows, edges):
     """Density of the eigenvalues in logarithm, with the law of independent weights; ticks: each of the rare group's.
 
-    rows : `weight_eigenvalues` of one revision and matrix ; edges : of the bins, in log10 of `relative`.
+    rows : `weight_eigenvalues` of one revision and matrix, after `in_use` ; edges : of the bins, in log10 of `relative`.
     """
     q = rows["rank"].max() / rows["columns"].iloc[0]
     for kind, look in LOOKS.items():
         values = np.log10(rows.loc[rows["kind"] == kind, "relative"])
+        if not len(values):
+            continue
         label = look.get("label", f"rare group (m = {rows['rank'].max()})")
         ax.hist(values, edges, density=True, **look | {"label": label})
     ax.plot(values, np.full(len(values), -0.06), "|", color=axes.COLORS["rare"], markersize=5, markeredgewidth=0.8,
@@ -41,7 +48,7 @@ def spectrum(ax, rows, edges):
 def hill(ax, rows):
     """Hill's exponent over the tail size; a diamond at the k of the fix-finger rule, the first checkpoint dashed.
 
-    rows : `weight_hill_curves` of one matrix.
+    rows : `weight_hill_curves` of one matrix, after `in_use`.
     """
     names = list(dict.fromkeys(rows["revision"]))
     if len(names) > 1:
@@ -50,6 +57,10 @@ def hill(ax, rows):
     now = rows[rows["revision"] == names[-1]]
     ax.plot(now["k"], now["value"], color=axes.COLORS["rare"], label=f"rare group{' at ' if names[-1] else ''}{names[-1]}")
     axes.band(ax, now["k"], now["random_low"], now["random_high"], label="random groups, 95 %", alpha=0.35)
+    for end in ("low", "high"):
+        if now[f"matched_{end}"].notna().any():
+            ax.plot(now["k"], now[f"matched_{end}"], color="#606060", linewidth=0.8, linestyle="--",
+                    label="matched groups, 95 %" if end == "low" else None)
     ax.plot(now["k"], now["shuffled_mean"], color=GREY, linestyle=":")
     at = now[now["k"] == now["chosen"]]
     ax.plot(at["k"], at["value"], "D", color=axes.COLORS["rare"], markersize=4.5, linestyle="none",
@@ -58,6 +69,37 @@ def hill(ax, rows):
     ticks = [tick for tick in (0.5, 1, 2, 5, 10, 20, 50, 100) if ax.get_ylim()[0] <= tick <= ax.get_ylim()[1]]
     ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     ax.set_yticks([], minor=True)
+
+
+def below_bands(now):
+    """For which share of the tail sizes the rare group lies below the bands of its controls, in two lines for a title.
+
+    now : `weight_hill_curves` of one revision and matrix, after `in_use`.
+    """
+    said = [f"{(now['value'] < now[f'{kind}_low']).mean():.0%} ({kind})" for kind in CONTROLS
+            if now[f"{kind}_low"].notna().any()]
+    return f"Below the controls' band for\n{', '.join(said)} of all k"
+
+
+def in_use(rows, groups):
+    """Spectra or Hill curves without the matched groups of a matrix where they cannot be used.
+
+    rows : `weight_eigenvalues` or `weight_hill_curves` ; groups : `weight_groups`.
+    """
+    of_rare = groups[(groups["group"] == "rare") & (groups["rows"] == "raw")].drop_duplicates("matrix")
+    good = [row["matrix"] for _, row in of_rare.iterrows() if matches(row)]
+    poor = ~rows["matrix"].isin(good)
+    if "kind" in rows:
+        return rows[~(poor & rows["kind"].eq("matched"))]
+    return rows.assign(**{name: rows[name].mask(poor) for name in rows if name.startswith("matched")})
+
+
+def lower(rows):
+    """Whether a statistic lies below that of random groups, and of matched ones where these can be used: bool, by row.
+
+    rows : `weight_groups`, after `usable`; p below 0.05, on one side, before any correction for the number of tests.
+    """
+    return (rows["p_random"] < SIGNIFICANT) & ((rows["p_matched"] < SIGNIFICANT) | rows["p_matched"].isna())
 
 
 def places(table):
@@ -74,9 +116,11 @@ def places(table):
 def groups(ax, rows):
     """Groups as dots with intervals over the bars of random (upper) and matched (lower) groups.
 
-    rows : one statistic of `weight_groups`, after `places`.
+    rows : one statistic of `weight_groups`, after `usable` and `places`.
     """
     for shift, name in ((0.17, "random"), (-0.17, "matched")):
+        if rows[f"{name}_mean"].isna().all():
+            continue
         ax.hlines(rows["y"] + shift, rows[f"{name}_low"], rows[f"{name}_high"], color=axes.COLORS[name], linewidth=3.5,
                   alpha=0.45, label=f"{name} groups, 95 %")
         ax.plot(rows[f"{name}_mean"], rows["y"] + shift, "|", color="#606060", markersize=4)
@@ -166,9 +210,15 @@ def special(fits, column="alpha"):
 
 # ---- in words
 
-BESIDE = {(True, True): "heavier than random and than matched groups",  # p below 0.05 against random, matched groups
-          (True, False): "heavier than random groups, not than matched ones",
-          (False, True): "heavier than matched groups, not than random ones", (False, False): "not heavier than either"}
+
+def matching(groups):
+    """How well matched groups match, matrix by matrix, in Markdown. groups : `weight_groups`"""
+    of_rare = groups[(groups["group"] == "rare") & (groups["rows"] == "raw")].drop_duplicates("matrix")
+    said = ", ".join(f"{abs(row['imbalance_norm']):.2f} SD in {MATRICES[row['matrix']]}"
+                     + ("" if matches(row) else " (**cannot be used there**)") for _, row in of_rare.iterrows())
+    return (f"In the norm of their rows matched groups miss the rare group by {said}; the limit is {controls.POOR_MATCH} "
+            "SD. Where it is passed they are left out, and the claim is judged on random groups alone, as partly reproduced "
+            "at most.")
 
 
 def failures(table):
@@ -189,14 +239,14 @@ def summary(rare, share, training, fitted, model):
 
     Parameters
     ----------
-    rare : the rare group's rows of `weight_groups` by statistic and matrix.
+    rare : the rare group's rows of `weight_groups` by statistic and matrix, after `usable`.
     share : of the sum in one direction, by kind and matrix.
     training : `weights_over_training`, without rows where there is none ; fitted : `weight_layers` ; model : its name.
     """
-    lines = [f"- {MATRICES[matrix]}: Hill exponent **{row.value:.2f}** [{row.low:.2f}, {row.high:.2f}]; random groups "
-             f"{row.random_mean:.2f} (p = {row.p_random:.3f}), matched {row.matched_mean:.2f} (p = {row.p_matched:.3f}), "
-             f"own elements shuffled {row.shuffled_mean:.2f}: {BESIDE[row.p_random < 0.05, row.p_matched < 0.05]}. "
-             f"One direction holds {share['rare', matrix]:.0%} of the sum (random groups {share['random', matrix]:.0%})."
+    lines = [f"- {MATRICES[matrix]}{' (beside the claim)' if matrix == 'out' else ''}: Hill exponent **{row.value:.2f}** "
+             f"[{row.low:.2f}, {row.high:.2f}]; {_controls(row)}, own elements shuffled {row.shuffled_mean:.2f}. "
+             f"{of_claim(rare.reset_index(), matrix).detail} One direction holds {share['rare', matrix]:.0%} of the sum "
+             f"(random groups {share['random', matrix]:.0%})."
              for matrix, row in rare.loc["alpha_hill"].iterrows()]
     if len(training):
         own = training[training["kind"] == "own"].groupby(["statistic", "matrix"], sort=False)["difference"]
@@ -209,3 +259,10 @@ def summary(rare, share, training, fitted, model):
     quantised = (" The weights of this model were stored with 4 bits and made floating point again: the rounding adds noise "
                  "of its own.")
     return "\n".join(lines) + quantised * (model == "smollm2")
+
+
+def _controls(row):
+    """A statistic's controls in words: "random groups 3.00 (p = 0.010), matched 3.10 (p = 0.20)"."""
+    said = [f"{kind} groups {row[f'{kind}_mean']:.2f} ({by_draws(row[f'p_{kind}'], row[f'{kind}_draws'], kind)})"
+            if np.isfinite(row[f"p_{kind}"]) else f"{kind} groups cannot be used" for kind in controls.KINDS]
+    return ", ".join(said)

@@ -23,6 +23,7 @@ class Subject:
     model_id: str
     revision: str | None
     step: int | None
+    mlp_in: dict[str, nn.Module]  # their OUTPUT is what the nonlinearity meets, (..., neurons): "in", or "gate" and "up"
     mlp_out: nn.Module  # its INPUT is the neurons' activations, (blocks, length, neurons)
     final_norm: nn.Module  # its INPUT is the final residual stream, (blocks, length, d)
     norm: str  # "layer" (centres) or "rms"
@@ -40,6 +41,12 @@ class Subject:
     def n_neurons(self):
         """Neurons of the final layer's MLP."""
         return self.w_out.shape[1]
+
+    @property
+    def gated(self):
+        """Whether a neuron is act(gate) * up. Its sign is arbitrary then: with its row of up and its column of w_out flipped
+        the model computes the same."""
+        return "gate" in self.w_in
 
     @property
     def d_model(self):
@@ -73,13 +80,13 @@ class Subject:
 def _gpt_neox(model):
     mlp = model.gpt_neox.layers[-1].mlp
     return {"mlp_out": mlp.dense_4h_to_h, "final_norm": model.gpt_neox.final_layer_norm, "norm": "layer",
-            "w_in": {"in": mlp.dense_h_to_4h.weight}}
+            "mlp_in": {"in": mlp.dense_h_to_4h}}
 
 
 def _gpt2(model):
     mlp = model.transformer.h[-1].mlp  # Conv1D holds its weights the other way round, (inputs, outputs)
     return {"mlp_out": mlp.c_proj, "final_norm": model.transformer.ln_f, "norm": "layer", "w_out": mlp.c_proj.weight.T,
-            "w_in": {"in": mlp.c_fc.weight.T}, "n_positions": model.config.n_positions}
+            "mlp_in": {"in": mlp.c_fc}, "w_in": {"in": mlp.c_fc.weight.T}, "n_positions": model.config.n_positions}
 
 
 def _opt(model):
@@ -94,7 +101,7 @@ def _opt(model):
     for layer in decoder.layers:
         _keep_blocks(layer)
     last = decoder.layers[-1]
-    return {"mlp_out": last.fc2, "final_norm": decoder.final_layer_norm, "norm": "layer", "w_in": {"in": last.fc1.weight},
+    return {"mlp_out": last.fc2, "final_norm": decoder.final_layer_norm, "norm": "layer", "mlp_in": {"in": last.fc1},
             "n_positions": model.config.max_position_embeddings}
 
 
@@ -112,13 +119,13 @@ def _keep_blocks(layer):
 
 def _phi(model):
     mlp = model.model.layers[-1].mlp
-    return {"mlp_out": mlp.fc2, "final_norm": model.model.final_layernorm, "norm": "layer", "w_in": {"in": mlp.fc1.weight}}
+    return {"mlp_out": mlp.fc2, "final_norm": model.model.final_layernorm, "norm": "layer", "mlp_in": {"in": mlp.fc1}}
 
 
 def _llama(model):
     mlp = model.model.layers[-1].mlp
     return {"mlp_out": mlp.down_proj, "final_norm": model.model.norm, "norm": "rms",
-            "w_in": {"gate": mlp.gate_proj.weight, "up": mlp.up_proj.weight}}
+            "mlp_in": {"gate": mlp.gate_proj, "up": mlp.up_proj}}
 
 
 def _olmo(model):
@@ -172,7 +179,8 @@ def dissect(model, tokenizer=None, *, model_id="", revision=None, step=None):
         pieces = FAMILIES[family](model)
     except ValueError as error:
         raise ValueError(f"{name} cannot be measured: {error}.") from None
-    pieces = _norm(pieces["final_norm"], head.weight) | {"w_out": pieces["mlp_out"].weight} | pieces
+    weights = {"w_out": pieces["mlp_out"].weight, "w_in": {name: part.weight for name, part in pieces["mlp_in"].items()}}
+    pieces = _norm(pieces["final_norm"], head.weight) | weights | pieces
     return Subject(model=model, tokenizer=tokenizer, model_id=model_id, revision=revision, step=step,
                    unembedding=head.weight, unembedding_bias=getattr(head, "bias", None), **pieces)
 

@@ -2,7 +2,8 @@
 
 Plain groups are drawn from all living neurons, the studied ones included: under the null hypothesis "this group is
 any group" that makes the empirical p value exact. Matched groups replace each neuron by one of its nearest
-neighbours in activation scale and output-weight norm: what they do not show is not a matter of scale.
+neighbours in activation scale and output-weight norm: what they do not show is not a matter of scale. The head of the
+ranked curve is kept out of them, or a group would be compared with more of its kind.
 """
 
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ import pandas as pd
 from rare_token_neurons.statistics import documents, geometry
 
 KINDS = ("random", "matched")
-POOR_MATCH = 0.25  # standard deviations; `imbalance` beyond it is usually called poor
+POOR_MATCH = 0.25  # standard deviations: beyond it, matched groups match too poorly to be a control (`imbalance`)
+FEATURES = ("scale", "norm")  # what `matching_features` tells
 
 
 def random_groups(pool, size, draws=1000, seed=0):
@@ -102,7 +104,7 @@ def imbalance(features, group, groups):
 
     Returns
     -------
-    (f,) float, 0 where the match is perfect; beyond `POOR_MATCH` it is usually called poor.
+    (f,) float, 0 where the match is perfect; beyond `POOR_MATCH` it is poor.
     """
     features = np.asarray(features, dtype=np.float64)
     living = features[np.isfinite(features).all(axis=1)]
@@ -112,10 +114,26 @@ def imbalance(features, group, groups):
 def missed(features, group, groups=None):
     """`imbalance` as columns of a table: {"imbalance_scale", "imbalance_norm"}, NaN without matched groups (None).
 
-    features : from `matching_features` ; group : (m,) ; groups : (draws, m).
+    features : from `matching_features`, or the norm alone, (neurons, 1) ; group : (m,) ; groups : (draws, m).
     """
-    found = imbalance(features, group, groups) if groups is not None else (np.nan, np.nan)
-    return {"imbalance_scale": float(found[0]), "imbalance_norm": float(found[1])}
+    names = FEATURES[-features.shape[1]:]
+    found = imbalance(features, group, groups) if groups is not None else np.full(len(names), np.nan)
+    return {f"imbalance_{name}": float(value) for name, value in zip(names, found)}
+
+
+def windows(scale, pool, size):
+    """Groups of neighbours along one feature: the pool by falling value, cut every `size` neurons; what is left is left out.
+
+    Parameters
+    ----------
+    scale : (neurons,) float, such as the first of `matching_features` ; pool : (p,) int ; size : neurons a group.
+
+    Returns
+    -------
+    (p // size, size) int64
+    """
+    order = pool[np.argsort(-scale[pool], kind="stable")]
+    return order[: len(order) // size * size].reshape(-1, size)
 
 
 def empirical_p(value, null, side="two-sided"):
@@ -144,7 +162,7 @@ def empirical_p(value, null, side="two-sided"):
 
 MEASURES = {"correlation": True, "cosine": False}  # centred or not
 DIMENSIONS = {"effective dimension": "less", "whole components": "less", "participation ratio": "less"}  # paper's side
-PAIRS = {"mean": "greater", "mean absolute": "two-sided", "negative share": "less"}
+PAIRS = {"mean": "greater", "mean absolute": "greater", "negative share": "less"}
 CROSSED = {"mean": "less", "mean absolute": "two-sided", "negative share": "greater"}
 DRAWS, LARGE, LARGE_DRAWS = 1000, 100, 200  # control groups; fewer where a group has more than LARGE neurons
 RESAMPLES = 500  # draws of documents
@@ -174,15 +192,22 @@ def sample(values, documents, w_out):
                   {measure: geometry.correlation(values, centred) for measure, centred in MEASURES.items()})
 
 
-def control_groups(sample, group, draws=None, seed=0):
+def control_groups(sample, group, draws=None, seed=0, *, apart=()):
     """Control groups of a group's size: {"random": (draws, m), "matched": (draws, m)}.
 
-    "matched" is missing where the living neurons are too few to match each of the group.
+    "matched" is missing where too few neurons are left to match each of the group.
+
+    Parameters
+    ----------
+    sample : Sample ; group : (m,) int, living neurons.
+    draws : groups of a kind; None: as many as is usual.
+    apart : (a,) int, neurons that no matched group holds, beside the group itself; a random one may.
     """
     draws = draws or (DRAWS if len(group) <= LARGE else LARGE_DRAWS)
     made = {"random": random_groups(sample.living, len(group), draws, seed)}
-    if len(sample.living) >= 2 * len(group):
-        made["matched"] = matched_groups(sample.features, group, sample.living, draws=draws, seed=seed)
+    pool = np.setdiff1d(sample.living, np.union1d(group, apart))
+    if len(pool) >= len(group):
+        made["matched"] = matched_groups(sample.features, group, pool, draws=draws, seed=seed)
     return made
 
 
@@ -260,18 +285,34 @@ def within(sample, groups, nulls, names, statistic, *, centred=True, resamples=R
 def between(sample, group, nulls, *, centred=True, resamples=RESAMPLES, baselines=0, seed=0):
     """Statistics of a group's neurons with all other living ones: rows as in `within`, differences for the mean only."""
     matrix = sample.matrices["correlation" if centred else "cosine"]
-    others, m = np.setdiff1d(sample.living, group), len(group)
-    parts, found = np.array_split(others, -(-len(others) // COLUMNS)), []
-    for part in parts:
-        made = documents.moments(sample.values[:, np.r_[group, part]], sample.documents, rows=np.arange(m))
-        found.append(documents.bootstrap(whole(lambda block: crossed(block[..., m:])), made, draws=resamples,
-                                          seed=seed, centred=centred))
+    others = np.setdiff1d(sample.living, group)
+    parts = np.array_split(others, -(-len(others) // COLUMNS))
+    found = [_crossed_drawn(sample, group, part, resamples, seed, centred) for part in parts]
     share = np.array([len(part) for part in parts]) / len(others)
     value, samples = (np.tensordot(share, np.stack(made), axes=1) for made in zip(*found))
     null = {kind: crossed_groups(matrix, sample.living, made) for kind, made in nulls.items()}
     base = {kind: _outside(sample, made[:baselines], resamples, seed, centred)
             for kind, made in nulls.items()} if baselines else {}
     return against(CROSSED, value, samples, null, base, seed)
+
+
+def across(sample, first, second, nulls, *, centred=True, resamples=RESAMPLES, seed=0):
+    """Statistics of one group's neurons with another's: rows as in `between`, without intervals of the differences.
+
+    nulls : control groups of both together (see `control_groups`), the first group's members in front.
+    """
+    value, samples = _crossed_drawn(sample, first, second, resamples, seed, centred)
+    matrix, m = sample.matrices["correlation" if centred else "cosine"], len(first)
+    null = {kind: crossed(matrix[made[:, :m, None], made[:, None, m:]]) for kind, made in nulls.items()}
+    return against(CROSSED, value, samples, null, {}, seed)
+
+
+def _crossed_drawn(sample, first, second, resamples, seed, centred):
+    """`crossed` of two groups, and over resampled documents."""
+    m = len(first)
+    made = documents.moments(sample.values[:, np.r_[first, second]], sample.documents, rows=np.arange(m))
+    return documents.bootstrap(whole(lambda block: crossed(block[..., m:])), made, draws=resamples, seed=seed,
+                               centred=centred)
 
 
 def relations(sample, group, nulls, *, outside, **options):

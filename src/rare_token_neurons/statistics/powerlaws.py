@@ -105,7 +105,7 @@ def middle(values: np.ndarray, low: float, high: float, *, draws: int = 100, see
     low, high : the range, in the unit of `values`.
     refit : gives (low, high) for a sample of all values.  With it every bootstrap sample, whose values
         in the range are drawn from the law and whose others are kept, chooses its own range, as the
-        data did (`piecewise.law_range`); without it the range is fixed. `calibration.middles` counts how
+        data did (`heads.law_range`); without it the range is fixed. `calibration.middles` counts how
         often a true law is then called rejected.
     """
     falling = _falling(values)

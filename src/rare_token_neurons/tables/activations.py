@@ -1,7 +1,10 @@
 """The tables of activations: how many dimensions groups of final-layer neurons span (notebook 05), how far the neurons of a
 group co-activate (notebook 06), and both over training.
 
-The rare group is chosen on half A of the documents; all that is said of it here is measured on half B.
+The rare group is chosen on half A of the documents; all that is said of it here is measured on half B. Matched groups hold
+no neuron of the rare group nor, where the head of the ranked curve is raised, of the fitted head. In a gated MLP the sign of
+a neuron is arbitrary: flipping its row of the up projection and its output column leaves the function unchanged. There a
+mean correlation or a share of negative ones tells nothing; |r|, dimensions and variance shares do not depend on signs.
 """
 
 from functools import lru_cache, partial
@@ -9,14 +12,18 @@ from functools import lru_cache, partial
 import numpy as np
 import pandas as pd
 
+from rare_token_neurons.curve import heads
+from rare_token_neurons.models import checkpoints as models
 from rare_token_neurons.statistics import controls, geometry
-from rare_token_neurons.tables import checkpoints as passes, influence as influences
+from rare_token_neurons.tables import checkpoints as passes, emergence, influence as influences
 from rare_token_neurons.tables.stage import table
 
 WHERE = ("rare", "all")  # positions: those of rare targets, and every scored one
 MOST_TOKENS = 10_000  # of all scored positions, evenly spaced
-LEAST_PLATEAU = 20  # neurons
+LEAST_HEAD = 20  # neurons
+RAISED = heads.WORDS[:2]  # plateau, outliers
 PHASE_SAMPLES = 20  # groups drawn from the power-law and the decay phase
+SIGNED, MOST_SIGNED = (10, 50, 100), 0.05  # top neurons of one sign, and the largest share of that sign's neurons
 FEW = 200  # draws of documents, over training
 
 
@@ -43,14 +50,38 @@ def rows_at(made, settings, revision):
     return rows[rows["revision"] == (revision or "")]
 
 
-def rare_group(settings, revision, default="last"):
-    """The rare group of one checkpoint, chosen on half A: (m,) int, most influential first.
+def _more(settings, default):
+    """Whether these are other checkpoints than the settings' own."""
+    return default == "all" and passes.revisions(settings, "all") != passes.revisions(settings)
+
+
+def influence_at(settings, revision, default="last"):
+    """Every neuron's influence at one checkpoint: rows of `influence.influence`.
 
     default : "last" or "all", which checkpoints it is one of (see `checkpoints.revisions`).
     """
-    more = default == "all" and passes.revisions(settings, "all") != passes.revisions(settings)
-    made = influences.influence_over_training if more else influences.influence
-    return influences.rare_group(rows_at(made, settings, revision))
+    made = influences.influence_over_training if _more(settings, default) else influences.influence
+    return rows_at(made, settings, revision)
+
+
+def phases_at(settings, revision, default="last"):
+    """The phases of one checkpoint's curves: rows of `influence.phases`, or of those over training."""
+    if not _more(settings, default):
+        return rows_at(influences.phases, settings, revision)
+    rows = _read(emergence.emergence_phases, settings)
+    return rows[rows["step"] == models.step_of(revision)]
+
+
+def rare_group(settings, revision, default="last"):
+    """The rare group of one checkpoint, chosen on half A: (m,) int, most influential first."""
+    return influences.rare_group(influence_at(settings, revision, default))
+
+
+def leaders(settings, revision, default="last"):
+    """The neurons of one checkpoint that no matched group holds: the rare group and, where it is raised, the fitted head."""
+    rows, fit = influence_at(settings, revision, default), fitted(phases_at(settings, revision, default))
+    rare = influences.rare_group(rows)
+    return np.union1d(rare, split(rows, fit)["head"]) if fit["raised"] else np.sort(rare)
 
 
 def rare_and_controls(settings, revision, where, draws=None):
@@ -62,42 +93,88 @@ def rare_and_controls(settings, revision, where, draws=None):
     """
     measured, group = sample(settings, revision, where), rare_group(settings, revision)
     group = group[np.isin(group, measured.living)]
-    return measured, group, controls.control_groups(measured, group, draws, settings.seed)
+    nulls = controls.control_groups(measured, group, draws, settings.seed, apart=leaders(settings, revision))
+    return measured, group, nulls
 
 
-def groups(influence_rows, ends, living, seed=0):
+# ---- groups of neurons, by influence on rare targets on half A
+
+
+def fitted(fits):
+    """The fitted head of a curve on rare targets, and whether a head is raised there (by the head that decides).
+
+    Parameters
+    ----------
+    fits : rows of `influence.phases` of one revision.
+
+    Returns
+    -------
+    dict with head and law_end, last ranks (of a curve that cannot be tested all neurons, so that none is in a later phase),
+    and raised, bool
+    """
+    rows = fits[fits["group"] == "rare"]
+    rows = (rows[rows["sign"] == "pooled"] if "sign" in rows else rows).set_index("rule")
+    row, word = rows.loc["fitted head"], rows.loc[f"{heads.DECIDES} head", "word"]
+    ends = row[["head", "law_end"]].fillna(row["neurons"]).astype(float)
+    return {name: int(end + 1e-6) for name, end in ends.items()} | {"raised": word in RAISED}
+
+
+def ranked(influence_rows):
+    """Rows of `influence.influence` of one revision, rare targets, most influential first."""
+    rows = influence_rows[influence_rows["group"] == "rare"].sort_values("neuron")
+    return rows.sort_values("mean_abs_a", ascending=False, kind="stable")
+
+
+def split(influence_rows, fit):
+    """All neurons by phase, most influential first: dict with "head", "power law", "decay"; fit: from `fitted`."""
+    order = ranked(influence_rows)["neuron"].to_numpy()
+    return dict(zip(("head", "power law", "decay"), np.split(order, [fit["head"], fit["law_end"]])))
+
+
+def groups(influence_rows, fit, living, seed=0):
     """The groups of neurons of one checkpoint, constant neurons left out.
-
-    Neurons are ranked by influence on rare targets on half A of the documents.
 
     Parameters
     ----------
     influence_rows : rows of `influence.influence` of one revision.
-    ends : (2,) last rank of the plateau and of the power law, found by change points (`influence.phases`).
+    fit : from `fitted`.
     living : (p,) neurons that vary.
 
     Returns
     -------
-    dict: "rare" (m,), the top 1.7 %; "plateau" (., where it has 20 neurons); "power law" and "decay": (20, m), samples of
-    the rare group's size from the phase less the rare group, where it has as many neurons.
+    dict: "rare" (m,), the top 1.7 %; "head" (., the fitted head, where it is raised and has 20 neurons); "power law" and
+    "decay": (20, m), samples of the rare group's size from the phase less the rare group, where it has more neurons.
     """
     rare = influences.rare_group(influence_rows)
-    rows = influence_rows[influence_rows["group"] == "rare"].sort_values("neuron")
-    ranked = np.argsort(-rows["mean_abs_a"].to_numpy(), kind="stable")
-    plateau, law, decay = (part[np.isin(part, living)] for part in np.split(ranked, np.asarray(ends, dtype=int)))
+    phases = {name: part[np.isin(part, living)] for name, part in split(influence_rows, fit).items()}
     made = {"rare": rare[np.isin(rare, living)]}
-    if len(plateau) >= LEAST_PLATEAU:
-        made["plateau"] = plateau
-    for name, part in (("power law", law), ("decay", decay)):
+    head = phases.pop("head")
+    if fit["raised"] and len(head) >= LEAST_HEAD:
+        made["head"] = head
+    for name, part in phases.items():
         part = np.setdiff1d(part, rare)
         if len(part) > len(rare):
             made[name] = controls.random_groups(part, len(made["rare"]), PHASE_SAMPLES, seed)
     return made
 
 
-def phase_ends(fits):
-    """Last ranks of plateau and power law on rare targets: the rows of `influence.phases` of one revision -> (2,) int."""
-    return fits[fits["group"] == "rare"].iloc[0][["bp_plateau_end", "bp_law_end"]].to_numpy(dtype=int)
+def by_sign(influence_rows, living):
+    """The top neurons of each sign, as the authors rank them.
+
+    Parameters
+    ----------
+    influence_rows : rows of `influence.influence` of one revision ; living : (p,) neurons that vary.
+
+    Returns
+    -------
+    dict of (sign, size) to (size,) int, most influential first: "boost" (the mean change of the loss on half A is above 0)
+    and "suppress" (below), the top 10, 50 and 100 where these are at most 5 % of the living neurons of that sign
+    """
+    rows = ranked(influence_rows)
+    rows = rows[rows["neuron"].isin(living)]
+    found = {"boost": rows.loc[rows["mean_a"] > 0, "neuron"], "suppress": rows.loc[rows["mean_a"] < 0, "neuron"]}
+    return {(sign, size): part.to_numpy()[:size] for sign, part in found.items()
+            for size in SIGNED if size <= MOST_SIGNED * len(part)}
 
 
 def account(measured, group, nulls):
@@ -109,11 +186,13 @@ def account(measured, group, nulls):
 
 def compared(settings, revision, relations):
     """Rows of `relations(measured, name, group, nulls)` for every kind of position and group of one checkpoint."""
-    influence, fits = (rows_at(made, settings, revision) for made in (influences.influence, influences.phases))
+    rows, fit = influence_at(settings, revision), fitted(phases_at(settings, revision))
+    apart = leaders(settings, revision)
     for where in WHERE:
         measured = sample(settings, revision, where)
-        for name, group in groups(influence, phase_ends(fits), measured.living, settings.seed).items():
-            nulls = controls.control_groups(measured, group if group.ndim == 1 else group[0], seed=settings.seed)
+        for name, group in groups(rows, fit, measured.living, settings.seed).items():
+            one = group if group.ndim == 1 else group[0]
+            nulls = controls.control_groups(measured, one, seed=settings.seed, apart=apart)
             nulls = nulls if group.ndim == 1 else {"random": nulls["random"]}
             labels = {"where": where, "group": name, **account(measured, group, nulls)}
             yield from (labels | row for row in relations(measured, name, group, nulls))
@@ -150,7 +229,7 @@ def activation_variance(settings, revision):
     Returns
     -------
     DataFrame, one row (revision, step, where, group, components): value, low, high (95 % over documents), random and
-    matched with _low and _high; size, tokens, documents; only the rare group and the plateau
+    matched with _low and _high; size, tokens, documents; only the rare group and the head
     """
 
     def relations(measured, name, group, nulls):
@@ -165,29 +244,61 @@ def activation_variance(settings, revision):
     return made.drop(columns=["living", "constant", "imbalance_scale", "imbalance_norm"])
 
 
-# ---- notebooks 05 and 06, over training
+# ---- notebooks 05 and 06: along the activation scale, and over training
 
 
-@table(passes.EVERY, reads=influences.EFFECTS, per=("revision",))
+@table(passes.LAST, reads=influences.CURVE, per=("revision",))
+def activation_windows(settings, revision):
+    """Statistics against activation scale: where the rare group is louder than all other neurons, no group matches it.
+
+    The neurons outside the rare group and outside a raised head are sorted by activation scale, the loudest first, and cut
+    into windows of the rare group's size. Exploratory: the eye extends their course to the group's scale.
+
+    Returns
+    -------
+    DataFrame, one row (revision, step, where, statistic, window): statistic ("effective dimension", over the group's size,
+    or "mean absolute", of the correlations); window, from 1, the loudest first, 0: the rare group itself; scale (mean log
+    standard deviation of the window's activations), value; size, left_out (living neurons of rare group and head
+    together), tokens, documents
+    """
+    apart = leaders(settings, revision)
+    for where in WHERE:
+        measured, group = sample(settings, revision, where), rare_group(settings, revision)
+        group, scale = group[np.isin(group, measured.living)], measured.features[:, 0]
+        outside = np.setdiff1d(measured.living, apart)
+        made = np.concatenate([group[None], controls.windows(scale, outside, len(group))])
+        block = geometry.within(measured.matrices["correlation"], made)
+        found = {"effective dimension": geometry.effective_dimension(block, interpolate=True) / len(group),
+                 "mean absolute": geometry.mean_abs_pair(block)}
+        for statistic, values in found.items():
+            yield pd.DataFrame({"where": where, "statistic": statistic, "window": range(len(made)),
+                                "scale": scale[made].mean(axis=1), "value": values, "size": len(group),
+                                "left_out": len(measured.living) - len(outside), "tokens": len(measured.values),
+                                "documents": len(np.unique(measured.documents))})
+
+
+@table(passes.EVERY, reads=influences.CURVE, per=("revision",))
 def activations_over_training(settings, revision):
     """Dimensions and co-activation at every checkpoint, for the group of that checkpoint ("rare") and for the last
     checkpoint's group followed back ("last rare", without controls); "between" at rare positions only.
 
     Returns
     -------
-    DataFrame with the columns of `coactivation` less those of the differences (relation "within" and
-    measure "correlation" for the dimensions); without rows for a model that has one checkpoint only
+    DataFrame with the columns of `coactivation` less those of the differences (relation "within" and measure "correlation"
+    for the dimensions); matched groups hold no neuron of the head at that checkpoint; without rows for a model that has one
+    checkpoint only
     """
     names, rows = passes.revisions(settings, "all"), []
     if len(names) < 2:
         return []
     own, last = (rare_group(settings, name, "all") for name in (revision, names[-1]))
+    gated, apart = passes.captured(settings, revision)[0].gated, leaders(settings, revision, "all")
     for where in WHERE:
         measured = sample(settings, revision, where)
         for label, chosen in (("rare", own), ("last rare", last)):
             group = chosen[np.isin(chosen, measured.living)]
-            nulls = controls.control_groups(measured, group, seed=settings.seed) if label == "rare" else {}
-            labels = {"where": where, "group": label, **account(measured, group, nulls)}
+            nulls = controls.control_groups(measured, group, seed=settings.seed, apart=apart) if label == "rare" else {}
+            labels = {"where": where, "group": label, "gated": gated, **account(measured, group, nulls)}
             rows += [labels | row for row in _at_a_step(measured, group, nulls, where == "rare", settings.seed)]
     return pd.DataFrame(rows).filter(regex="^(?!less_)")
 
@@ -212,18 +323,42 @@ def coactivation(settings, revision):
     Returns
     -------
     DataFrame, one row (revision, step, where, group, relation, measure, statistic) and the columns of
-    `activation_dimension`. relation: "within", or "between" (rare group and plateau); measure: "correlation" (centred)
-    or "cosine" (uncentred); statistic: "mean", "mean absolute", "negative share" of the pairs
+    `activation_dimension`. relation: "within", or "between" (rare group and head, with all neurons outside); measure:
+    "correlation" (centred) or "cosine" (uncentred); statistic: "mean", "mean absolute", "negative share" of the pairs;
+    gated: whether the MLP is, so that of these the mean absolute alone has a meaning. Where it is not, also the groups
+    "boost 10", "suppress 10" ... (`by_sign`; "within"), and "boost and suppress 10", the pairs of one with the other
+    ("between"; their size is that of each of the two)
     """
 
     def relations(measured, name, group, nulls):
         return controls.relations(measured, group, nulls, outside=group.ndim == 1, seed=settings.seed,
                                   baselines=controls.BASELINES if name == "rare" else 0)
 
-    return compared(settings, revision, relations)
+    gated, rows = passes.captured(settings, revision)[0].gated, [*compared(settings, revision, relations)]
+    rows += [] if gated else _of_signs(settings, revision)
+    return pd.DataFrame(rows).assign(gated=gated)
 
 
-@table(passes.LAST, reads=influences.EFFECTS, per=("revision",))
+def _of_signs(settings, revision):
+    """Rows of `coactivation` for the neurons of each sign."""
+    apart, options = leaders(settings, revision), {"seed": settings.seed}
+    for where in WHERE:
+        measured = sample(settings, revision, where)
+        signed = by_sign(influence_at(settings, revision), measured.living)
+        for (sign, size), group in signed.items():
+            nulls = controls.control_groups(measured, group, apart=apart, **options)
+            labels = {"where": where, "group": f"{sign} {size}", **account(measured, group, nulls)}
+            yield from (labels | row for row in controls.relations(measured, group, nulls, outside=False, **options))
+            if sign == "boost" and ("suppress", size) in signed:
+                both = np.concatenate([group, signed["suppress", size]])
+                nulls = controls.control_groups(measured, both, apart=apart, **options)
+                labels = {"where": where, "group": f"boost and suppress {size}", **account(measured, both, nulls),
+                          "size": size, "relation": "between"}
+                yield from (labels | {"measure": measure} | row for measure, centred in controls.MEASURES.items()
+                            for row in controls.across(measured, *np.split(both, 2), nulls, centred=centred, **options))
+
+
+@table(passes.LAST, reads=influences.CURVE, per=("revision",))
 def coactivation_distribution(settings, revision):
     """How correlations and cosines are spread over pairs of neurons.
 
@@ -266,23 +401,26 @@ def spread(matrix, living, groups):
     return ("within", inside / (m * (m - 1)), m * (m - 1) // 2), ("between", outside / (m * (p - m)), m * (p - m))
 
 
-@table(passes.LAST, reads=influences.EFFECTS, per=("revision",))
+@table(passes.LAST, reads=influences.CURVE, per=("revision",))
 def coactivation_matrix(settings, revision):
-    """The correlations inside the rare group and inside a typical random and matched group: that of median mean.
+    """The correlations inside the rare group and inside a typical random and matched group: that of median mean (in a gated
+    MLP of |r|).
 
     Returns
     -------
     DataFrame, one row (revision, step, where, group, i, j): neurons i and j, correlation, cosine
     """
+    mean = geometry.mean_abs_pair if passes.captured(settings, revision)[0].gated else geometry.mean_pair
     for where in WHERE:
         measured, rare, nulls = rare_and_controls(settings, revision, where)
-        for name, group in ({"rare": rare} | {kind: _typical(measured, made) for kind, made in nulls.items()}).items():
+        typical = {kind: _typical(measured, made, mean) for kind, made in nulls.items()}
+        for name, group in ({"rare": rare} | typical).items():
             first, second = np.repeat(group, len(group)), np.tile(group, len(group))
             yield pd.DataFrame({"where": where, "group": name, "i": first, "j": second} |
                                {measure: matrix[first, second] for measure, matrix in measured.matrices.items()})
 
 
-def _typical(measured, made):
+def _typical(measured, made, mean):
     """Of many groups (draws, m) the one whose mean correlation is the median."""
-    means = geometry.mean_pair(geometry.within(measured.matrices["correlation"], made))
+    means = mean(geometry.within(measured.matrices["correlation"], made))
     return made[np.argsort(means, kind="stable")[len(means) // 2]]

@@ -7,11 +7,14 @@ counts.
 """
 
 from dataclasses import replace
+from functools import partial
 
+import numpy as np
 import pandas as pd
 
 from rare_token_neurons import files, paths, settings as parameters
-from rare_token_neurons.statistics import claims as rule
+from rare_token_neurons.curve import heads
+from rare_token_neurons.statistics import claims as rule, controls
 from rare_token_neurons.statistics.claims import Evidence, LEAST_POSITIONS, contrast, item, lightest
 from rare_token_neurons.tables.stage import table
 
@@ -46,6 +49,9 @@ def row(rows, /, **where):
 
 # ---- one function a claim
 
+LAWS = ("p_laws",)
+FLOOR = 1 / (1 + heads.DRAWS)  # of p against null curves
+
 
 def ratio(rows):
     """C1: influence of the rare group over the median neuron's; the null is what ranking alone gives."""
@@ -53,40 +59,60 @@ def ratio(rows):
     return item(found, found["positions"], null=found["null"], p=("p_half_normal",))
 
 
-def plateau(rows, group="rare"):
-    """C2 and C7: the plateau's share by change points; p: its head lies further below the line than the null's."""
-    found = row(rows, group=group, statistic="plateau")
-    return item(found, found["positions"], p=("p_lognormal", "p_half_normal"))
+def head(rows):
+    """C2: mean height of the head above its law (`heads.DECIDES`), and what it is called; p against every null."""
+    found = row(rows, group="rare", statistic="head")
+    made = item(found, found["positions"], p=("p_lognormal", "p_half_normal", "p_law"))
+    return replace(made, word=found["word"], floor=float(found["p_floor"]))
 
 
-def common_plateau(rows):
-    """C7: the plateau's share for common targets."""
-    return absent(plateau(rows, "common"), row(rows, group="common", statistic="plateau"))
+def law(rows):
+    """C2: slope of the law, and what the test of a truncated power law says of it."""
+    found = row(rows, group="rare", statistic="law")
+    p = f"Goodness of fit: p = {found['p_fit']:.2g}." if np.isfinite(found["p_fit"]) else ""
+    return replace(item(found, found["positions"], null=np.nan), word=found["verdict"], detail=p)
 
 
-def absent(evidence, found):
-    """Evidence of an absence: a curve without any break, as noise gives, has no plateau in any draw, so it tells nothing."""
-    return replace(evidence, low=float("nan"), note="no break can be told") if found.get("breaks") == 0 else evidence
-
-
-PLATEAU = {"group": "rare", "rule": "change points", "statistic": "plateau"}
+def decay(rows):
+    """C2: share of the draws with a steeper stretch after the law, beside the largest share of null curves."""
+    found = row(rows, group="rare", statistic="decay")
+    return Evidence(float(found["value"]), null=float(found["null"]), positions=int(found["positions"]))
 
 
 def emergence(rows):
-    """C3: the plateau's share at the last checkpoint less that at the first, documents in common; p: of the last one."""
-    if row(rows, part="first", **PLATEAU)["step"] != 0:
-        raise Missing(LATE)
-    gain, end = row(rows, part="gain", **PLATEAU), row(rows, part="last", **PLATEAU)
-    p = tuple(float(end[name]) for name in ("p_head_lognormal", "p_head_half_normal"))
-    return replace(item(gain, gain["positions"]), p=p)
+    """C3: the head's height (first 1.7 %) at the last checkpoint less that at step 0, documents in common."""
+    _from_step_0(rows)
+    return _contrast(row(rows, part="gain", group="rare", statistic="delta"))
 
 
 def before_training(rows):
-    """C3: the plateau's share at step 0."""
-    found = row(rows, part="first", **PLATEAU)
+    """C3: no plateau at step 0 (first 1.7 %)."""
+    return _none(_from_step_0(rows))
+
+
+def contrasted(rows):
+    """C7: the head's height (first 1.7 %) on rare less on common targets, documents in common."""
+    return _contrast(row(rows, group="rare", statistic="contrast"))
+
+
+def common(rows):
+    """C7: no plateau on common targets (`heads.DECIDES`)."""
+    return _none(row(rows, group="common", statistic="head"))
+
+
+def _from_step_0(rows):
+    found = row(rows, part="first", group="rare", statistic="delta")
     if found["step"] != 0:
         raise Missing(LATE)
-    return absent(item(found, found["positions"]), found)
+    return found
+
+
+def _contrast(found):
+    return replace(item(found, found["positions"], p=LAWS), floor=FLOOR)
+
+
+def _none(found):
+    return replace(item(found, found["positions"]), word=found["word"], margin=float(found["null_sd"]))
 
 
 def dimension(rows):
@@ -95,43 +121,73 @@ def dimension(rows):
     return contrast(found, "less", found["tokens"])
 
 
-def pairs(rows, relation):
-    """C5: mean correlation at rare positions."""
-    found = row(rows, where="rare", group="rare", relation=relation, measure="correlation", statistic="mean")
-    return contrast(found, "greater" if relation == "within" else "less", found["tokens"])
+def pairs(rows, relation, statistic, side):
+    """C5: correlation at rare positions."""
+    found = row(rows, where="rare", group="rare", relation=relation, measure="correlation", statistic=statistic)
+    return contrast(found, side, found["tokens"])
 
 
 def within(rows):
-    """C5: mean correlation inside the rare group."""
-    return pairs(rows, "within")
+    """C5: mean correlation inside the rare group; of a gated MLP, whose signs are arbitrary, the mean absolute one."""
+    return pairs(rows, "within", "mean absolute" if gated({"coactivation": rows}) else "mean", "greater")
 
 
 def between(rows):
     """C5: mean correlation of the rare group with all other neurons."""
-    return pairs(rows, "between")
+    if gated({"coactivation": rows}):
+        raise Missing("the sign of a gated neuron is arbitrary")
+    return pairs(rows, "between", "mean", "less")
 
 
-def hill(rows):
-    """C6: Hill exponent of the group's rows of W_in; of a gated MLP's two matrices the one that speaks less for it."""
-    return lightest(row(rows, group="rare", rows="raw", statistic="alpha_hill", matrix=name)
-                    for name in rows["matrix"].unique() if name != "out")
+HEAVY = {"alpha_hill": "Hill by fix-finger", "alpha_hill_half": "Hill at k = m/2", "stable_rank": "stable rank",
+         "entropy": "entropy"}
+
+
+def hill(rows, matrix):
+    """C6: Hill exponent of the group's rows of one input matrix; beside it, which other measures of a heavy tail agree."""
+    rows = rows[(rows["group"] == "rare") & (rows["rows"] == "raw") & (rows["matrix"] == matrix)]
+    found = lightest([row(rows, statistic="alpha_hill")])
+    kinds = controls.KINDS[:1] if found.unmatched else controls.KINDS
+    told = {True: [], False: []}
+    for statistic, name in HEAVY.items():
+        of = rows[rows["statistic"] == statistic]
+        if len(of) == 1:
+            told[all((of[f"p_{kind}"] < rule.SIGNIFICANT).all() for kind in kinds)].append(name)
+    against = " and ".join(f"{kind} groups" for kind in kinds)
+    return replace(found, detail=f"A heavier tail than {against} by {_listed(told[True])}; not by {_listed(told[False])}.")
+
+
+def _listed(names):
+    return ", ".join(names) or "none"
 
 
 def modules(rows):
-    """C8: modularity of the group's correlations less that of control groups."""
-    found = row(rows, main=True)
+    """C8: modularity of the group's correlations less that of control groups; of a gated MLP on absolute edges."""
+    found = row(rows, main=True, weights="absolute" if gated({"modules": rows}) else "positive")
     return contrast(found, "absent", found["positions"], p=())
 
 
 # ---- all of them
 
 # claim -> (table, function)
-SOURCES = {"C1": ("prominence", ratio), "C2": ("prominence", plateau), "C3 emergence": ("emergence_statistics", emergence),
+SOURCES = {"C1": ("prominence", ratio), "C2 head": ("prominence", head), "C2 law": ("prominence", law),
+           "C2 decay": ("prominence", decay), "C3 emergence": ("emergence_statistics", emergence),
            "C3 before training": ("emergence_statistics", before_training), "C4": ("activation_dimension", dimension),
-           "C5 within": ("coactivation", within), "C5 between": ("coactivation", between), "C6": ("weight_groups", hill),
-           "C7": ("prominence", common_plateau), "C8": ("modules", modules)}
+           "C5 within": ("coactivation", within), "C5 between": ("coactivation", between),
+           **{f"C6 {part}": ("weight_groups", partial(hill, matrix=matrix))
+              for part, matrix in (("W_in", "in"), ("gate", "gate"), ("up", "up"))},
+           "C7 contrast": ("prominence", contrasted), "C7 common": ("prominence", common), "C8": ("modules", modules)}
 NOTEBOOKS = {"prominence": "03", "emergence_statistics": "04", "activation_dimension": "05", "coactivation": "06",
              "weight_groups": "07", "modules": "08"}
+
+
+def gated(tables):
+    """Whether the model's MLPs are gated, as its tables say; False where none of them is there."""
+    known = [tables[name] for name in ("coactivation", "modules") if tables.get(name) is not None]
+    if any("gated" in rows and rows["gated"].any() for rows in known):
+        return True
+    spectra = tables.get("weight_groups")
+    return spectra is not None and bool(spectra["matrix"].eq("gate").any())
 
 
 def collect(tables):
@@ -143,17 +199,23 @@ def collect(tables):
 
     Returns
     -------
-    dict of a claim's name to claims.Evidence
+    dict of a claim's name to claims.Evidence, for the claims about such a model
     """
     found, whole = {}, any(rows is not None for rows in tables.values())
-    for name, (source, function) in SOURCES.items():
+    for claim in rule.of_mlp(gated(tables)):
+        source, function = SOURCES[claim.name]
         try:
             if not whole:
                 raise Missing(PENDING)
-            found[name] = function(last(_there(tables, source)))
+            found[claim.name] = function(last(_there(tables, source)))
         except Missing as reason:
-            found[name] = Evidence(positions=LEAST_POSITIONS, note=str(reason))
+            found[claim.name] = Evidence(positions=LEAST_POSITIONS, note=str(reason))
     return found
+
+
+def judged(tables):
+    """The claims table of one model (`statistics.claims.judge`) from its tables, as `collect` takes them."""
+    return rule.judge(collect(tables), rule.of_mlp(gated(tables)))
 
 
 def _there(tables, source):
@@ -204,6 +266,6 @@ def claims(settings):
     """
     for one in models(settings):
         there = {name: files.read_table(place) if place.exists() else None for name, place in _places(one).items()}
-        judged = rule.judge(collect(there))
-        judged.insert(0, "model", one.model)
-        yield judged
+        made = judged(there)
+        made.insert(0, "model", one.model)
+        yield made

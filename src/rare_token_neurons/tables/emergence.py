@@ -1,4 +1,4 @@
-"""Over training (notebook 04): the top group, where its members stood, how far rankings agree; the ranked curve, its phases.
+"""Over training (notebook 04): the top group, where its members stood, how far rankings agree; the ranked curve, its head.
 
 Every checkpoint reads the same blocks and is measured at the same positions, so documents are drawn in common: a gain
 between two checkpoints has an interval of its own, which `emergence_statistics` hands to the claims.
@@ -10,10 +10,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from rare_token_neurons.curve import changepoints, nulls
-from rare_token_neurons.curve.changepoints import PHASES, QUANTITIES
+from rare_token_neurons.curve import nulls
 from rare_token_neurons.models import checkpoints
-from rare_token_neurons.statistics import controls, documents, powerlaws, rankings
+from rare_token_neurons.statistics import controls, documents, rankings
 from rare_token_neurons.tables import checkpoints as passes, influence as influences, rare_tokens
 from rare_token_neurons.tables.stage import GROUPS, table
 
@@ -29,15 +28,8 @@ def sums_over_training(settings):
     dict of (step, group) to sums (documents, neurons), counts (documents,); and in_a, bool (documents,)
     """
     half = rare_tokens.positions(settings).groupby("document")["half"].first().sort_index()
-    found = {}
-    for revision in passes.revisions(settings, "all"):
-        for group in GROUPS:
-            kept = influences.influence_sums(settings, revision, group)
-            part = (kept.abs_sum if settings.aggregate == "mean_abs" else kept.change_sum).numpy()
-            place = half.index.get_indexer(kept.documents.numpy())
-            total, counts = np.zeros((len(half), part.shape[1])), np.zeros(len(half))
-            total[place], counts[place] = part, kept.n.numpy()
-            found[checkpoints.step_of(revision), group] = total, counts
+    found = {(checkpoints.step_of(name), group): influences.placed(*influences.sums(settings, name, group), half.index)
+             for name in passes.revisions(settings, "all") for group in GROUPS}
     return found, half.eq("A").to_numpy()
 
 
@@ -50,7 +42,7 @@ def halves_over_training(settings):
     dict of (step, group) to (2, 1 + draws, neurons); size of the top group
     """
     found, in_a = sums_over_training(settings)
-    weights = documents.halves(in_a, changepoints.DRAWS, settings.seed)
+    weights = documents.halves(in_a, influences.DRAWS, settings.seed)
     values = {place: documents.influence(*pair, weights) for place, pair in found.items()}
     return values, int(np.ceil(influences.GROUP_SHARE * values[next(iter(values))].shape[-1]))
 
@@ -139,23 +131,34 @@ def emergence_rankings(settings):
         yield row | null
 
 
-# ---- the phases over training
+# ---- the head over training
 
-RULES = {"change points": changepoints.bootstrap, "paper's rule": changepoints.by_paper_rule}
 RANKS = 100  # places of a stored curve, even in log rank
-NULL_DRAWS = 200
+TOLD = 0.95  # share of the draws that have a decay
+LINE = ("kappa", "beta")  # of the fixed head's law
 
 
 @lru_cache(maxsize=1)
 def _fits(settings):
-    """Of each (step, group): the fit by each rule, and the curve against the null families."""
-    found = {}
+    """Of each (step, group): rows of the curve, rows of its phases, and LINE in the fit and in every draw.
+
+    Each curve is fitted once; nothing as large as its null curves is kept.
+    """
+    made = {}
     for place, (sums, counts) in sums_over_training(settings)[0].items():
-        sums, counts, options = sums[counts > 0], counts[counts > 0], {"ranking": settings.ranking}
-        fits = {rule: fit(sums, counts, seed=settings.seed, **(options if rule == "change points" else {}))
-                for rule, fit in RULES.items()}
-        found[place] = fits, nulls.families(sums, counts, draws=NULL_DRAWS, seed=settings.seed, **options)
-    return found
+        sums, counts, neurons = sums[counts > 0], counts[counts > 0], sums.shape[1]
+        found, verdicts, curves = influences.fit(sums, counts, settings)
+        rank = np.unique(np.geomspace(1, neurons, RANKS).round().astype(int))
+        law = influences.law_test(sums, counts, settings.seed).verdict if found else influences.UNTESTED
+        about = {"law": law, "told_power_law": law == "not rejected",
+                 "reliability": documents.reliability(sums, counts, seed=settings.seed) if found else np.nan,
+                 "positions": int(counts.sum()), "documents": len(counts)}
+        rows = [row | {"told_head": row["word"] == "plateau", "told_decay": row["decay_draws"] >= TOLD} | about
+                for row in influences.head_rows(found, verdicts, neurons)]
+        law_line = {name: np.append(*(getattr(one["fixed"], name) for one in (found.own, found.drawn))) if found
+                    else np.full(1 + influences.DRAWS, np.nan) for name in LINE}
+        made[place] = influences.bands(found, curves, neurons).iloc[rank - 1], rows, law_line
+    return made
 
 
 @table(passes.EVERY, reads=influences.CURVE)
@@ -164,61 +167,25 @@ def emergence_curves(settings):
 
     Returns
     -------
-    DataFrame with step, group, rank; influence, low, high (nats; 95 % over documents), null (the family that fits this
-    checkpoint best), null_low, null_high (95 % of its order statistics)
+    DataFrame with step, group, rank; influence, low, high (nats; 95 % over documents), lognormal_low, lognormal_high,
+    half_normal_low, half_normal_high, law_low, law_high (95 % of null curves, as in `rank_curves`)
     """
-    for (step, group), (fits, families) in _fits(settings).items():
-        fit, best = fits["change points"], nulls.best(families)
-        null = families[best]
-        rank = np.unique(np.geomspace(1, len(fit.curve), RANKS).round().astype(int))
-        columns = {"influence": fit.curve, "low": fit.low, "high": fit.high, "null_low": null.low, "null_high": null.high}
-        yield pd.DataFrame({"step": step, "group": group, "rank": rank, "null": best} | {
-            name: pd.Series(values).reindex(rank - 1).to_numpy() for name, values in columns.items()})
+    for (step, group), (curve, _, _) in _fits(settings).items():
+        yield pd.DataFrame({"step": step, "group": group}, index=curve.index).join(curve)
 
 
 @table(passes.EVERY, reads=influences.CURVE)
 def emergence_phases(settings):
-    """The phases at every checkpoint, by change points and by the paper's rule.
+    """The phases at every checkpoint, by both heads: one row (step, group, rule).
 
     Returns
     -------
-    DataFrame with step, group, rule; plateau, power_law, decay (shares of the neurons), kappa, beta, each with _low and
-    _high (95 % over documents); breaks (of the line; missing by the paper's rule); drawn_plateau, drawn_decay (share of the
-    draws that have it); told_plateau, told_power_law, told_decay (there in the fit and in 95 % of the draws; a power law
-    also has to be told from a lognormal between its two ends); law (the words of that test); null (the family that fits
-    best), p_head (chance of a head as far below the line of the middle under it), beyond_null (p_head_* at most 0.05 for
-    lognormal and half-normal alike, as claim C2 asks), p_head_* and p_share_* (the same for each family, and of a share as
-    extreme), null_plateau_low, null_plateau_high (95 % of that family's plateau shares); positions, documents
+    DataFrame with step, group, rule ("fitted head", "fixed head") and the columns of `influence.phases` of the pooled curve,
+    but for `detectable`; told_head (the word is plateau), told_decay (95 % of the draws have one), told_power_law (the
+    truncated power-law test says "not rejected"), law (its words)
     """
-    for (step, group), (fits, families) in _fits(settings).items():
-        sums, counts = sums_over_training(settings)[0][step, group]
-        values = documents.influence(sums, counts, np.ones((1, len(counts))))[0]
-        best = nulls.best(families)
-        null_low, null_high = np.quantile(families[best].null_share, [0.025, 0.975])
-        for rule, fit in fits.items():
-            row = {"step": step, "group": group, "rule": rule, "breaks": fit.breaks}
-            for name in QUANTITIES:
-                low, high = documents.percentile(fit.samples[name])
-                row |= {name: fit.value[name], f"{name}_low": low, f"{name}_high": high}
-            law = _law(values, fit, settings.seed)
-            row |= {"drawn_plateau": fit.drawn("plateau"), "drawn_decay": fit.drawn("decay")}
-            row |= {f"told_{phase}": fit.told(phase) for phase in PHASES}
-            row |= {"told_power_law": row["told_power_law"] and law == "not rejected", "law": law, "null": best,
-                    "p_head": families[best].p_plateau,
-                    "beyond_null": all(families[name].p_plateau <= 0.05 for name in nulls.FAMILIES[:2])}
-            for family in nulls.FAMILIES[:2]:
-                row[f"p_head_{family.replace('-', '_')}"] = families[family].p_plateau
-                row[f"p_share_{family.replace('-', '_')}"] = families[family].p_share
-            yield row | {"null_plateau_low": null_low, "null_plateau_high": null_high,
-                         "positions": int(counts.sum()), "documents": int((counts > 0).sum())}
-
-
-def _law(values, fit, seed):
-    """Verdict of the doubly truncated power-law test; every bootstrap sample finds its own range, as the data did."""
-    low, high = fit.law_range(values)
-    if not 0 < low < high:
-        return "cannot be tested (no range)"
-    return powerlaws.middle(values, low, high, seed=seed, refit=fit.law_range).verdict
+    rows = [{"step": step, "group": group} | row for (step, group), (_, both, _) in _fits(settings).items() for row in both]
+    return pd.DataFrame(rows).astype({"head": "Int64"})
 
 
 @table(passes.EVERY, reads=influences.CURVE)
@@ -227,36 +194,35 @@ def emergence_statistics(settings):
 
     Returns
     -------
-    DataFrame with part ("first", "last", "gain": last less first, of a ratio last over first), step (missing for a
-    gain), group, rule, statistic (plateau, power_law, decay, kappa, beta, drawn_plateau, drawn_decay, ratio), value,
-    low, high (95 % over documents, drawn in common for a gain; missing for shares of draws), breaks (of the line), null
-    (missing where null families are it), p_random, p_head_* and p_share_* (by family), positions, documents
+    DataFrame with part ("first", "last", "gain": last less first, of a ratio last over first), step (missing for a gain),
+    group, rule ("fixed head"; "" for the ratio), statistic (delta, kappa, beta, ratio), value, low, high (95 % over
+    documents, drawn in common for a gain), null; of the ratio p_random; of delta word, p_lognormal, p_half_normal, p_law,
+    p_floor, null_sd (see `influence.phases`), of its gain p_laws (chance of as much between two laws, one-sided) and null_sd
+    (of such gains); positions, documents
     """
-    found = pd.DataFrame([*_phase_statistics(settings), *_ratio_statistics(settings)])
-    found = found.astype({"step": "Int64", "breaks": "Int64", "null": float, "low": float, "high": float})
+    found = pd.DataFrame([*_head_statistics(settings), *_ratio_statistics(settings)]).fillna({"word": ""})
+    found = found.astype({"step": "Int64", "null": float, "low": float, "high": float})
     size = emergence_phases(settings).groupby("group")[["positions", "documents"]].first().reset_index()
     return found.merge(size, on="group")
 
 
-def _phase_statistics(settings):
-    phases, fitted = emergence_phases(settings), _fits(settings)
-    p_values = [name for name in phases if name.startswith("p_")]
-    steps = {"first": phases["step"].min(), "last": phases["step"].max()}
-    phases = phases.set_index(["step", "group", "rule"])
+def _head_statistics(settings):
+    measured, fits = sums_over_training(settings)[0], _fits(settings)
+    steps = {part: at(step for step, _ in fits) for part, at in (("first", min), ("last", max))}
     for group in GROUPS:
-        for rule in RULES:
-            place = {"group": group, "rule": rule}
-            for part, step in steps.items():
-                row = phases.loc[(step, group, rule)]
-                for name in (*QUANTITIES, "drawn_plateau", "drawn_decay"):
-                    yield {"part": part, "step": step, **place, "statistic": name, "value": row[name],
-                           "low": row.get(f"{name}_low"), "high": row.get(f"{name}_high"), "null": np.nan,
-                           "breaks": row["breaks"], **{p: row[p] for p in p_values if name == "plateau"}}
-            first, last = (fitted[step, group][0][rule] for step in steps.values())
-            for name in QUANTITIES:
-                low, high = documents.percentile(last.samples[name] - first.samples[name])
-                yield {"part": "gain", **place, "statistic": name, "value": last.value[name] - first.value[name],
-                       "low": low, "high": high, "null": 0.0}
+        place = {"group": group, "rule": "fixed head"}
+        for part, step in steps.items():
+            row = next(row for row in fits[step, group][1] if row["rule"] == place["rule"])
+            yield {"part": part, "step": step, **place, **influences.valued("delta", row, "delta"), "null": 0.0,
+                   **{name: row[name] for name in influences.WORDED}}
+            yield from ({"part": part, "step": step, **place, **influences.valued(name, row, name)} for name in LINE)
+        gain = {"part": "gain", **place}
+        pair = [measured[steps[part], group] for part in ("last", "first")]
+        yield gain | {"statistic": "delta"} | influences.contrast(*pair, settings)
+        for name in LINE:
+            drawn = fits[steps["last"], group][2][name] - fits[steps["first"], group][2][name]
+            low, high = documents.percentile(drawn[1:])
+            yield gain | {"statistic": name, "value": drawn[0], "low": low, "high": high, "null": 0.0}
 
 
 def _ratio_statistics(settings):

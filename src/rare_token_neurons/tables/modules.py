@@ -83,27 +83,35 @@ SEEDS = 20  # of Louvain's algorithm, for the rare group; the controls take one 
 WEIGHTS = ("positive", "absolute")
 
 
-@table(passes.LAST, reads=influences.EFFECTS, per=("revision",))
+@table(passes.LAST, reads=influences.CURVE, per=("revision",))
 def modules(settings, revision):
     """Modularity of the rare group's correlation graph (Louvain's communities) against control groups.
 
     Returns
     -------
     DataFrame, one row (revision, step, where, weights, resolution); where: "rare" or "all" positions; weights: "positive"
-    (negative correlations are no edge) or "absolute"; main: True for the one row a revision that the claim is judged by
-    (rare positions, positive weights, resolution 1): value, low, high (95 % over documents), communities (of the first
+    (negative correlations are no edge) or "absolute"; gated: whether the MLP is, so that the sign of a correlation is
+    arbitrary; main: True for the one row a revision that the claim is judged by (rare positions, resolution 1, positive
+    weights or, in a gated MLP, absolute ones): value, low, high (95 % over documents), communities (of the first
     seed), seeds_low and seeds_high (range of the value over 20 seeds of the algorithm); random and matched (means of 200
     control groups), each with _low, _high (95 % of them), p_ (two-sided, empirical) and z_ (standard deviations from their
     mean); less_random and less_matched, value less the controls' mean, with _low and _high (95 % over documents, resampled
     in the group and its controls alike; main row only); size, positions, documents, imbalance_scale and imbalance_norm
     (what matching missed, in standard deviations)
     """
-    for where in ("rare", "all"):
+    gated, deciding = _deciding(settings, revision)
+    for where in activations.WHERE:
         for weights in WEIGHTS:
-            for resolution in geometry.RESOLUTIONS if weights == "positive" else (1.0,):
-                main = (where, weights, resolution) == ("rare", "positive", 1.0)
-                yield {"where": where, "weights": weights, "resolution": resolution, "main": main} | _modularity(
-                    settings, revision, where, weights, resolution, main)
+            for resolution in geometry.RESOLUTIONS if weights == deciding else (1.0,):
+                main = (where, weights, resolution) == ("rare", deciding, 1.0)
+                yield {"where": where, "weights": weights, "resolution": resolution, "gated": gated, "main": main
+                       } | _modularity(settings, revision, where, weights, resolution, main)
+
+
+def _deciding(settings, revision):
+    """Whether the MLP is gated, and the edges by which its modularity is judged."""
+    gated = passes.captured(settings, revision)[0].gated
+    return gated, "absolute" if gated else "positive"
 
 
 def _modularity(settings, revision, where, weights, resolution, main):
@@ -139,20 +147,23 @@ def _modularity(settings, revision, where, weights, resolution, main):
     return row | controls.missed(sample.features, group, nulls.get("matched"))
 
 
-@table(passes.LAST, reads=influences.EFFECTS, per=("revision",))
+@table(passes.LAST, reads=influences.CURVE, per=("revision",))
 def module_members(settings, revision):
-    """The correlations behind the main row: inside the rare group and inside a typical random group, by community.
+    """The correlations behind the main row, by community: in the rare group, and in a typical random and matched group.
 
     Returns
     -------
     DataFrame, one row (revision, step, group, i, j): correlation of neurons i and j, community of i (1 is the largest);
-    the random group is the one whose modularity is the median
+    the random and the matched group are those whose modularity is the median
     """
     sample, group, nulls = activations.rare_and_controls(settings, revision, "rare", MODULE_DRAWS)
-    matrix = sample.matrices["correlation"]
-    order = np.argsort(geometry.modularity(geometry.within(matrix, nulls["random"]), 1.0, 1), kind="stable")
-    for name, chosen in (("rare", group), ("random", nulls["random"][order[len(order) // 2]])):
-        parts = sorted(geometry.communities(geometry.within(matrix, chosen)), key=lambda part: (-len(part), min(part)))
+    matrix, chosen_groups, (_, weights) = sample.matrices["correlation"], {"rare": group}, _deciding(settings, revision)
+    for kind, made in nulls.items():
+        order = np.argsort(geometry.modularity(geometry.within(matrix, made), 1.0, 1, weights), kind="stable")
+        chosen_groups[kind] = made[order[len(order) // 2]]
+    for name, chosen in chosen_groups.items():
+        parts = geometry.communities(geometry.within(matrix, chosen), weights=weights)
+        parts = sorted(parts, key=lambda part: (-len(part), min(part)))
         community = {chosen[at]: number for number, part in enumerate(parts, 1) for at in part}
         for i in sorted(chosen, key=community.get):
             for j in chosen:
@@ -176,7 +187,7 @@ def scattered(settings, half, count):
     return rare_tokens.group_positions(chosen.loc[turn.index[:count]], "rare")
 
 
-@table(passes.LAST, reads=influences.EFFECTS, per=("revision",))
+@table(passes.LAST, reads=influences.CURVE, per=("revision",))
 def group_ablation(settings, revision):
     """All neurons of a group ablated at once, against the sum of their single effects, at rare positions of half B.
 

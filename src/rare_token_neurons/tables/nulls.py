@@ -1,27 +1,32 @@
 """Nulls of the head, power-law tests, token-frequency neurons: the first and the last tables of notebook 09.
 
-Drawn numbers (order statistics of three families), an untrained model, shuffled labels, matched common positions: every
-null is measured as the model is, with the documents' noise and the same ranking. `promises` says how often these tests
-answer rightly where the answer is known. What is measured position by position uses the robustness grid's default cell.
+Drawn numbers (order statistics of three families, and the law itself), an untrained model, shuffled labels, matched common
+positions: every null is measured as the model is, with the documents' noise and the same ranking, and goes through the same
+steps (`curve.heads`). `promises` says how often these tests answer rightly where the answer is known, and the command
+`calibrate` counts it in full. What is measured position by position uses the robustness grid's default cell.
 """
 
-from functools import lru_cache
+import argparse
+from concurrent.futures import ProcessPoolExecutor
+from functools import lru_cache, partial
 
 import numpy as np
 import pandas as pd
 import torch
 
+from rare_token_neurons import files, keys, paths
 from rare_token_neurons.ablation import neurons as ablation
-from rare_token_neurons.curve import calibration, nulls, piecewise
+from rare_token_neurons.curve import calibration, heads, nulls
 from rare_token_neurons.models import checkpoints
-from rare_token_neurons.statistics import documents, powerlaws, rankings
+from rare_token_neurons.statistics import controls, documents, powerlaws, rankings
 from rare_token_neurons.tables import checkpoints as passes, influence as influences, robustness, stage
 from rare_token_neurons.tables.stage import table
 
 DRAWS = 200
 CANDIDATES = 4_000  # common positions among which those with the rare ones' losses are sought
 SHOWN = 100  # ranks of a curve that a figure needs
-RUNS, QUICK, FEW = 100, 10, 1_000  # planted samples; so many where fewer positions than FEW are asked for
+RUNS, QUICK, FEW = 40, 10, 1_000  # planted samples; so many where fewer positions than FEW are asked for
+FULL = 1_000  # of `calibrate`
 
 
 # ---- curves
@@ -33,7 +38,7 @@ def resampled(sums, counts, ranking, rng):
     Documents drawn anew inside a half add their noise to that of the half, so that the measured curve's own noise is counted
     too: the tests compare positions that are alike, and count how often their heads are told apart.
     """
-    return documents.curves_drawn(sums, counts, DRAWS, rng, ranking=ranking)
+    return documents.curves_drawn(*heads.shared((sums, counts))[0], DRAWS, rng, ranking=ranking)
 
 
 def relabelled(effects, owners, size, ranking, rng):
@@ -45,15 +50,9 @@ def relabelled(effects, owners, size, ranking, rng):
     labels = nulls.shuffled(np.arange(len(effects)) < size, DRAWS, rng).astype(float)  # (draws, n)
     names, place = np.unique(owners, return_inverse=True)
     parts = documents.parts(len(names), 2 if ranking == "split_half" else 1, DRAWS, rng)[..., place] * labels
-    values = documents.influence(effects, np.ones(len(effects)), parts)  # (halves, draws, neurons)
+    effects, ones = heads.shared((effects, np.ones(len(effects))))[0]
+    values = documents.influence(effects, ones, parts)  # (halves, draws, neurons)
     return documents.split_half(*values) if ranking == "split_half" else -np.sort(-values[0], axis=-1)
-
-
-def measured(sums, counts, ranking, rng, splits=20):
-    """The measured curve, mean over random halves of the documents: x, y in bins, and (neurons,) by rank."""
-    drawn = documents.curves_drawn(sums, counts, splits, rng, ranking=ranking, resample=False)
-    starts, x = piecewise.bins(drawn.shape[1])
-    return x, piecewise.in_bins(drawn, starts).mean(axis=0), drawn.mean(axis=0)
 
 
 # ---- the nulls of the head
@@ -79,13 +78,6 @@ def _absolute(settings, values):
     return np.abs(values) if settings.aggregate == "mean_abs" else values
 
 
-def _sums(settings, revision):
-    """Per-document sums and positions of the default's rare targets, by one checkpoint."""
-    found = influences.influence_sums(settings, revision, "rare")
-    sums = found.abs_sum if settings.aggregate == "mean_abs" else found.change_sum
-    return sums.double().numpy(), found.n.double().numpy()
-
-
 def matched(settings, rare):
     """Common positions with the losses of the rare ones: int64 (n, 2), mean loss of the rare and of the matched ones."""
     subject, kept = passes.captured(settings, passes.revisions(settings)[-1])
@@ -97,13 +89,16 @@ def matched(settings, rare):
 
 
 def _of_positions(settings, rng):
-    """Nulls that need loss changes position by position: yields name, note, sums, counts of the measured, null curves."""
+    """Nulls that need loss changes position by position: yields name, note, the measured heads, null curves."""
     cell = robustness.default(settings)
     _, pools = robustness.pools_of(settings)
     rows = robustness.positions(settings, cell)
     owners = {name: robustness.owners_of(settings, part) for name, part in rows.items()}
     effects = {name: _absolute(settings, pools[cell.ablation][part].astype(np.float64)) for name, part in rows.items()}
-    own, ranking = documents.by_document(effects["rare"], owners["rare"]), settings.ranking
+    ranking, measured = settings.ranking, documents.by_document(effects["rare"], owners["rare"])
+    if not heads.testable(measured):
+        return
+    own = heads.measure(*measured, ranking=ranking, seed=settings.seed)
     both = (np.concatenate(list(part.values())) for part in (effects, owners))
     yield "shuffled labels", "", own, relabelled(*both, len(rows["rare"]), ranking, rng)
     others = documents.by_document(effects["common"], owners["common"])
@@ -117,47 +112,46 @@ def _of_positions(settings, rng):
 
 def _of_model(settings, rng):
     """Nulls of the full measurement: drawn numbers, and the model before training where there is a checkpoint."""
-    revision = passes.revisions(settings)[-1]
-    own = _sums(settings, revision)
-    values = documents.influence(*own, np.ones((1, len(own[1]))))[0]
-    living = own[0][:, values > 0]
+    own, _, made = influences.fitted(settings, passes.revisions(settings)[-1], "rare")
+    if not own:
+        return
+    values = documents.influence(own.sums, own.counts, np.ones((1, len(own.counts))))[0]
     for family in nulls.FAMILIES:
-        truth = nulls.sample(values, family, DRAWS, rng)
-        likelihood = nulls.distribution(values, family).logpdf(values[values > 0]).sum()
-        drawn = nulls.remeasure(truth, living, own[1], rng, ranking=settings.ranking)
-        yield family, f"log likelihood {likelihood:.0f}", (living, own[1]), drawn
+        drawn = made.get((family, heads.DECIDES))
+        if drawn is None:
+            truth = nulls.sample(values, family, DRAWS, rng)
+            drawn = nulls.remeasure(truth, own.sums, own.counts, rng, ranking=settings.ranking)
+        yield family, f"log likelihood {nulls.distribution(values, family).logpdf(values).sum():.0f}", own, drawn
+    law = own.own[heads.DECIDES]
+    yield "law", f"kappa {law.kappa[0]:.2f}, to rank {law.end[0]:.0f}", own, made["law", heads.DECIDES]
     for name in _untrained(settings):
-        yield "untrained model", "step 0", own, resampled(*_sums(settings, name), settings.ranking, rng)
+        sums, counts, _ = influences.sums(settings, name, "rare")
+        yield "untrained model", "step 0", own, resampled(sums, counts, settings.ranking, rng)
 
 
 @lru_cache(maxsize=1)
 def _all(settings):
-    """Every null: (name, note, (sums, counts) of the measured curve, this curve by rank, nulls.Comparison)."""
-    rng, found = np.random.default_rng(settings.seed), []
-    for source in (_of_model, _of_positions):
-        for name, note, own, drawn in source(settings, rng):
-            x, y, curve = measured(*own, settings.ranking, rng)
-            found.append((name, note, own, curve, nulls.compare(x, y, drawn)))
-    return found
+    """Every null: (name, note, heads.Measured, null curves (draws, neurons)); none of a curve that cannot be tested."""
+    rng = np.random.default_rng(settings.seed)
+    return [one for source in (_of_model, _of_positions) for one in source(settings, rng)]
 
 
 @table(LastAndFirst, reads=influences.CURVE)
 def null_heads(settings):
-    """The measured head against every null.
+    """The measured head, the one that decides (`heads.DECIDES`), against every null.
 
     Returns
     -------
-    DataFrame, one row a null: departure (of the head from the middle's line, e-folds of rank; below 0: a plateau),
-    null_mean, null_low, null_high (the null curves' own at the same ranks, 95 %), share (of the neurons before the first
-    break), share_low, share_high (of the null curves), p_plateau, p_outliers, p_share, verdict, positions, documents, note
+    DataFrame, one row a null: delta (mean height of the measured head above its law, e-folds of influence), null_mean,
+    null_low, null_high (of the null curves' own heads, 95 %), p (one-sided, of Delta in units of its spread: a null curve's
+    head stands as high), p_floor (the smallest that the draws can give), head (its neurons), positions, documents, note
     """
-    for name, note, (sums, counts), _, found in _all(settings):
-        low, high = np.quantile(found.null_departure, [0.025, 0.975])
-        shares = np.quantile(found.null_share, [0.025, 0.975])
-        yield {"null": name, "departure": found.departure, "null_mean": found.null_departure.mean(), "null_low": low,
-               "null_high": high, "share": found.share, "share_low": shares[0], "share_high": shares[1],
-               "p_plateau": found.p_plateau, "p_outliers": found.p_outliers, "p_share": found.p_share,
-               "verdict": found.verdict(), "positions": int(counts.sum()), "documents": len(counts), "note": note}
+    for name, note, own, curves in _all(settings):
+        found, null = own.own[heads.DECIDES], heads.find(curves)
+        low, high = documents.percentile(null.delta)
+        yield {"null": name, "delta": found.delta[0], "null_mean": null.delta.mean(), "null_low": low, "null_high": high,
+               "p": controls.empirical_p(found.score[0], null.score, "greater"), "p_floor": 1 / (1 + len(curves)),
+               "head": found.size[0], "positions": int(own.counts.sum()), "documents": len(own.counts), "note": note}
 
 
 @table(LastAndFirst, reads=influences.CURVE)
@@ -168,10 +162,11 @@ def null_bands(settings):
     -------
     DataFrame, one row (null, rank): influence (the measured one beside it, nats), low, high (95 % of the null curves)
     """
-    for name, _, _, curve, found in _all(settings):
-        ranks = np.unique(np.geomspace(1, len(curve), SHOWN).round().astype(int))
-        yield pd.DataFrame({"null": name, "rank": ranks, "influence": curve[ranks - 1], "low": found.low[ranks - 1],
-                            "high": found.high[ranks - 1]})
+    for name, _, own, curves in _all(settings):
+        n = min(len(own.living), curves.shape[1])
+        ranks = np.unique(np.geomspace(1, n, SHOWN).round().astype(int))
+        low, high = np.quantile(curves[:, ranks - 1], [0.025, 0.975], axis=0)
+        yield pd.DataFrame({"null": name, "rank": ranks, "influence": own.curve[ranks - 1], "low": low, "high": high})
 
 
 # ---- is it a power law?
@@ -179,22 +174,21 @@ def null_bands(settings):
 
 @table(passes.LAST, reads=influences.CURVE)
 def power_laws(settings):
-    """Power-law tests of the influences: of the stretch that is the law (`piecewise.law_range`, found anew in every draw),
-    and of the upper tail.
+    """Power-law tests of the influences: of the stretch that is the law (`influence.law_test`), and of the upper tail.
 
     Returns
     -------
     DataFrame, one row (group, part): part ("middle" or "upper tail"), alpha (exponent of the density), kappa (of the rank
     curve), low, high (range, nats), n (neurons in it), ks, p_fit (goodness of fit), ratio and p_ratio (log-likelihood ratio
-    to the best lognormal in the range), ratio_whole and p_whole (to the whole sample's lognormal), verdict
+    to the best lognormal in the range), ratio_whole and p_whole (to the whole sample's lognormal), verdict; a curve with too
+    few neurons or documents has an upper tail alone
     """
     rows = []
     for group in stage.GROUPS:
-        _, _, _, (sums, counts) = influences.fitted(settings, passes.revisions(settings)[-1], group)
-        values = np.abs(sums.sum(axis=0)) / counts.sum()
-        parts = {"middle": powerlaws.middle(values, *piecewise.law_range(values), draws=DRAWS, seed=settings.seed,
-                                            refit=piecewise.law_range),
-                 "upper tail": powerlaws.tail(values, draws=DRAWS, seed=settings.seed)}
+        sums, counts, _ = influences.sums(settings, passes.revisions(settings)[-1], group)
+        testable = heads.testable((sums, counts))
+        parts = {"middle": influences.law_test(sums, counts, settings.seed)} if testable else {}
+        parts["upper tail"] = powerlaws.tail(np.abs(sums.sum(axis=0)) / counts.sum(), draws=DRAWS, seed=settings.seed)
         rows += [{"group": group, "part": name} | vars(found) | {"kappa": found.kappa, "verdict": found.verdict}
                  for name, found in parts.items()]
     return pd.DataFrame(rows).replace(np.inf, np.nan)
@@ -226,6 +220,39 @@ def promises(settings):
     """
     return ({"promise": one.name, "kept": one.kept, "runs": one.runs, "wanted": one.wanted, "holds": one.holds}
             for one in calibration.promises(_runs(settings), seed=settings.seed))
+
+
+# the full counts: a table's name -> (what counts, its samples)
+COUNTED = {"calibration": (calibration.heads_told, (*calibration.SIZES, *calibration.SHELVES, *calibration.OTHERS)),
+           "calibration_contrasts": (calibration.contrasts_told, tuple(calibration.PAIRS))}
+
+
+def calibrate(argv=None):
+    """`python -m rare_token_neurons calibrate`: the full counts of the calibration; a second call goes on."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rare_token_neurons calibrate",
+        description="Count on planted samples how often the tests of heads and of contrasts answer rightly, and write "
+        "data/results/calibration.parquet and calibration_contrasts.parquet. What is finished is kept, sample by sample.")
+    parser.add_argument("--runs", type=int, default=FULL, help=f"planted samples of each kind (default: {FULL:,})")
+    parser.add_argument("--jobs", type=int, default=1, help="processes at once (default: 1)")
+    arguments = parser.parse_args(argv)
+    if min(arguments.runs, arguments.jobs) < 1:
+        parser.error("runs and jobs must be at least 1")
+    with ProcessPoolExecutor(arguments.jobs) as pool:
+        for name, (_, samples) in COUNTED.items():
+            parts = []
+            for sample, part in zip(samples, pool.map(partial(_counted, name, arguments.runs), samples)):
+                print(f"{name}: {sample}", flush=True)
+                parts.append(part)
+            files.write_table(paths.RESULTS / f"{name}.parquet", pd.concat(parts, ignore_index=True))
+    return 0
+
+
+def _counted(name, runs, sample):
+    """The counts of one sample, kept in the cache."""
+    key = keys.key({"runs": runs}, {"sample": sample}, ["curve.calibration"])
+    path = paths.CACHE / "calibration" / f"{name}-{COUNTED[name][1].index(sample)}.parquet"
+    return stage.table_at(path, key, lambda: pd.DataFrame(COUNTED[name][0](runs, names=[sample])))
 
 
 # ---- token-frequency neurons

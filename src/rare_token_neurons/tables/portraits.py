@@ -1,4 +1,5 @@
-"""Tables of notebook 10: what single neurons write, where they are active, which predictions they help.
+"""Tables of notebook 10: what single neurons write, where they are active, which predictions they help; and, exploratory,
+what the head of the ranked curve is made of.
 
 The top neurons are chosen on half A of the documents; all that is said of them is measured on half B. A neuron counts as on
 where its activation lies beyond its mean on the side of its longer tail.
@@ -12,9 +13,10 @@ import pandas as pd
 import torch
 
 from rare_token_neurons.ablation import neurons as ablation, readout as readouts
-from rare_token_neurons.ablation.capture import Capture
+from rare_token_neurons.ablation.capture import Capture, ingredients
 from rare_token_neurons.models.subject import Subject
-from rare_token_neurons.tables import checkpoints as passes, influence as influences, rare_tokens
+from rare_token_neurons.statistics import controls
+from rare_token_neurons.tables import activations, checkpoints as passes, influence as influences, rare_tokens, stage
 from rare_token_neurons.tables.stage import GROUPS, table
 
 TOP = 10  # neurons portrayed
@@ -229,6 +231,86 @@ def portrait_histograms(settings):
     bins = {"low": EDGES[:-1], "high": EDGES[1:]} | dict(zip(("random_low", "random", "random_high"), band))
     for at, neuron in enumerate(neurons):
         yield pd.DataFrame({"neuron": neuron} | bins | {name: part[:, at] for name, part in found.items()})
+
+
+# ---- what is the head made of? (exploratory)
+
+DRAWS = 200  # random groups beside the head
+
+
+@table(passes.LAST, reads=influences.CURVE, per=("revision",))
+def linearity(settings, revision):
+    """Is a neuron a linear map that is always on?  One row (revision, step, group, neuron). Exploratory.
+
+    Returns
+    -------
+    DataFrame with group ("rare" or "common", by target: the positions of half B that the row is measured at), neuron, rank
+    (by influence on rare targets, half A), in_head (of the fitted head on rare targets, where it is raised); openness (share
+    of the positions at which its gate, in a plain MLP its pre-activation, is above 0), cv (that gate's coefficient of
+    variation), r2 (of its activation on its linear input: on the up projection, in a plain MLP on the pre-activation;
+    missing for a neuron that never moves); gated (whether the MLP is); positions, documents; of the head, or without one of
+    the rare group: size, and direction, the share of the largest eigenvalue in the sum, of its rows of the gate (W_in),
+    beside random groups of that size: random_direction (mean), random_low, random_high (95 %)
+    """
+    return _linearity(settings, revision, "last")
+
+
+@table(passes.EVERY, reads=influences.CURVE, per=("revision",))
+def linearity_over_training(settings, revision):
+    """`linearity` at every checkpoint, each with its own ranking and head.
+
+    Returns
+    -------
+    DataFrame with the columns of `linearity`; without rows for a model that has one checkpoint only
+    """
+    return _linearity(settings, revision, "all") if len(passes.revisions(settings, "all")) > 1 else []
+
+
+def _linearity(settings, revision, default):
+    rows = activations.influence_at(settings, revision, default)
+    fit = activations.fitted(activations.phases_at(settings, revision, default))
+    order, rare = activations.ranked(rows)["neuron"].to_numpy(), influences.rare_group(rows)
+    head = order[: fit["head"] * fit["raised"]]
+    subject, chosen = passes.load(settings, revision), rare_tokens.positions(settings)
+    places = {group: rare_tokens.group_positions(chosen[chosen["half"] == "B"], group) for group in stage.GROUPS}
+    with stage.clock("forward"):
+        made = ingredients(subject, rare_tokens.token_tensor(rare_tokens.blocks(settings)),
+                           torch.cat([found for found, _ in places.values()]))
+    weights = subject.w_in["gate" if subject.gated else "in"].double().cpu().numpy()
+    of_head = {"size": len(head) or len(rare), **direction(weights, head if len(head) else rare, settings.seed)}
+    parts = {name: part.split([len(found) for found, _ in places.values()]) for name, part in made.items()}
+    for at, (group, (found, owners)) in enumerate(places.items()):
+        traits = linear_traits({name: part[at].cpu().numpy() for name, part in parts.items()})
+        named = {"group": group, "neuron": np.arange(len(order)), "rank": np.argsort(order) + 1,
+                 "in_head": np.isin(np.arange(len(order)), head)}
+        told = pd.DataFrame(traits | of_head).astype(np.float32).astype({"size": int})
+        yield pd.DataFrame(named).join(told).assign(gated=subject.gated, positions=len(found),
+                                                   documents=len(np.unique(owners)))
+
+
+def linear_traits(parts):
+    """How far neurons are linear maps that are always on.
+
+    parts : name -> (n, neurons), from `capture.ingredients` ; returns openness, cv and r2 (see `linearity`), (neurons,) each
+    """
+    gate, line = (parts[name].astype(np.float64) for name in (("gate", "up") if "gate" in parts else ("in", "in")))
+    activation, mean = parts["activation"].astype(np.float64), gate.mean(axis=0)
+    one, other = (part - part.mean(axis=0) for part in (activation, line))
+    common, size = (one * other).sum(axis=0) ** 2, (one**2).sum(axis=0) * (other**2).sum(axis=0)
+    cv = np.divide(gate.std(axis=0), np.abs(mean), out=np.full_like(mean, np.nan), where=mean != 0)
+    r2 = np.divide(common, size, out=np.full_like(mean, np.nan), where=size > 0)
+    return {"openness": (gate > 0).mean(axis=0), "cv": cv, "r2": r2}
+
+
+def direction(weights, group, seed=0):
+    """The share of the largest eigenvalue of a group's rows of weights (neurons, d), beside random groups of its size."""
+    def share(rows):
+        values = np.linalg.eigvalsh(rows @ rows.T)
+        return values[-1] / values.sum()
+
+    null = [share(weights[one]) for one in controls.random_groups(len(weights), len(group), DRAWS, seed)]
+    low, high = np.quantile(null, [0.025, 0.975])
+    return {"direction": share(weights[group]), "random_direction": np.mean(null), "random_low": low, "random_high": high}
 
 
 # ---- traits of single neurons

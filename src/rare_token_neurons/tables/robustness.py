@@ -1,7 +1,8 @@
 """Do the findings hold under other choices (notebook 09)? The robustness grid, judged by the claims rule; earlier layers.
 
 A cell of the grid is the default's setting with one choice changed, or another rarity and ablation. All cells take their
-positions from the default's blocks and are measured at the last checkpoint.
+positions from the default's blocks and are measured at the last checkpoint. A cell has up to 500 rare positions, fewer draws
+and fewer control groups than notebooks 03 to 07: the default cell's values differ from theirs.
 """
 
 from dataclasses import dataclass, replace
@@ -14,9 +15,10 @@ import torch
 from rare_token_neurons import keys
 from rare_token_neurons.ablation import layers, neurons as ablation
 from rare_token_neurons.ablation.capture import ABLATIONS
-from rare_token_neurons.curve import changepoints, nulls
+from rare_token_neurons.curve import heads
 from rare_token_neurons.statistics import claims, controls, documents, spectra
-from rare_token_neurons.tables import checkpoints as passes, influence as influences, rare_tokens, stage, weights
+from rare_token_neurons.tables import (activations, checkpoints as passes, influence as influences, rare_tokens, stage,
+                                       weights)
 from rare_token_neurons.tables.stage import table
 from rare_token_neurons.text import rarity
 
@@ -185,9 +187,16 @@ LEAST = claims.LEAST_POSITIONS
 LEAN = claims.Claim(
     "C1", "log ratio of the group's influence on rare to that on common targets, less that of control groups", "greater",
     part="rare against common", paper_note="rare token neurons act on rare tokens")
-NAMED = {claim.name: claim for claim in claims.CLAIMS}
-STATISTICS = {"plateau": NAMED["C2"], "rare against common": LEAN, "effective dimension": NAMED["C4"],
-              "co-activation": NAMED["C5 within"], "Hill exponent": NAMED["C6"]}
+
+
+def statistics(gated):
+    """The grid's statistics: name -> the claim by which it is judged."""
+    named = {claim.name: claim for claim in claims.of_mlp(gated)}
+    return {"head": named["C2 head"], "rare against common": LEAN, "effective dimension": named["C4"],
+            "co-activation": named["C5 within"], "Hill exponent": named["C6 gate" if gated else "C6 W_in"]}
+
+
+STATISTICS = statistics(gated=False)
 
 
 @dataclass(frozen=True)
@@ -206,24 +215,45 @@ class Measured:
     w_out: np.ndarray
     rows: dict
 
+    @property
+    def gated(self):
+        """Whether the MLP is, so that the sign of a correlation is arbitrary."""
+        return "gate" in self.rows
+
+
+def ranked(measured):
+    """All neurons by falling influence on the rare positions of half A, (neurons,) int."""
+    return np.argsort(-np.abs(measured.effects["rare"][~measured.in_b["rare"]].mean(axis=0)), kind="stable")
+
 
 def group(measured):
     """The rare group: the top 1.7 % by influence on the rare positions of half A, (m,) int."""
-    values = np.abs(measured.effects["rare"][~measured.in_b["rare"]].mean(axis=0))
-    return np.argsort(-values, kind="stable")[: int(np.ceil(influences.GROUP_SHARE * len(values)))]
+    order = ranked(measured)
+    return order[: int(np.ceil(influences.GROUP_SHARE * len(order)))]
 
 
-def plateau(measured, ranking="split_half", seed=0):
-    """Share of the neurons in the plateau on the rare positions, by change points; p by two null families."""
+def head(measured, ranking="split_half", seed=0):
+    """Height of the head (the one that decides) above its law on the rare positions.
+
+    Returns
+    -------
+    claims.Evidence ; float, last rank of its shelf, NaN where it cannot be tested ; neurons of the fitted head where a head
+    is raised, else 0
+    """
     sums, counts = documents.by_document(measured.effects["rare"], measured.owners["rare"])
-    changes = changepoints.bootstrap(sums, counts, ranking=ranking, draws=DRAWS, splits=10, seed=seed)
-    families = nulls.families(sums, counts, draws=DRAWS, ranking=ranking, splits=10, seed=seed)
-    found = influences.plateau(changes, families, sums.shape[1])
-    return claims.Evidence(found["value"], found["low"], found["high"], 0.0, (found["p_lognormal"], found["p_half_normal"]),
-                           int(counts.sum()))
+    if not heads.testable((sums, counts)):
+        return claims.Evidence(positions=int(counts.sum()), note="too few neurons or documents"), np.nan, 0
+    options = {"ranking": ranking, "draws": DRAWS, "seed": seed}
+    found = heads.measure(sums, counts, **options)
+    judged = heads.judge(found, heads.null_curves(found, heads=(heads.DECIDES,), **options))[heads.DECIDES]
+    own, p = found.own[heads.DECIDES], tuple(judged.p[name] for name in (*heads.FAMILIES, "law"))
+    evidence = claims.Evidence(own.delta[0], *found.interval(heads.DECIDES, "delta"), 0.0, p, int(counts.sum()),
+                               word=judged.word, floor=judged.floor)
+    raised = judged.word in activations.RAISED
+    return evidence, own.shelf[0], int(found.own["fitted"].size[0]) if raised else 0
 
 
-def lean(effects, owners, members, nulls_of, *, kinds=controls.KINDS, draws=RESAMPLES, seed=0):
+def lean(effects, owners, members, nulls_of, *, kinds=controls.KINDS, missed=None, draws=RESAMPLES, seed=0):
     """How much more a group acts on rare than on common targets, against control groups.
 
     The statistic is log(influence of the group on rare / on common targets), less its mean over the control groups.
@@ -233,6 +263,7 @@ def lean(effects, owners, members, nulls_of, *, kinds=controls.KINDS, draws=RESA
     effects, owners : name of the targets -> (n, neurons), (n,), of documents that did not choose the group.
     members : (m,) ; nulls_of : kind -> (g, m) control groups.
     kinds : of the controls that the claim needs; one without groups has no p value.
+    missed : what matching missed, from `controls.missed`.
 
     Returns
     -------
@@ -247,7 +278,7 @@ def lean(effects, owners, members, nulls_of, *, kinds=controls.KINDS, draws=RESA
         at[name] = np.stack([values[:, one].mean(axis=1) for one in every], axis=1)  # (1 + draws, 1 + groups)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.log(at["rare"]) - np.log(at["common"])
-    p, row = [f"p_{kind}" for kind in kinds], {"documents": len(names)}
+    p, row = [f"p_{kind}" for kind in kinds], {"documents": len(names)} | (missed or {})
     parts = np.split(ratio[:, 1:], np.cumsum([len(one) for one in nulls_of.values()])[:-1], axis=1)
     for kind, part in zip(nulls_of, parts):
         both = np.column_stack([ratio[:, 0], part])
@@ -256,55 +287,71 @@ def lean(effects, owners, members, nulls_of, *, kinds=controls.KINDS, draws=RESA
     return claims.contrast(dict.fromkeys(p, np.nan) | row, LEAN.direction, min(map(len, owners.values())), p)
 
 
-def heavy_tail(measured, members, nulls_of, seed=0):
-    """Hill's exponent of the group's input weights, less that of control groups; of two matrices the less favourable."""
+def heavy_tail(measured, members, random, apart, seed=0):
+    """Hill's exponent of the group's input weights, less that of control groups; of two matrices the less favourable.
+
+    members : (m,) ; random : (g, m) control groups; matched ones have the row norms of the group (`weights.matched`).
+    apart : neurons that no matched group holds.
+    """
     in_a = ~measured.in_b["rare"]
     sums, counts = documents.by_document(measured.effects["rare"][in_a], measured.owners["rare"][in_a])
     drawn = documents.resamples(len(counts), DRAWS, seed)[1:]
     again = np.argsort(-documents.influence(sums, counts, drawn), axis=1, kind="stable")[:, : len(members)]
     rows = []
-    for weights in measured.rows.values():
-        own, anew, *null = (spectra.hill(spectra.eigenvalues(weights[one]))[0]
+    for matrix in measured.rows.values():
+        nulls_of = {"random": random, "matched": weights.matched(matrix, members, apart, len(random), seed)}
+        own, anew, *null = (spectra.hill(spectra.eigenvalues(matrix[one]))[0]
                             for one in (members[None], again, *nulls_of.values()))
         low, high = documents.percentile_interval(own[0], anew)
         row = {"value": own[0], "low": low, "high": high, "positions": int(counts.sum()), "documents": len(counts),
-               "missing": np.mean(~np.isfinite(np.concatenate([own, anew, *null]))), "p_random": np.nan, "p_matched": np.nan}
+               "missing": np.mean(~np.isfinite(np.concatenate([own, anew, *null])))}
         for kind, values in zip(nulls_of, null):
             low, high = np.nanquantile(values, [0.025, 0.975])
             row |= {f"{kind}_mean": np.nanmean(values), f"{kind}_low": low, f"{kind}_high": high,
                     f"p_{kind}": controls.empirical_p(own[0], values, "less")}
-        rows.append(row)
+        rows.append(row | controls.missed(weights.norms(matrix), members, nulls_of["matched"]))
     return claims.lightest(rows)
 
 
-def inside(sample, members, nulls_of, names, statistic, side, seed=0):
-    """The first of some statistics of the correlations inside the group, less that of control groups; side: of the claim."""
-    row, *_ = controls.within(sample, members, nulls_of, names, statistic, resamples=RESAMPLES, baselines=BASELINES,
-                              seed=seed)
+def inside(sample, members, nulls_of, names, statistic, wanted, side, missed=None, seed=0):
+    """One of some statistics of the correlations inside the group, less that of control groups.
+
+    names, statistic : as in `controls.within` ; wanted : one of the names ; side : of the claim.
+    """
+    rows = controls.within(sample, members, nulls_of, names, statistic, resamples=RESAMPLES, baselines=BASELINES, seed=seed)
+    row = next(row for row in rows if row["statistic"] == wanted) | (missed or {})
     return claims.contrast(row | {"documents": len(np.unique(sample.documents))}, side, len(sample.values))
 
 
 def all_of(measured, ranking="split_half", seed=0):
-    """Every statistic of one cell: name -> claims.Evidence; without enough rare positions only their number."""
-    rare, in_b = len(measured.owners["rare"]), measured.in_b
+    """Every statistic of one cell, without enough rare positions only their number.
+
+    Returns
+    -------
+    dict of name to claims.Evidence ; float, last rank of the head's shelf
+    """
+    rare, in_b, judged_by = len(measured.owners["rare"]), measured.in_b, statistics(measured.gated)
     late = int(min(part.sum() for part in in_b.values()))  # what is left to measure the group on
-    found = {name: claims.Evidence(positions=late, note="too few positions") for name in STATISTICS}
-    found["plateau"] = plateau(measured, ranking, seed) if rare >= LEAST else claims.Evidence(positions=rare)
+    found = {name: claims.Evidence(positions=late, note="too few positions") for name in judged_by}
+    found["head"], shelf, raised = claims.Evidence(positions=rare), np.nan, 0
+    if rare >= LEAST:
+        found["head"], shelf, raised = head(measured, ranking, seed)
     if late < LEAST:
-        return found
+        return found, shelf
     values, owners = measured.activations[in_b["rare"]], measured.owners["rare"][in_b["rare"]]
     sample = controls.sample(values, owners, measured.w_out)
-    members = group(measured)
+    members, apart = group(measured), np.union1d(group(measured), ranked(measured)[:raised])
     members = members[np.isin(members, sample.living)]
-    nulls_of = controls.control_groups(sample, members, GROUPS, seed)
+    nulls_of = controls.control_groups(sample, members, GROUPS, seed, apart=apart)
+    missed = controls.missed(sample.features, members, nulls_of.get("matched"))
     at_b = [{name: part[name][in_b[name]] for name in in_b} for part in (measured.effects, measured.owners)]
-    found["rare against common"] = lean(*at_b, members, nulls_of, seed=seed)
-    dimension = partial(controls.dimensions, tokens=len(values))
-    for name, parts, statistic in (("effective dimension", controls.DIMENSIONS, dimension),
-                                   ("co-activation", controls.PAIRS, controls.pairs)):
-        found[name] = inside(sample, members, nulls_of, parts, statistic, STATISTICS[name].direction, seed)
-    found["Hill exponent"] = heavy_tail(measured, members, nulls_of, seed)
-    return found
+    found["rare against common"] = lean(*at_b, members, nulls_of, missed=missed, seed=seed)
+    dimension, r = partial(controls.dimensions, tokens=len(values)), "mean absolute" if measured.gated else "mean"
+    for name, parts, statistic, wanted in (("effective dimension", controls.DIMENSIONS, dimension, "effective dimension"),
+                                           ("co-activation", controls.PAIRS, controls.pairs, r)):
+        found[name] = inside(sample, members, nulls_of, parts, statistic, wanted, judged_by[name].direction, missed, seed)
+    found["Hill exponent"] = heavy_tail(measured, members, nulls_of["random"], apart, seed)
+    return found, shelf
 
 
 def measured(settings, cell, rows, pool):
@@ -407,22 +454,26 @@ def robustness(settings):
 
     Returns
     -------
-    DataFrame, one row (factor, setting, statistic): value, low, high (95 % over documents; of a contrast, from the control
-    groups that speak less for the claim), p and q (the less favourable control's, raw and after Benjamini-Hochberg over the
-    whole table), positions, documents, verdict, reason, claim
+    DataFrame, one row (factor, setting, statistic): statistic ("head": mean height above its law of the head that decides;
+    "rare against common", "effective dimension", "co-activation" (of a gated MLP the mean absolute correlation), "Hill
+    exponent"); documents, shelf (of the head, its last rank); claim, direction, value, low, high (95 % over documents; of a
+    contrast, from the control groups that speak less for the claim, from random ones where matched ones match too poorly),
+    null, p and q (the less favourable control's, raw and after Benjamini-Hochberg over the whole table), p_floor (of a head,
+    the smallest p that the draws can give), positions, word (what the head is called), verdict, reason
     """
     found, pools = pools_of(settings)
     rows, items = [], []
     for cell, part in found.items():
         made = measured(settings, cell, part, pools[cell.ablation])
-        for name, item in all_of(made, settings.ranking, settings.seed + cell.split).items():
+        evidence, shelf = all_of(made, settings.ranking, settings.seed + cell.split)
+        for name, claim in statistics(made.gated).items():
             rows.append({"factor": cell.factor, "setting": cell.value, "statistic": name,
-                         "documents": len(np.unique(made.owners["rare"]))})
-            items.append((STATISTICS[name], item))
+                         "documents": len(np.unique(made.owners["rare"])), "shelf": shelf if name == "head" else np.nan})
+            items.append((claim, evidence[name]))
     for layer, part in layers_sampled(settings).groupby("layer"):
         one = part.iloc[0]
         rows.append({"factor": "layer", "setting": str(layer), "statistic": "rare against common",
-                     "documents": one["documents"]})
+                     "documents": one["documents"], "shelf": np.nan})
         items.append((LAYER_CLAIM, claims.Evidence(one["value"], one["low"], one["high"], 0.0, (one["p"],),
                                                    int(one["positions"]))))
     return pd.concat([pd.DataFrame(rows), judged(items)], axis=1)
@@ -430,12 +481,11 @@ def robustness(settings):
 
 def judged(items):
     """The claims rule on many (Claim, Evidence) pairs, p values adjusted over all of them: one row a pair."""
-    raw = [np.array(item.p or [np.nan] * len(claim.controls), dtype=float) for claim, item in items]
-    adjusted = np.split(claims.adjust(np.concatenate(raw)), np.cumsum([len(p) for p in raw])[:-1])
     rows = []
-    for (claim, item), p, q in zip(items, raw, adjusted):
+    for (claim, item), p, q in zip(items, *claims.adjusted(*zip(*items))):
         verdict, reason = claims.verdict(claim, item, q)
         rows.append({"claim": claim.name, "direction": claim.direction, "value": item.value, "low": item.low,
-                     "high": item.high, "null": item.null, "p": p.max(), "q": q.max(), "positions": item.positions,
-                     "verdict": verdict, "reason": reason})
+                     "high": item.high, "null": item.null, "p": claims.largest(p), "q": claims.largest(q),
+                     "p_floor": item.floor, "positions": item.positions, "word": item.word, "verdict": verdict,
+                     "reason": reason})
     return pd.DataFrame(rows)

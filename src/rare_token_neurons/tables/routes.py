@@ -124,7 +124,7 @@ def routes(settings, revision):
              "leaning": int((lean["q_lean"] < 0.05).sum())} | _account(found)]
 
 
-@table(passes.LAST, reads=influences.EFFECTS, per=("revision",))
+@table(passes.LAST, reads=influences.CURVE, per=("revision",))
 def head_layers(settings, revision):
     """What ablating a head does to the rare group's activations at rare targets, on average over the heads of a layer.
 

@@ -1,10 +1,11 @@
 """The tables of weights (notebook 07): neuron groups against random ones, their spectra, and whole layers.
 
 A group's weights are rows of W_in (for a gated MLP of the gate and of the up projection) and columns of W_out. Each
-statistic of the rare group stands beside its spread over groups of the same size: random ones, ones matched on
-activation scale and output-weight norm, and the group's own elements shuffled. Weights have no sampling error of
-their own: the interval comes from the choice of the group. Documents are drawn with replacement and the top neurons
-chosen anew; the interval is the range of the statistic over these choices, widened to hold the value.
+statistic of the rare group stands beside its spread over groups of the same size: random ones, ones matched on the norm
+of their rows of the same matrix (a few large rows alone make a spectrum heavy), and the group's own elements shuffled.
+Weights have no sampling error of their own: the interval comes from the choice of the group. Documents are drawn with
+replacement and the top neurons chosen anew; the interval is the range of the statistic over these choices, widened to hold
+the value.
 """
 
 import re
@@ -13,7 +14,6 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from rare_token_neurons.curve import phases
 from rare_token_neurons.statistics import controls, spectra
 from rare_token_neurons.statistics.controls import compare
 from rare_token_neurons.statistics.documents import resampled_groups
@@ -22,82 +22,90 @@ from rare_token_neurons.tables import activations, checkpoints as passes, influe
 from rare_token_neurons.tables.stage import table
 
 DRAWS = 1000  # groups: for the closed forms; of them weightwatcher fits `spectra.FITS`
-LEAST_PLATEAU = 20
 
 
 # ---- groups
 
 
 def rows_of(subject):
-    """The final MLP's weights with one row a neuron: {"in" or "gate" and "up", "out"} -> float64 (neurons, d)."""
-    parts = subject.w_in | {"out": subject.w_out.T}
-    return {name: part.double().cpu().numpy() for name, part in parts.items()}
+    """The final MLP's weights with one row a neuron: {"in" or "gate" and "up", "out"} -> float64 (neurons, d).
+
+    In a gated MLP the sign of a row of up and of out is arbitrary: each is given with its largest entry above 0, or shuffled
+    elements would depend on it. (Up and out are to be looked at apart, as spectra do.)
+    """
+    parts = {name: part.double().cpu().numpy() for name, part in (subject.w_in | {"out": subject.w_out.T}).items()}
+    return parts | {name: _turned(parts[name]) for name in ("up", "out") if subject.gated}
 
 
-def _resampled(settings, revision, target, size, halves="A"):
-    """`resampled_groups` of one checkpoint from the documents of one half or of both ("AB")."""
+def _turned(rows):
+    """Rows (neurons, d) times 1 or -1, so that the largest entry of each is above 0."""
+    largest = np.take_along_axis(rows, np.abs(rows).argmax(axis=1)[:, None], axis=1)
+    return rows * np.where(largest < 0, -1.0, 1.0)
+
+
+def _resampled(settings, revision, target, size):
+    """`resampled_groups` of one checkpoint from the documents of half A."""
     sums = influences.influence_sums(settings, revision, target)
     half = rare_tokens.positions(settings).groupby("document")["half"].first()
-    kept = half.loc[sums.documents.numpy()].isin(list(halves)).to_numpy()
+    kept = half.loc[sums.documents.numpy()].eq("A").to_numpy()
     return resampled_groups(sums.abs_sum.numpy()[kept], sums.n.numpy()[kept], size, seed=settings.seed)
 
 
-def chosen_groups(settings, revision):
-    """The groups of one checkpoint: name -> (group (m,), the group chosen anew (draws, m)).
+def chosen_groups(settings, revision, width):
+    """The groups of one checkpoint, chosen on half A: name -> (group (m,), the group chosen anew (draws, m)).
 
-    "rare" and "common": the top 1.7 % by influence on these targets, chosen on half A; "plateau": what the paper's rule
-    calls so, from both halves, where it has 20 neurons and at most a quarter of the width and of the neurons.
+    "rare" and "common": the top 1.7 % by influence on these targets; "head": the fitted head on rare targets, where it is
+    raised and has 20 neurons and at most a quarter of the width.
     """
-    rows = activations.rows_at(influences.influence, settings, revision)
+    rows, fit = activations.influence_at(settings, revision), activations.fitted(activations.phases_at(settings, revision))
     found = {name: influences.rare_group(rows, name) for name in ("rare", "common")}
-    chosen = {name: (group, _resampled(settings, revision, name, len(group))) for name, group in found.items()}
-    influence = rows[rows["group"] == "rare"].sort_values("neuron")["mean_abs"].to_numpy()
-    plateau = phases.fit(influence).plateau
-    most = min(len(influence), passes.captured(settings, revision)[0].d_model) // 4
-    if LEAST_PLATEAU <= len(plateau) <= most:
-        chosen["plateau"] = plateau, _resampled(settings, revision, "rare", len(plateau), "AB")
-    return chosen
+    if fit["raised"] and activations.LEAST_HEAD <= fit["head"] <= width // 4:
+        found["head"] = activations.split(rows, fit)["head"]
+    return {name: (group, _resampled(settings, revision, "common" if name == "common" else "rare", len(group)))
+            for name, group in found.items()}
 
 
 def _behind(settings, name):
     """Positions and documents behind the choice of a group."""
     chosen = rare_tokens.positions(settings)
-    chosen = chosen[chosen["group"].eq("common" if name == "common" else "rare")]
-    chosen = chosen if name == "plateau" else chosen[chosen["half"].eq("A")]
+    chosen = chosen[chosen["group"].eq("common" if name == "common" else "rare") & chosen["half"].eq("A")]
     return {"positions": len(chosen), "documents": chosen["document"].nunique()}
 
 
-def _features(settings, revision, subject):
-    """What groups are matched on, from half B; a neuron that never moves counts as the least active one."""
-    features = controls.matching_features(passes.activations(settings, revision)[0], subject.w_out.cpu().numpy())
-    lowest = np.nanmin(np.where(np.isfinite(features), features, np.nan), axis=0)
-    return np.where(np.isfinite(features), features, lowest)
+def norms(rows):
+    """What groups are matched on: log norm of each neuron's row (neurons, d) -> (neurons, 1)."""
+    return np.log(np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12))
+
+
+def matched(rows, group, apart, draws, seed):
+    """Groups (draws, m) whose rows (neurons, d) have nearly the norms of the group's; no neuron of `apart` is in them."""
+    return controls.matched_groups(norms(rows), group, np.setdiff1d(np.arange(len(rows)), apart), draws=draws, seed=seed)
 
 
 # ---- groups and their controls
 
 
-@table(passes.LAST, reads=influences.EFFECTS)
+@table(passes.LAST, reads=influences.CURVE)
 def weight_groups(settings):
     """Each group of the last checkpoint against its controls: the evidence on heavy tails (claim C6).
 
     Returns
     -------
-    DataFrame, one row (group, rows, matrix, statistic): `compare`'s columns with the nulls random, matched and shuffled;
-    group ("rare", "common", "plateau"), size, matrix ("in", or "gate" and "up"; "out"), weights ("W_in", "W_out"),
-    rows ("raw", "standardised"), positions and documents (behind the choice of the group), under_trained (share of
-    weightwatcher's fits of random groups that it warns of so), log (its words on failures), imbalance_scale and
-    imbalance_norm (what matching missed, in standard deviations), revision, step
+    DataFrame, one row (group, rows, matrix, statistic): `compare`'s columns with the nulls random, matched (on the norm of
+    the rows of this matrix; no neuron of the rare group or of a raised head) and shuffled; group ("rare", "common", "head"),
+    size, matrix ("in", or "gate" and "up"; "out"), weights ("W_in", "W_out"), rows ("raw", "standardised"), positions and
+    documents (behind the choice of the group), under_trained (share of weightwatcher's fits of random groups that it warns
+    of so), log (its words on failures), imbalance_norm (what matching missed, in standard deviations of the log norm),
+    revision, step
     """
     revision, parts = passes.revisions(settings)[-1], []
-    subject, _ = passes.captured(settings, revision)
-    features = _features(settings, revision, subject)
-    for name, (group, anew) in chosen_groups(settings, revision).items():
+    subject, apart = passes.captured(settings, revision)[0], activations.leaders(settings, revision)
+    for name, (group, anew) in chosen_groups(settings, revision, subject.d_model).items():
         for rows in ("raw", "standardised") if name == "rare" else ("raw",):
             draws = DRAWS if name == "rare" and rows == "raw" else FITS
             plain = controls.random_groups(subject.n_neurons, len(group), draws, settings.seed)
-            alike = controls.matched_groups(features, group, draws=draws, seed=settings.seed)
             for matrix, weights in rows_of(subject).items():
+                alike, features = matched(weights, group, apart, draws, settings.seed), norms(weights)
                 weights = standardised(weights) if rows == "standardised" else weights
                 nulls = {"random": measure(weights[plain]), "matched": measure(weights[alike]),
                          "shuffled": measure(shuffles(weights[group], FITS, settings.seed), FITS // 4)}
@@ -158,6 +166,14 @@ def rare_and_random(settings, revision):
     return rows_of(subject), group, controls.random_groups(subject.n_neurons, len(group), DRAWS, settings.seed)
 
 
+@lru_cache(maxsize=2)
+def look_alikes(settings, revision):
+    """One checkpoint's matched groups of the rare group: matrix -> (DRAWS, m)."""
+    matrices, group, _ = rare_and_random(settings, revision)
+    apart = activations.leaders(settings, revision, "all")
+    return {matrix: matched(part, group, apart, DRAWS, settings.seed) for matrix, part in matrices.items()}
+
+
 def _kinds(settings, revision, draws):
     """(matrix, kind, weights (g, m, d)) of the rare group, of random groups and of shuffles."""
     matrices, group, plain = rare_and_random(settings, revision)
@@ -167,17 +183,18 @@ def _kinds(settings, revision, draws):
         yield matrix, "shuffled", shuffles(part[group], draws, settings.seed)
 
 
-@table(ENDS, reads=influences.EFFECTS, per=("revision",))
+@table(ENDS, reads=influences.CURVE, per=("revision",))
 def weight_eigenvalues(settings, revision):
-    """Spectra of the rare group, of 40 random groups and of as many shuffles, at the first and the last checkpoint.
+    """Spectra of the rare group, of 40 random and 40 matched groups and of as many shuffles, first and last checkpoint.
 
     Returns
     -------
-    DataFrame with revision, step, matrix, kind ("rare", "random", "shuffled"), draw, rank (from 1), columns (d),
+    DataFrame with revision, step, matrix, kind ("rare", "random", "shuffled", "matched"), draw, rank (from 1), columns (d),
     eigenvalue (of Xi = W W^T / d), relative (over the mean eigenvalue of the random groups)
     """
-    parts = []
-    for matrix, kind, taken in _kinds(settings, revision, SPECTRA):
+    parts, matrices, alike = [], rare_and_random(settings, revision)[0], look_alikes(settings, revision)
+    alike = [(matrix, "matched", part[alike[matrix][:SPECTRA]]) for matrix, part in matrices.items()]
+    for matrix, kind, taken in (*_kinds(settings, revision, SPECTRA), *alike):
         values = spectra.eigenvalues(taken)  # (draws, m)
         draw, rank = np.indices(values.shape)
         parts.append(pd.DataFrame({"matrix": matrix, "kind": kind, "draw": draw.ravel(), "rank": rank.ravel() + 1,
@@ -201,21 +218,23 @@ def weight_power_laws(settings, revision):
         yield tests.assign(matrix=matrix, kind=kind, draw=range(len(tests)))
 
 
-@table(ENDS, reads=influences.EFFECTS, per=("revision",))
+@table(ENDS, reads=influences.CURVE, per=("revision",))
 def weight_hill_curves(settings, revision):
     """Hill's exponent over the tail size k, first and last checkpoint.
 
     Returns
     -------
     DataFrame with revision, step, matrix, k, value (rare group), chosen (k by the fix-finger rule), and mean, low and
-    high (95 %) of 1,000 random groups (random_) and of 200 shuffles (shuffled_)
+    high (95 %) of 1,000 random and 1,000 matched groups (random_, matched_) and of 200 shuffles (shuffled_)
     """
     matrices, group, plain = rare_and_random(settings, revision)
     for matrix, part in matrices.items():
         own = spectra.eigenvalues(part[group])
         columns = {"matrix": matrix, "k": np.arange(1, len(own)), "value": spectra.hill_plot(own),
                    "chosen": spectra.tail_size(own)}
-        for name, taken in (("random", part[plain]), ("shuffled", shuffles(part[group], FITS, settings.seed))):
+        nulls = {"random": part[plain], "matched": part[look_alikes(settings, revision)[matrix]],
+                 "shuffled": shuffles(part[group], FITS, settings.seed)}
+        for name, taken in nulls.items():
             curves = spectra.hill_plot(spectra.eigenvalues(taken))  # (draws, m - 1)
             low, high = np.nanquantile(curves, [0.025, 0.975], axis=0)
             columns |= {f"{name}_mean": np.nanmean(curves, axis=0), f"{name}_low": low, f"{name}_high": high}

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from rare_token_neurons import files, paths, settings as parameters
-from rare_token_neurons.curve import nulls
+from rare_token_neurons.curve import heads, stored
 from rare_token_neurons.models import checkpoints
 from rare_token_neurons.tables import influence as influences
 from rare_token_neurons.tables.nulls import SHOWN
@@ -28,7 +28,7 @@ def name_of(folder):
 
 
 def table(folder):
-    """What a trained suite's last checkpoint says: its main curve and its phases.
+    """What a trained suite's last checkpoint says: its main curve and the heads of it.
 
     Parameters
     ----------
@@ -37,27 +37,23 @@ def table(folder):
     Returns
     -------
     DataFrame, one row (group, rank): seed, steps, group (targets), rank, influence, low, high (nats; 95 % over documents),
-    and, the same in all rows of a group, plateau_end, plateau_low, plateau_high (rank; 0: no plateau), kappa, departure,
-    p_plateau (against the null family that fits best), ratio (of the top 1.7 % to the median neuron), positions, documents
+    and, the same in all rows of a group, neurons, ratio (of the top 1.7 % to the median neuron), positions, documents and
+    the columns of `stored.of_heads`: delta with its interval, kappa, word and head (of the fixed head), fitted_delta, ...
     """
     seed, steps = name_of(folder)
     settings = parameters.check({"model": str(folder)})
     revision, parts = checkpoints.revisions(settings.model)[-1], []
     for group in ("rare", "common"):
-        _, changes, families, (_, counts) = influences.fitted(settings, revision, group)
-        best, n = families[nulls.best(families)], len(changes.curve)
-        ranks = np.unique(np.geomspace(1, n, SHOWN).round().astype(int))
-        low, high = changes.intervals["plateau_end"]
-        top = int(np.ceil(influences.GROUP_SHARE * n))
-        parts.append(pd.DataFrame({"rank": ranks, "influence": changes.curve[ranks - 1], "low": changes.low[ranks - 1],
-                                   "high": changes.high[ranks - 1]}).assign(
-            group=group, neurons=n, plateau_end=changes.boundaries[0], plateau_low=low, plateau_high=high,
-            kappa=changes.kappa, departure=best.departure, p_plateau=best.p_plateau,
-            ratio=changes.curve[:top].mean() / np.median(changes.curve), positions=int(counts.sum()), documents=len(counts)))
+        found, verdicts, _ = influences.fitted(settings, revision, group)
+        curve = found.curve
+        ranks = np.unique(np.geomspace(1, len(curve), SHOWN).round().astype(int))
+        parts.append(pd.DataFrame({"rank": ranks, "influence": curve[ranks - 1], "low": found.low[ranks - 1],
+                                   "high": found.high[ranks - 1]}).assign(
+            seed=seed, steps=steps, group=group, neurons=len(curve),
+            ratio=curve[: heads.head_size(len(curve))].mean() / np.median(curve), positions=int(found.counts.sum()),
+            documents=len(found.counts), **stored.of_heads(found.own, found.drawn, verdicts)))
     made = pd.concat(parts, ignore_index=True)
-    made.insert(0, "steps", steps)
-    made.insert(0, "seed", seed)
-    return made
+    return made[stored.KEPT + [name for name in made if name not in stored.KEPT]]
 
 
 def main():
