@@ -214,6 +214,11 @@ def check_05(tree):
     last = training[(training["step"] == training["step"].max()) & (training["where"] == "rare") & (training["group"] == "rare")]
     last = last.set_index(["statistic", "measure"])["value"]
     assert last["effective dimension", "correlation"] == pytest.approx(few["value"], abs=1e-5)
+    windows = read(tree, "activation_windows").set_index(["where", "statistic", "window"])
+    course = windows.loc["rare", "effective dimension"]
+    assert course.loc[0, "value"] == pytest.approx(few["value"], abs=1e-5)  # window 0 is the rare group
+    outside = course.loc[1:]
+    assert outside["scale"].is_monotonic_decreasing and len(outside) == (few["living"] - course.loc[0, "left_out"]) // 27
 
 
 def check_06(tree):
@@ -234,6 +239,9 @@ def check_06(tree):
         else:  # and a typical random or matched group
             null = rows.loc[where, "rare", "within", "correlation", "mean"]
             assert null[f"{group}_low"] < block["correlation"].mean() < null[f"{group}_high"]
+    assert not table["gated"].any() and {"boost 10", "suppress 10", "boost and suppress 10"} <= set(table["group"])
+    signed = rows.loc["rare"].xs("correlation", level="measure").xs("mean", level="statistic")
+    assert signed.loc["boost 10", "size"].item() == 10 and set(signed.loc["boost and suppress 10"].index) == {"between"}
     spread = read(tree, "coactivation_distribution")
     shares = spread.groupby(["where", "relation", "measure", "set"])["share"].sum()
     assert len(shares) == 2 * 2 * 2 * 3 and np.allclose(shares, 1)
@@ -274,6 +282,7 @@ def check_08(tree):
     assert (rankings["correlation"] > 0.3).all()
     main = modules[modules["main"]].iloc[0]
     assert modules["main"].sum() == 1 and main["size"] == 27 and 1 < main["communities"] < 27
+    assert main["weights"] == "positive" and not modules["gated"].any()  # a plain MLP's correlations have signs
     for kind in ("random", "matched"):
         assert (modules[f"{kind}_low"] < modules[f"{kind}_high"]).all() and modules[f"p_{kind}"].between(2 / 201 - 1e-9, 1).all()
         assert main[f"less_{kind}_low"] < main[f"less_{kind}"] == main["value"] - main[kind] < main[f"less_{kind}_high"]
@@ -305,6 +314,12 @@ def check_10(tree):
     assert (tokens["effect"] > 0).eq(tokens["side"] == "promoted").all() and (tokens["count_text"] > 0).all()
     assert (targets["change"] > 0).eq(targets["side"] == "rises").all() and targets["n"].min() >= 5
     assert np.allclose(histograms.groupby("neuron")[["all", "rare", "common"]].sum(), 1)
+    linear, over = read(tree, "linearity"), read(tree, "linearity_over_training")
+    assert linear.groupby("group").size().to_dict() == {"common": 1536, "rare": 1536} and not linear["gated"].any()
+    assert linear["openness"].between(0, 1).all() and linear["r2"].dropna().between(0, 1).all() and (linear["cv"] > 0).all()
+    assert sorted(over["step"].unique()) == sorted(read(tree, "losses")["step"])
+    last = over[over["step"] == over["step"].max()].reset_index(drop=True)
+    assert np.allclose(last[["openness", "r2"]], linear[["openness", "r2"]], equal_nan=True)
 
 
 def check_07(tree):

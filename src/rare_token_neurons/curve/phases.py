@@ -77,8 +77,9 @@ def fit(influence: np.ndarray) -> Phases:
 
     Example
     -------
-    >>> phases = fit_phases(changes.abs().mean(0).numpy())
-    >>> phases.delta, phases.shares
+    >>> phases = rtn.fit_phases(changes.abs().mean(0).numpy())
+    >>> sum(len(part) for part in (phases.head, phases.power_law, phases.decay))
+    1536
     """
     order, values = rankings.rank_curve(rankings.check_curve(influence, heads.LEAST_NEURONS))
     alive = int(np.sum(values > 0))
@@ -103,12 +104,6 @@ def by_differences(influence: np.ndarray) -> Phases:
     Neurons with influence 0 are dead: left out of the logarithms, counted to the decay.
 
     Parameters, errors : as in `fit`, from 20 neurons on.
-
-    Example
-    -------
-    >>> phases = by_differences(changes.abs().mean(0).numpy())
-    >>> sum(len(part) for part in (phases.head, phases.power_law, phases.decay))
-    1536
 
     Source: arXiv 2505.12822, section on the three-phase structure; the numbers are ours.
     """
