@@ -361,9 +361,9 @@ def test_a_statement_changes_the_keys_of_the_tables_that_stand_on_its_file_and_o
     assert found == {name for name, module in keys.makers().items() if module in above}
 
 
-def test_the_power_laws_file_renews_the_tables_of_weights_and_nulls_alone(hashes):
-    found = changed(hashes({}), hashes({"statistics.powerlaws": keys.TEXTS["statistics.powerlaws"] + MORE}))
-    assert {"weight_power_laws", "power_laws", "emergence_phases"} <= found
+def test_the_spectra_file_renews_the_tables_of_weights_and_the_grid_alone(hashes):
+    found = changed(hashes({}), hashes({"statistics.spectra": keys.TEXTS["statistics.spectra"] + MORE}))
+    assert {"weight_groups", "weight_power_laws", "robustness"} <= found
     assert not found & {"influence", "rank_curves", "modules", "heads", "portraits", "claims", "losses"}
 
 
