@@ -326,7 +326,8 @@ def contrast(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.
 
     Documents are not the only noise: two samples of ONE law differ in Delta, by 0.2 to 0.3 in the fixed head. So under the null
     both curves are their own laws carried to rank 1, with the ranks of the neurons coupled as measured, each measured with its
-    own noise.
+    own noise. The laws are fitted anew to every draw of neurons: with one fitted law for all draws two samples of one law were
+    told apart in 7 % of planted pairs at p < 0.05.
 
     Parameters
     ----------
@@ -342,8 +343,10 @@ def contrast(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.
         every = documents.influence(part.sums, part.counts, np.ones((1, len(part.counts))))[0]
         rank = np.empty(n)
         rank[rankings.order_of(every)] = np.arange(1, n + 1)
-        at, law, curve = np.sort(rank[picked] - rng.random((draws, n)), axis=1), part.own["fixed"], part.living
-        truth = np.where(at <= law.end[0], np.exp(law.beta[0] - law.kappa[0] * np.log(np.maximum(at, 1e-9))),
+        at, curve = np.sort(rank[picked] - rng.random((draws, n)), axis=1), part.living
+        law = find(-np.sort(-every[picked], axis=1), "fixed")     # of the neurons picked: a fitted law is uncertain too
+        kappa, beta, end = (values[:, None] for values in (law.kappa, law.beta, law.end))
+        truth = np.where(at <= end, np.exp(beta - kappa * np.log(np.maximum(at, 1e-9))),
                          curve[np.ceil(at).astype(int).clip(1, n) - 1])
         truth = -np.sort(-truth, axis=1)
         null.append(find(nulls.remeasure(truth, part.sums, part.counts, rng, ranking=ranking), "fixed").delta)
