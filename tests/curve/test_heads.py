@@ -68,8 +68,11 @@ def test_a_decay_as_long_as_the_law_is_not_taken_for_it():
 
 
 def test_without_a_decay_the_law_reaches_the_end():
-    found = heads.find(calibration.shelf(RANKS, 30, 1.0, tail=N), "fitted")
+    """Neither a shelf nor a part of it, before the cliff, is the law; at exact ranks and in samples."""
+    ranks = np.append(RANKS[None], np.sort(np.random.default_rng(0).uniform(0, N, (40, N)), axis=1), axis=0)
+    found = heads.find(calibration.shelf(ranks, 30, 1.0, tail=N), "fitted")
     assert not found.decay[0] and found.end[0] == pytest.approx(N) and found.delta[0] > 0.5
+    assert np.mean(found.start < 30) < 0.1 and np.mean(found.delta > 0.3) > 0.9
 
 
 def test_many_curves_are_found_as_one_by_one_and_units_do_not_matter():

@@ -107,17 +107,20 @@ def _law(places, slopes, n, whole):
 
     The longest in log rank; in a fit of the whole curve the first one is the head's. Where the longest goes on to the end of
     the curve, perhaps with a break that changes its slope little, and a long stretch before it is flatter, the longest is the
-    decay, and the nearest such stretch the law: on the paper's own shape the decay is as long as the law or longer. In a fit
-    of the whole curve what begins beyond a tenth of the neurons is the decay in any case; then the law begins at rank 1.
+    decay, and the nearest such stretch the law: on the paper's own shape the decay is as long as the law or longer. What lies
+    before a cliff, a stretch steeper than the longest, is a shelf and no law. In a fit of the whole curve what begins beyond a
+    tenth of the neurons is the decay in any case; then the law begins at rank 1.
     """
     length = np.diff(places, axis=1)
     length[length < SHORTEST] = 0.0
     length[:, 0] *= not whole
     law, stretch = length.argmax(axis=1), np.arange(length.shape[1])
-    steepness = slopes / _at(slopes, law)[:, None]
-    to_the_end = ((stretch <= law[:, None]) | ((steepness > FLATTER) & (steepness < 1 / FLATTER))).all(axis=1)
-    flatter = np.where((stretch < law[:, None]) & (length > 0) & (steepness < FLATTER), stretch, -1).max(axis=1)
-    law = np.where(to_the_end & (flatter >= 0), flatter, law)
+    steepness, before = slopes / _at(slopes, law)[:, None], stretch < law[:, None]
+    steeper, flatter = steepness >= 1 / FLATTER, steepness <= FLATTER
+    to_the_end = (before | ~(steeper | flatter)).all(axis=1)
+    cliff = np.where(before & steeper, stretch, -1).max(axis=1)[:, None]
+    nearest = np.where(before & flatter & (stretch > cliff) & (length > 0), stretch, -1).max(axis=1)
+    law = np.where(to_the_end & (nearest >= 0), nearest, law)
     return np.where(whole & (_at(places, law) > np.log(LATEST * n)), 0, law)
 
 
