@@ -72,7 +72,9 @@ SIZES = {  # samples without a raised head
      for kappa in (0.3, 0.7) for tail in (200, 600, NEURONS)}
 SHELVES = {f"shelf of {size}, raised {raised}": lambda rng, size=size, raised=raised: shelf(_ranks(rng), size, raised)
            for size in (10, 30, 60) for raised in (0.5, 1.0)}
-OTHERS = {"5 outliers": outliers, "rounded": lambda rng: law(np.maximum(_ranks(rng), 30))}
+OTHERS = {"5 outliers": outliers, "rounded": lambda rng: law(np.maximum(_ranks(rng), 30))} | {
+    f"shelf of 30, raised {raised}, law to rank {NEURONS}":
+        lambda rng, raised=raised: shelf(_ranks(rng), 30, raised, tail=NEURONS) for raised in (0.5, 1.0)}
 ENDS = dict.fromkeys(SHELVES, TAIL) | {  # where the law truly ends, of those that end in a decay
     f"law, kappa {kappa}, to rank {tail}": tail for kappa in (0.3, 0.7) for tail in (200, 600)}
 
