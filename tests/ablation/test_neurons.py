@@ -8,7 +8,7 @@ from oracle import captured_changes, exact_norms, hooked_changes
 from tiny_models import BUILDERS, VOCABULARY
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rare_token_neurons.ablation import cumulants, neurons as kernel
+from rare_token_neurons.ablation import capture as captures, cumulants, neurons as kernel
 from rare_token_neurons.ablation.capture import ABLATIONS, capture, references
 from rare_token_neurons.ablation.neurons import FREEZES, divergences, influence, loss_changes, losses
 from rare_token_neurons.models import checkpoints
@@ -192,11 +192,12 @@ def test_influence_of_some_neurons_without_entropy_or_counts(tiny, tokens):
 # ---- capture and resampling
 
 
-def test_capture_keeps_scored_positions_and_never_unembeds(tiny, tokens):
+def test_capture_keeps_scored_positions_and_never_unembeds(tiny, tokens, monkeypatch):
     subject = tiny("llama-tied")
     calls = []
     subject.model.get_output_embeddings().register_forward_hook(lambda *arguments: calls.append(1))
-    kept = capture(subject, tokens, first=4, batch=4)
+    monkeypatch.setattr(captures, "BATCH", 4)
+    kept = capture(subject, tokens, first=4)
     assert not calls and not subject.mlp_out._forward_pre_hooks and not subject.final_norm._forward_pre_hooks
     assert kept.activations.shape == (6, 11, 48) and kept.residual.shape == (6, 11, 32)
     assert kept.positions[:2].tolist() == [[0, 4], [0, 5]] and kept.positions[-1].tolist() == [5, 14]
@@ -368,8 +369,8 @@ def test_kl_is_that_of_whole_logits_and_its_expansion_is_near(tiny, tokens, kind
     kept = capture(subject, tokens)
     positions = kept.positions[::5]
     entropy = influence(subject, kept, positions).entropy_sum.sum(0) / len(positions)
-    exact = divergences(subject, kept, positions, entropy, exact=range(subject.n_neurons))
-    expanded = divergences(subject, kept, positions, entropy)
+    exact = divergences(subject, kept, positions, entropy, range(subject.n_neurons))
+    expanded = divergences(subject, kept, positions, entropy, [])
     for neuron in (0, 7, 31):
         assert float(exact[neuron]) == pytest.approx(brute(subject, kept, positions, neuron), abs=1e-6)
     assert exact.abs().max() > 1e-4

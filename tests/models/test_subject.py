@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, models
 from transformers import (AutoModelForCausalLM, CohereConfig, Gemma2Config, Gemma3TextConfig, GPT2Config, GraniteConfig,
                           Olmo2Config, Olmo3Config, OPTConfig, PreTrainedTokenizerFast, VaultGemmaConfig)
 
+from rare_token_neurons.ablation import capture as captures
 from rare_token_neurons.ablation.capture import capture, ingredients
 from rare_token_neurons.ablation.neurons import loss_changes
 from rare_token_neurons.models import checkpoints
@@ -68,9 +69,10 @@ def test_the_pieces_have_one_shape_and_rebuild_the_logits(tiny, tokens, kind):
 
 
 @pytest.mark.parametrize("kind", [*BUILDERS, *FAMILIES])
-def test_a_neuron_is_made_of_what_the_last_mlp_reads(tiny, tokens, kind):
+def test_a_neuron_is_made_of_what_the_last_mlp_reads(tiny, tokens, kind, monkeypatch):
     """Against hooks on the whole model, without those that `ingredients` sets: the last MLP's input by hand."""
     subject, read = tiny(kind), []
+    monkeypatch.setattr(captures, "BATCH", 2)
     mlp = next(module for module in subject.model.modules() if subject.mlp_out in module.children())  # OPT: the layer
     biases = {name: getattr(part, "bias", None) for name, part in subject.mlp_in.items()}
     first = next(iter(subject.mlp_in.values()))
@@ -82,7 +84,7 @@ def test_a_neuron_is_made_of_what_the_last_mlp_reads(tiny, tokens, kind):
     positions = positions[positions[:, 0] != 2]  # a block without a position
     block, t = positions.unbind(1)
     at = read[0].view(*tokens.shape, WIDTH)[block, t]
-    found, kept = ingredients(subject, tokens, positions, batch=2), capture(subject, tokens)
+    found, kept = ingredients(subject, tokens, positions), capture(subject, tokens)
     assert found.keys() == subject.w_in.keys() | {"activation"} and not first._forward_hooks
     for name, weight in subject.w_in.items():
         expected = at @ weight.T + (0 if biases[name] is None else biases[name])

@@ -37,7 +37,7 @@ def joint_changes(subject, capture, positions, groups, *, ablation="mean", seed=
     ValueError
         An empty group, a neuron twice in a group, and whatever `neurons.loss_changes` raises.
     """
-    positions = checked_positions(subject, capture, positions, ablation=ablation, memory_gb=memory_gb)
+    positions = checked_positions(subject, capture, positions, memory_gb, ablation=ablation)
     groups = [checked_neurons(subject, torch.as_tensor(np.asarray(group))) for group in groups]
     for group in groups:
         if not len(group) or len(group.unique()) < len(group):
@@ -128,7 +128,7 @@ class Greedy:
     alone: np.ndarray
 
 
-def greedy(subject, capture, positions, size=10, *, ablation="mean", seed=0, memory_gb=2.0):
+def greedy(subject, capture, positions, size, *, ablation="mean", seed=0, memory_gb=2.0):
     """Grow a group by the neuron that raises its influence, mean |joint change|, most: all scored on the same positions.
 
     With a group ablated, the residual stream is a new one, on which the kernel gives the effect of every further
@@ -144,7 +144,7 @@ def greedy(subject, capture, positions, size=10, *, ablation="mean", seed=0, mem
     -------
     Greedy
     """
-    positions = checked_positions(subject, capture, positions, ablation=ablation, memory_gb=memory_gb)
+    positions = checked_positions(subject, capture, positions, memory_gb, ablation=ablation)
     if not 1 <= size <= subject.n_neurons:
         raise ValueError(f"A group of {size} cannot be chosen from {subject.n_neurons} neurons.")
     block, index = positions[:, 0], positions[:, 1] - capture.first
