@@ -194,14 +194,9 @@ def alone(function, *arguments, threads):
     """Run a measurement in a process of its own."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(_with_threads, threads, function, *arguments).result()
-
-
-def _with_threads(threads, function, *arguments):
-    if threads:
-        torch.set_num_threads(threads)
-    return function(*arguments)
+    begin = {"initializer": torch.set_num_threads, "initargs": (threads,)} if threads else {}
+    with ProcessPoolExecutor(1, mp_context=context, **begin) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def bench(models=(*SHAPES, "smollm2"), positions=POSITIONS, *, threads=None, say=print):
