@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from oracle import exact_norms, hooked_changes
+from own_model import sentence
 from safetensors.torch import load_file, save_file
 from tiny_models import BUILDERS, FAMILIES, LLAMA_LIKE, NEURONS, OPT, VOCABULARY, WIDTH
 from tokenizers import Tokenizer, models
@@ -158,41 +159,27 @@ def test_blocks_longer_than_the_learned_positions_are_refused(tiny, kind):
 # ---- refused
 
 
-def refused(folder, config, **settings):
-    """The sentence that a random model of a family is refused with when it is loaded from a folder."""
-    save(AutoModelForCausalLM.from_config(config(vocab_size=20, **settings)), folder)
+NORM = "a norm follows its last MLP, so that the MLP does not write"
+CAPS = "caps its logits after the unembedding (final_logit_softcapping)"
+POST = {"do_layer_norm_before": False}
+
+
+@pytest.mark.parametrize("config, settings, what", [
+    (Gemma2Config, {"final_logit_softcapping": None}, NORM), (Gemma3TextConfig, {}, NORM), (Olmo2Config, {}, NORM),
+    (Olmo3Config, {}, NORM), (Gemma2Config, {}, CAPS), (VaultGemmaConfig, {}, CAPS),
+    (CohereConfig, {}, "scales its logits after the unembedding (logit_scale)"),
+    (GraniteConfig, {"logits_scaling": 8.0}, "scales its logits after the unembedding (logits_scaling)"),
+    (OPTConfig, POST, "its layers end in a norm, as OPT-350m's do"),
+    (OPTConfig, POST | {"word_embed_proj_dim": 16}, "its layers end in a norm, as OPT-350m's do"),
+    (OPTConfig, {"word_embed_proj_dim": 16}, "a projection stands between its final norm and its unembedding"),
+    (OPTConfig, {"_remove_final_layer_norm": True}, "it has no norm before its unembedding")])
+def test_a_family_that_the_arithmetic_does_not_fit_is_refused_with_the_reason(tmp_path, config, settings, what):
+    shape = OPT | {"pad_token_id": 1} if config is OPTConfig else LLAMA_LIKE | {"pad_token_id": None}
+    save(AutoModelForCausalLM.from_config(config(vocab_size=20, **shape | settings)), tmp_path)
     with pytest.raises(ValueError) as error:
-        checkpoints.load(str(folder))
-    sentence = str(error.value)
-    assert "\n" not in sentence and sentence.startswith(f"{folder} cannot be measured: ") and sentence.endswith(".")
-    return sentence
-
-
-@pytest.mark.parametrize("config, settings", [
-    (Gemma2Config, {"final_logit_softcapping": None}), (Gemma3TextConfig, {}),
-    (Olmo2Config, {"pad_token_id": None}), (Olmo3Config, {"pad_token_id": None})])
-def test_a_norm_after_the_last_mlp_is_refused(tmp_path, config, settings):
-    said = refused(tmp_path, config, **LLAMA_LIKE | settings)
-    assert "a norm follows its last MLP, so that the MLP does not write" in said
-
-
-@pytest.mark.parametrize("config, what", [
-    (Gemma2Config, "caps its logits after the unembedding (final_logit_softcapping)"),
-    (VaultGemmaConfig, "caps its logits after the unembedding (final_logit_softcapping)"),
-    (CohereConfig, "scales its logits after the unembedding (logit_scale)"),
-    (GraniteConfig, "scales its logits after the unembedding (logits_scaling)")])
-def test_capped_and_scaled_logits_are_refused(tmp_path, config, what):
-    settings = {"logits_scaling": 8.0} if config is GraniteConfig else {}
-    assert what in refused(tmp_path, config, **LLAMA_LIKE, pad_token_id=None, **settings)
-
-
-@pytest.mark.parametrize("settings, what", [
-    ({"do_layer_norm_before": False}, "its layers end in a norm, as OPT-350m's do"),
-    ({"do_layer_norm_before": False, "word_embed_proj_dim": 16}, "its layers end in a norm, as OPT-350m's do"),
-    ({"word_embed_proj_dim": 16}, "a projection stands between its final norm and its unembedding"),
-    ({"_remove_final_layer_norm": True}, "it has no norm before its unembedding")])
-def test_opt_with_another_end_is_refused(tmp_path, settings, what):
-    assert what in refused(tmp_path, OPTConfig, **OPT | {"pad_token_id": 1} | settings)
+        checkpoints.load(str(tmp_path))
+    said = sentence(error)
+    assert said.startswith(f"{tmp_path} cannot be measured: ") and said.endswith(".") and what in said
 
 
 def test_an_unknown_family_is_named():
