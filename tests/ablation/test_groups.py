@@ -120,7 +120,8 @@ def test_greedy_search_leaves_the_capture_alone_and_works_with_resampling(tiny, 
 
 
 @pytest.mark.parametrize("measured, asked, message", [
-    (groups.joint_changes, [[1, 1]], "each of them once"), (groups.joint_changes, [np.array([], dtype=int)], "one neuron or more"),
+    (groups.joint_changes, [[1, 1]], "each of them once"),
+    (groups.joint_changes, [np.array([], dtype=int)], "one neuron or more"),
     (groups.joint_changes, [[1, 480]], "neurons"), (groups.greedy, 49, "cannot be chosen")])
 def test_bad_input_by_name(tiny, tokens, measured, asked, message):
     subject = tiny("neox-parallel")

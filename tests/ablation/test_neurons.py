@@ -295,7 +295,8 @@ def test_bad_arguments_are_named(usual, arguments, message):
 
 
 @pytest.mark.parametrize("change, options, message", [
-    (lambda kept: {"activations": kept.activations.index_put([torch.tensor(0)] * 3, torch.tensor(torch.nan))}, {}, "not finite"),
+    (lambda kept: {"activations": kept.activations.index_put([torch.tensor(0)] * 3, torch.tensor(torch.nan))}, {},
+     "not finite"),
     (lambda kept: {"activations": kept.activations[..., :10]}, {}, "another model"),
     (lambda kept: {"documents": torch.zeros(6)}, {"ablation": "resample"}, "two documents"),
     (lambda kept: {}, {"freeze": "unigram"}, "unigram counts")])
