@@ -12,7 +12,11 @@ LEAST_NEURONS = 20
 
 
 def order_of(values: np.ndarray) -> np.ndarray:
-    """Neurons by falling influence along the last axis, ties by index."""
+    """Neurons by falling influence along the last axis, ties by number: (..., neurons) float -> int.
+
+    Near ties fall as they are measured: rounded first, as many would change places at the edges of the cells. What is made of
+    an order should therefore hardly feel two neighbours that swap: groups are sets, and draws belong to neurons, not to ranks.
+    """
     return np.argsort(-values, axis=-1, kind="stable")
 
 
@@ -199,11 +203,11 @@ def overlaps(neurons):
     for side in ("all", *SIDES):
         part = neurons if side == "all" else neurons[neurons["side"] == side]
         k = max(1, round(size * len(part) / len(neurons)))
-        inside = part.index.isin(part.nlargest(k, "influence").index)
+        inside = np.isin(np.arange(len(part)), top(part["influence"], k))
         for score in SCORES:
             alike = per_nat(part, score)
             sizes = [one if score.endswith("share") else one.abs() for one in (part[score], alike)]
-            shared, relative = (int(inside[part.index.isin(one.nlargest(k).index)].sum()) for one in sizes)
+            shared, relative = (int(inside[top(one, k)].sum()) for one in sizes)
             rows.append({"score": score, "side": side, "neurons": len(part), "k": k, "shared": shared, "relative": relative,
                          "chance": k * k / len(part), "p": float(stats.hypergeom.sf(relative - 1, len(part), k, k)),
                          "correlation": float(part["influence"].corr(sizes[0], method="spearman")),
