@@ -227,7 +227,7 @@ def test_matched_controls_hold_no_neuron_of_the_group_or_of_a_raised_head(tell, 
     size = influences.fitted(settings, "step9", "rare")[0].own["fitted"].size[0]
     assert np.array_equal(members, influences.rare_group(rows)) and len(apart) == size > len(members)
     assert np.array_equal(apart[: len(members)], members)
-    monkeypatch.setattr(heads, "WORDS", ("none", "none"))  # no word is that of a raised head
+    monkeypatch.setattr(influences, "RAISED", ())  # no word is that of a raised head
     influences._controls(settings, "step9", rows)
     assert len(asked[1][1]) == 0
 

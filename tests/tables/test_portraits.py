@@ -47,13 +47,6 @@ def test_a_neuron_that_raises_common_tokens_is_told_from_one_that_raises_rare_on
     assert found["promoted"][:2] == pytest.approx([1, 0]) and found["suppressed"][:2] == pytest.approx([0, 1])
 
 
-def test_means_over_documents_count_positions_and_their_error_documents():
-    mean, error = portraits.over_documents(np.array([[2.0, 6.0], [4.0, 2.0]]), np.array([1.0, 3.0]))
-    assert mean == pytest.approx([1.5, 2])  # excess over the mean: 0.5 and -0.5, 4 and -4
-    assert error == pytest.approx(np.sqrt(2 * np.array([0.5, 32])) / 4)
-    assert np.isnan(portraits.over_documents(np.ones((1, 2)), np.array([5.0]))[1]).all()
-
-
 def test_the_strongest_positions_and_what_they_have_in_common():
     active = np.zeros((200, 2))
     active[[3, 50], 0], active[[7, 9], 1] = 5, 4

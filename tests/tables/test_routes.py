@@ -7,6 +7,7 @@ import torch
 from planted import HEAD, NEURONS, PLANTED
 
 from rare_token_neurons.ablation.layers import layers_of
+from rare_token_neurons.statistics import controls
 from rare_token_neurons.tables import routes
 
 
@@ -58,7 +59,7 @@ def test_means_and_their_resamples_over_documents(rng):
     documents = np.repeat([3, 8, 9, 11], [5, 1, 2, 12])
     values = rng.normal(size=(2, 20)) + np.array([[0.0], [5.0]])
     means = routes.means(values, documents, seed=0)
-    assert means.shape == (1 + routes.RESAMPLES, 2) and means[0] == pytest.approx(values.mean(axis=1))
+    assert means.shape == (1 + controls.RESAMPLES, 2) and means[0] == pytest.approx(values.mean(axis=1))
     alone = [values[0, documents == document].mean() for document in (3, 8, 9, 11)]
     assert means[1:, 0].min() >= min(alone) - 1e-12 and means[1:, 0].max() <= max(alone) + 1e-12
     same = routes.means(np.ones((1, 20)), documents, seed=0)

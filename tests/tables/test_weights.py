@@ -1,7 +1,6 @@
 """Which weights are a neuron's; groups and what they are matched on; spectra at the ends of training, where a planted heavy
 tail appears and noise shows nothing; names of layers."""
 
-from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -58,7 +57,6 @@ def grouped(planted_model, monkeypatch):
     monkeypatch.setattr(influences, "influence_sums", lambda settings, revision, group: sums)
     for name, few in (("DRAWS", 40), ("FITS", 9), ("SPECTRA", 5)):
         monkeypatch.setattr(weights, name, few)
-    monkeypatch.setattr(weights, "resampled_groups", partial(weights.resampled_groups, draws=6))
     weights.rare_and_random.cache_clear()
     weights.look_alikes.cache_clear()
     yield planted_model
@@ -69,7 +67,7 @@ def grouped(planted_model, monkeypatch):
 def test_the_head_is_a_group_where_it_is_raised_and_neither_small_nor_large(grouped, monkeypatch):
     assert set(weights.chosen_groups(grouped, "step1", 120)) == {"rare", "common", "head"}
     group, anew = weights.chosen_groups(grouped, "step1", 120)["head"]
-    assert group.tolist() == HEAD.tolist() and anew.shape == (6, 30)
+    assert group.tolist() == HEAD.tolist() and anew.shape == (9, 30)
     assert set(weights.chosen_groups(grouped, "step1", 119)) == {"rare", "common"}
     monkeypatch.setattr(influences, "phases", lambda settings: phase_rows(["step1"], "rounded"))
     assert set(weights.chosen_groups(grouped, "step1", 120)) == {"rare", "common"}

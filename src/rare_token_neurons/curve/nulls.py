@@ -13,7 +13,7 @@ import numpy as np
 from scipy import stats
 
 from rare_token_neurons.statistics import documents, rankings
-from rare_token_neurons.statistics.documents import influence, parts, redraw, split_half
+from rare_token_neurons.statistics.documents import influence, parts, redraw
 from rare_token_neurons.statistics.rankings import check_curve, order_of
 
 FAMILIES = ("lognormal", "half-normal", "exponential")
@@ -49,12 +49,11 @@ def remeasure(truth: np.ndarray, sums: np.ndarray, counts: np.ndarray, rng: np.r
 
     truth : (draws, neurons) null influences, falling.   sums, counts : of the measured neurons.
     """
-    halves = parts(len(counts), 2 if ranking == "split_half" else 1, len(truth), rng)
+    halves = parts(len(counts), documents.PARTS[ranking], len(truth), rng)
     plain, drawn = influence(sums, counts, halves), influence(sums, counts, redraw(halves, rng))
     noise = np.divide(drawn, plain, out=np.ones_like(plain), where=plain > 0)     # (halves, draws, neurons)
     overall = order_of(influence(sums, counts, np.ones((1, len(counts))))[0])     # neurons by rank
-    values = truth * noise[..., overall]
-    return split_half(*values) if ranking == "split_half" else -np.sort(-values[0], axis=-1)
+    return documents.ranked(truth * noise[..., overall])
 
 
 def shuffled(rare: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:

@@ -108,7 +108,7 @@ def _chosen(settings):
     measured = np.nonzero(documents["split"].eq("held-out") if settings.read_before else np.ones(len(ids), dtype=bool))[0]
     blocks = rarity.blocks([ids[row] for row in measured], measured)
     found = [rarity.candidate_positions(blocks.tokens, every["group"].eq(name).to_numpy(), every, rare_of=settings.rare_of,
-                                      words_only=settings.words_only) for name in ("rare", "common")]
+                                        words_only=settings.words_only) for name in stage.GROUPS]
     positions = rarity.choose(blocks, *found, n=settings.positions, seed=settings.seed)
     used, positions["block"] = np.unique(positions["block"], return_inverse=True)
     rows = documents.iloc[blocks.document[used]]
@@ -128,12 +128,22 @@ def positions(settings):
     return _chosen(settings)[1]
 
 
+def halves(settings):
+    """The half of each document that has positions: a Series of "A" and "B" by document, sorted."""
+    return positions(settings).groupby("document")["half"].first()
+
+
+def in_half(settings, owners, name):
+    """Which documents lie in half `name`, "A" or "B": owners (documents,) -> bool (documents,)."""
+    return halves(settings).loc[owners].eq(name).to_numpy()
+
+
 def token_tensor(blocks_table):
     """The tokens of a table of blocks, int64 tensor (blocks, length)."""
     return torch.from_numpy(np.stack(blocks_table["tokens"].to_numpy()).astype(np.int64))
 
 
-def group_positions(positions_table, group):
-    """Rows (block, t) of one group, int64 tensor (n, 2), and the document of each, int64 (n,)."""
-    rows = positions_table[positions_table["group"] == group]
+def group_positions(positions_table, group, half="AB"):
+    """Rows (block, t) of one group, of one half or of both, int64 tensor (n, 2), and the document of each, int64 (n,)."""
+    rows = positions_table[positions_table["group"].eq(group) & positions_table["half"].isin(list(half))]
     return torch.tensor(rows[["block", "t"]].to_numpy(dtype=np.int64)), rows["document"].to_numpy()

@@ -123,7 +123,7 @@ def halves(settings, split=0):
     names = np.sort(rare_tokens.blocks(settings)["document"].unique())
     drawn = np.where(np.random.default_rng([settings.seed, split]).permutation(len(names)) % 2, "B", "A")
     drawn = pd.Series(drawn, index=names)
-    known = rare_tokens.positions(settings).groupby("document")["half"].first()
+    known = rare_tokens.halves(settings)
     return known.reindex(names).fillna(drawn) if split == 0 else drawn
 
 
@@ -159,7 +159,7 @@ def changes(settings, rows, how):
         subject, kept = passes.captured(settings, revision)
         with stage.clock("ablation"):
             made = ablation.loss_changes(subject, kept, torch.from_numpy(rows).to(subject.device), ablation=how,
-                                         seed=settings.seed, memory_gb=influences.MEMORY_GB)
+                                         seed=settings.seed, memory_gb=passes.MEMORY_GB)
         return {"changes": made.float().cpu().contiguous()}
 
     key = keys.key({"ablation": how, "seed": settings.seed}, content, ["ablation.neurons", "models.checkpoints"])
@@ -229,7 +229,7 @@ def ranked(measured):
 def group(measured):
     """The rare group: the top 1.7 % by influence on the rare positions of half A, (m,) int."""
     order = ranked(measured)
-    return order[: int(np.ceil(influences.GROUP_SHARE * len(order)))]
+    return order[: influences.group_size(len(order))]
 
 
 def head(measured, ranking="split_half", seed=0):
@@ -249,7 +249,7 @@ def head(measured, ranking="split_half", seed=0):
     own, p = found.own[heads.DECIDES], tuple(judged.p[name] for name in (*heads.FAMILIES, "law"))
     evidence = claims.Evidence(own.delta[0], *found.interval(heads.DECIDES, "delta"), 0.0, p, int(counts.sum()),
                                word=judged.word, floor=judged.floor)
-    raised = judged.word in activations.RAISED
+    raised = judged.word in influences.RAISED
     return evidence, own.shelf[0], int(found.own["fitted"].size[0]) if raised else 0
 
 
@@ -281,9 +281,8 @@ def lean(effects, owners, members, nulls_of, *, kinds=controls.KINDS, missed=Non
     p, row = [f"p_{kind}" for kind in kinds], {"documents": len(names)} | (missed or {})
     parts = np.split(ratio[:, 1:], np.cumsum([len(one) for one in nulls_of.values()])[:-1], axis=1)
     for kind, part in zip(nulls_of, parts):
-        both = np.column_stack([ratio[:, 0], part])
-        row |= claims.difference(kind, documents.against(both[0], both[1:], seed))
-        row[f"p_{kind}"] = controls.empirical_p(both[0, 0], part[0], LEAN.direction)
+        mean, *_, row[f"p_{kind}"] = controls.among(ratio[0, 0], part[0], LEAN.direction)
+        row |= controls.less(kind, documents.against(ratio[0, 0], ratio[1:, 0], mean, part[1:].T, "basic", seed))
     return claims.contrast(dict.fromkeys(p, np.nan) | row, LEAN.direction, min(map(len, owners.values())), p)
 
 
@@ -295,21 +294,16 @@ def heavy_tail(measured, members, random, apart, seed=0):
     """
     in_a = ~measured.in_b["rare"]
     sums, counts = documents.by_document(measured.effects["rare"][in_a], measured.owners["rare"][in_a])
-    drawn = documents.resamples(len(counts), DRAWS, seed)[1:]
-    again = np.argsort(-documents.influence(sums, counts, drawn), axis=1, kind="stable")[:, : len(members)]
-    rows = []
+    again, rows = documents.resampled_groups(sums, counts, len(members), DRAWS, seed), []
     for matrix in measured.rows.values():
         nulls_of = {"random": random, "matched": weights.matched(matrix, members, apart, len(random), seed)}
         own, anew, *null = (spectra.hill(spectra.eigenvalues(matrix[one]))[0]
                             for one in (members[None], again, *nulls_of.values()))
-        low, high = documents.percentile_interval(own[0], anew)
-        row = {"value": own[0], "low": low, "high": high, "positions": int(counts.sum()), "documents": len(counts),
-               "missing": np.mean(~np.isfinite(np.concatenate([own, anew, *null])))}
-        for kind, values in zip(nulls_of, null):
-            low, high = np.nanquantile(values, [0.025, 0.975])
-            row |= {f"{kind}_mean": np.nanmean(values), f"{kind}_low": low, f"{kind}_high": high,
-                    f"p_{kind}": controls.empirical_p(own[0], values, "less")}
-        rows.append(row | controls.missed(weights.norms(matrix), members, nulls_of["matched"]))
+        low, high = documents.interval(own[0], anew, "held")
+        beside = [controls.band(kind, own[0], values, "less") for kind, values in zip(nulls_of, null)]
+        rows.append({"value": own[0], "low": low, "high": high, "positions": int(counts.sum()), "documents": len(counts),
+                     "missing": np.mean(~np.isfinite(np.concatenate([own, anew, *null])))} | beside[0] | beside[1]
+                    | controls.missed(weights.norms(matrix), members, nulls_of["matched"]))
     return claims.lightest(rows)
 
 
@@ -361,9 +355,7 @@ def measured(settings, cell, rows, pool):
     """
     subject, kept = passes.captured(settings, passes.revisions(settings)[-1])
     half, owners = halves(settings, cell.split), {name: owners_of(settings, part) for name, part in rows.items()}
-    effects = {name: pool[part].astype(np.float64) for name, part in rows.items()}
-    if cell.aggregate == "mean_abs":
-        effects = {name: np.abs(part) for name, part in effects.items()}
+    effects = {name: influences.effects(pool[part], cell.aggregate) for name, part in rows.items()}
     inward = {name: part for name, part in weights.rows_of(subject).items() if name != "out"}
     block, t = rows["rare"].T
     return Measured(effects, owners, {name: half[part].eq("B").to_numpy() for name, part in owners.items()},

@@ -19,7 +19,7 @@ from rare_token_neurons.statistics.controls import compare
 from rare_token_neurons.statistics.documents import resampled_groups
 from rare_token_neurons.statistics.spectra import FITS, measure, shuffles, standardised
 from rare_token_neurons.tables import activations, checkpoints as passes, influence as influences, rare_tokens
-from rare_token_neurons.tables.stage import table
+from rare_token_neurons.tables.stage import GROUPS, table
 
 DRAWS = 1000  # groups: for the closed forms; of them weightwatcher fits `spectra.FITS`
 
@@ -46,9 +46,8 @@ def _turned(rows):
 def _resampled(settings, revision, target, size):
     """`resampled_groups` of one checkpoint from the documents of half A."""
     sums = influences.influence_sums(settings, revision, target)
-    half = rare_tokens.positions(settings).groupby("document")["half"].first()
-    kept = half.loc[sums.documents.numpy()].eq("A").to_numpy()
-    return resampled_groups(sums.abs_sum.numpy()[kept], sums.n.numpy()[kept], size, seed=settings.seed)
+    kept = rare_tokens.in_half(settings, sums.documents.numpy(), "A")
+    return resampled_groups(sums.abs_sum.numpy()[kept], sums.n.numpy()[kept], size, FITS, settings.seed)
 
 
 def chosen_groups(settings, revision, width):
@@ -58,7 +57,7 @@ def chosen_groups(settings, revision, width):
     raised and has 20 neurons and at most a quarter of the width.
     """
     rows, fit = activations.influence_at(settings, revision), activations.fitted(activations.phases_at(settings, revision))
-    found = {name: influences.rare_group(rows, name) for name in ("rare", "common")}
+    found = {name: influences.rare_group(rows, name) for name in GROUPS}
     if fit["raised"] and activations.LEAST_HEAD <= fit["head"] <= width // 4:
         found["head"] = activations.split(rows, fit)["head"]
     return {name: (group, _resampled(settings, revision, "common" if name == "common" else "rare", len(group)))
@@ -67,9 +66,8 @@ def chosen_groups(settings, revision, width):
 
 def _behind(settings, name):
     """Positions and documents behind the choice of a group."""
-    chosen = rare_tokens.positions(settings)
-    chosen = chosen[chosen["group"].eq("common" if name == "common" else "rare") & chosen["half"].eq("A")]
-    return {"positions": len(chosen), "documents": chosen["document"].nunique()}
+    _, owners = rare_tokens.group_positions(rare_tokens.positions(settings), "common" if name == "common" else "rare", "A")
+    return {"positions": len(owners), "documents": len(np.unique(owners))}
 
 
 def norms(rows):
