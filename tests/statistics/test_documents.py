@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rare_token_neurons.statistics import documents, geometry
+from rare_token_neurons.statistics import documents, geometry, rankings
 
 
 def test_parts_share_no_document_and_lose_none():
@@ -124,18 +124,70 @@ def test_bootstrap_is_batched_paired_and_reproducible(monkeypatch):
         assert low.shape == (6,) and np.all(low <= high)
 
 
-def test_the_interval_covers_the_truth_where_tokens_of_a_document_hang_together():
-    rng = np.random.default_rng(2)
-    values, ids = text(rng, count=4000, neurons=4)
-    truth = geometry.mean_pair(geometry.correlation(values))
-    hits = 0
-    for trial in range(100):
-        chosen = rng.choice(4000, size=150, replace=False) * 10
-        inside = np.isin(ids, chosen)
-        low, high = documents.interval(*documents.bootstrap(
-            geometry.mean_pair, documents.moments(values[inside], ids[inside]), draws=200, seed=trial), "basic")
-        hits += low <= truth <= high
-    assert hits >= 88
+# a planted sample -> a statistic (1 + 100 draws of 60 documents,), its truth
+
+
+def a_mean(rng, draw):
+    counts = rng.integers(3, 13, 60).astype(float)
+    sums = (counts * rng.lognormal(0, 0.4, 60))[:, None]
+    return documents.means(sums, counts, documents.resamples(60, 100, draw))[:, 0], np.exp(0.08)
+
+
+def a_mean_correlation(rng, draw):
+    """Tokens of a document hang together: neurons 2 by 2 share its level."""
+    level = np.repeat(rng.normal(size=(60, 2)), 2, axis=1)
+    values = level.repeat(10, axis=0) + rng.normal(size=(600, 4))
+    made = documents.moments(values, np.arange(60).repeat(10))
+    return np.append(*documents.bootstrap(geometry.mean_pair, made, draws=100, seed=draw)), 0.5 * 2 / 6
+
+
+def a_mean_absolute_correlation(rng, draw):
+    mixing = np.random.default_rng(9).normal(size=(3, 12)) * 0.02**0.5
+    covariance = mixing.T @ mixing + np.eye(12)
+    scale = np.sqrt(covariance.diagonal())
+    made = documents.moments(rng.multivariate_normal(np.zeros(12), covariance, 600), np.arange(60).repeat(10))
+    truth = geometry.mean_abs_pair(covariance / np.outer(scale, scale))
+    return np.append(*documents.bootstrap(geometry.mean_abs_pair, made, draws=100, seed=draw)), truth
+
+
+TRUE = np.exp(np.random.default_rng(1).normal(scale=0.5, size=200))  # influences of 200 neurons
+
+
+def seen(rng, noise):
+    """Per-document sums of noisy influences, and counts."""
+    return TRUE * np.exp(noise * rng.standard_normal((60, 200)) - noise**2 / 2), np.ones(60)
+
+
+def agreement(rng, draw):
+    """The truth is what two halves of 60 documents agree on average, 0.324 by 400 samples."""
+    halves = documents.influence(*seen(rng, 2.0), documents.halves(np.arange(60) % 2 == 0, 100, draw))
+    return rankings.rank_correlation(*halves), 0.324
+
+
+@pytest.mark.parametrize("kind, plant", [("percentile", a_mean), ("basic", a_mean), ("centred", a_mean),
+                                         ("basic", a_mean_correlation), ("basic", a_mean_absolute_correlation),
+                                         ("centred", agreement)])
+def test_an_interval_covers_the_truth_of_what_it_is_for(kind, plant):
+    covered = dict.fromkeys({kind, "percentile"}, 0)
+    for run in range(100):
+        (value, *draws), truth = plant(np.random.default_rng([7, run]), run)
+        for one in covered:
+            low, high = documents.interval(value, draws, one)
+            covered[one] += low <= truth <= high
+    assert covered[kind] >= 80 and covered["percentile"] <= covered[kind] + 5
+    if plant in (a_mean_absolute_correlation, agreement):
+        assert covered["percentile"] < covered[kind] - 10
+
+
+def test_the_held_interval_errs_towards_the_null():
+    """What the twenty most influential neurons have less of than all others: chance members have it, none in the draws less."""
+    trait = np.where(TRUE >= np.sort(TRUE)[-20], 0.0, 1.0) + 0.3 * np.random.default_rng(2).normal(size=200)
+    truth = trait[rankings.top(TRUE, 20)].mean()
+    for run in range(40):
+        chosen = documents.influence(*seen(np.random.default_rng([7, run]), 1.0), documents.resamples(60, 100, run))
+        value, *draws = trait[rankings.top(chosen, 20)].mean(axis=1)
+        low, high = documents.interval(value, draws, "held")
+        assert low <= value <= high and truth < high < 1
 
 
 def test_the_basic_interval_takes_off_the_bias_of_resampling():

@@ -308,11 +308,12 @@ def interval(value, draws, kind, within=(-np.inf, np.inf)):
     value : (...) every document once ; draws : (draws, ...) of the documents.
     kind : "percentile", the draws' own quantiles: of a mean, or a fitted head, which draws leave in its place.
         "basic", 2 value - quantiles: of what noise raises, in the sample above the truth and in the draws above the sample,
-        such as a mean absolute correlation; percentiles would miss in the wrong direction. Missing draws are left out.
+        such as a mean absolute correlation (planted: covers 82 of 100, percentiles none). Missing draws are left out.
         "centred", the quantiles, moved so that their mean is the value: of agreements. Drawn documents repeat, a draw's
-        ranking is noisier than the sample's, and every draw falls below the value; what is wanted is their spread alone.
+        ranking is noisier than the sample's, and draws fall below the value (planted: 92 of 100, percentiles 78).
         "held", the quantiles, widened to hold the value: of a group chosen anew in each draw. Draws let chance members in,
-        which pulls towards the null. Missing draws are left out; NaN without the value, or with fewer than two draws.
+        which pulls towards the null: the end on the null's side errs towards it, the other end promises nothing. Missing
+        draws are left out; NaN without the value, or with fewer than two draws.
     within : low and high end of what the statistic can be.
 
     Returns
