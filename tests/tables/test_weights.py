@@ -157,15 +157,6 @@ def test_the_power_law_test_sees_random_groups_and_shuffles_too(planted):
     assert rare["alpha"] == pytest.approx(2, abs=0.4) and rare["p_fit"] > 0.1 and rare["verdict"] != "rejected"
 
 
-def test_weightwatcher_counts_the_planted_spikes(planted, monkeypatch):
-    monkeypatch.setattr(weights, "SLOW", 2)
-    table = weights.weight_bulk_fits(SETTINGS).set_index(["revision", "kind"])
-    assert len(table) == 6 and isinstance(table, pd.DataFrame)
-    assert table.loc[("step9", "rare"), "num_spikes"].item() > table.loc[("step9", "random"), "num_spikes"].max()
-    assert table.loc[("step9", "rare"), "rand_distance"].item() > table.loc[("step9", "random"), "rand_distance"].max()
-    assert (table["num_traps"] == 0).all()
-
-
 # ---- layer by layer
 
 

@@ -141,7 +141,6 @@ def weights_over_training(settings, revision):
 # ---- eigenvalues, first and last checkpoint
 
 SPECTRA = 40  # random groups, and shuffles, whose spectra are kept
-SLOW = 20  # random groups that weightwatcher fits the bulk of: a second each
 TESTED = 99  # random groups, and shuffles, that the power-law test is given
 
 
@@ -237,22 +236,6 @@ def weight_hill_curves(settings, revision):
             low, high = np.nanquantile(curves, [0.025, 0.975], axis=0)
             columns |= {f"{name}_mean": np.nanmean(curves, axis=0), f"{name}_low": low, f"{name}_high": high}
         yield pd.DataFrame(columns)
-
-
-@table(ENDS, reads=influences.EFFECTS, per=("revision",))
-def weight_bulk_fits(settings, revision):
-    """weightwatcher's fit of the Marchenko-Pastur law and its shuffled matrix, first and last checkpoint.
-
-    Returns
-    -------
-    DataFrame, one row a group (the rare one, 20 random ones) and matrix: revision, step, matrix, kind, draw, and the
-    columns of `spectra.metrics` with mp_fit and randomize
-    """
-    matrices, group, plain = rare_and_random(settings, revision)
-    for matrix, part in matrices.items():
-        taken = [group, *plain[:SLOW]]
-        fits = spectra.metrics([part[one] for one in taken], mp_fit=True, randomize=True, seed=settings.seed)
-        yield fits.drop(columns="name").assign(matrix=matrix, draw=range(len(taken)), kind=["rare"] + ["random"] * SLOW)
 
 
 # ---- weightwatcher, layer by layer
