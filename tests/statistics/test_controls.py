@@ -31,7 +31,7 @@ def test_matched_groups_are_closer_than_random_ones_and_never_the_group():
     missed = controls.missed(features, group, plain)
     assert missed["imbalance_scale"] == controls.imbalance(features, group, plain)[0] > controls.POOR_MATCH
     assert controls.missed(features[:, 1:], group, plain) == pytest.approx({"imbalance_norm": missed["imbalance_norm"]})
-    assert np.isnan(list(controls.missed(features, group).values())).all()
+    assert np.isnan(list(controls.missed(features, group, None).values())).all()
     assert len(np.unique(matched)) > 100
     assert np.array_equal(matched, controls.matched_groups(features, group, np.arange(1500), draws=500, seed=1))
 
@@ -208,7 +208,7 @@ def test_samples_of_a_phase_have_their_mean_and_no_p(planted, nulls):
 def test_two_groups_are_compared_with_pairs_of_groups(planted):
     first, second = GROUP[:8], np.r_[GROUP[8:12], 100:104]
     nulls = controls.control_groups(planted, np.r_[first, second], seed=0)
-    rows = rows_of(controls.across(planted, first, second, nulls, resamples=20))
+    rows = rows_of(controls.across(planted, first, second, nulls, centred=True, seed=0))
     matrix = np.corrcoef(planted.values.astype(np.float64).T)
     block, null = matrix[np.ix_(first, second)], [matrix[np.ix_(one[:8], one[8:])].mean() for one in nulls["random"]]
     assert rows["mean"]["value"] == pytest.approx(block.mean(), abs=1e-6) and rows["mean"]["side"] == "less"

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from planted import HEAD, NEURONS, PLANTED, phase_rows
+from planted import HEAD, NEURONS, phase_rows
 
 from rare_token_neurons import settings as parameters
 from rare_token_neurons.statistics import controls, spectra as spectra_of
@@ -51,7 +51,8 @@ def grouped(planted_model, monkeypatch):
     subject.w_out = torch.from_numpy(rng.normal(size=(120, NEURONS)) * rng.uniform(1, 3, NEURONS))
     monkeypatch.setattr(passes, "captured", lambda settings, revision: (subject, None))
     monkeypatch.setattr(passes, "load", lambda settings, revision: subject)
-    places = pd.DataFrame({"document": range(40), "half": ["A", "B"] * 20, "group": np.repeat(["rare", "common"], 20)})
+    places = pd.DataFrame({"block": range(40), "t": 3, "document": range(40), "half": ["A", "B"] * 20,
+                           "group": np.repeat(["rare", "common"], 20)})
     monkeypatch.setattr(rare_tokens, "positions", lambda settings: places)
     sums = SimpleNamespace(documents=torch.arange(40), n=torch.ones(40), abs_sum=torch.from_numpy(rng.random((40, NEURONS))))
     monkeypatch.setattr(influences, "influence_sums", lambda settings, revision, group: sums)

@@ -17,6 +17,7 @@ from rare_token_neurons.statistics.documents import influence, parts, redraw
 from rare_token_neurons.statistics.rankings import check_curve, order_of
 
 FAMILIES = ("lognormal", "half-normal", "exponential")
+RANKED = 1_000  # draws of `ranked_null`
 
 
 def distribution(values: np.ndarray, family: str):
@@ -86,7 +87,7 @@ def matched(rare_losses: np.ndarray, common_losses: np.ndarray) -> np.ndarray:
     return chosen
 
 
-def ranked_null(sums, counts, in_a, size, *, draws=1_000, seed=0):
+def ranked_null(sums, counts, in_a, size, *, seed):
     """The ratio that ranking alone gives: half-normal numbers in place of the influences, measured as these are.
 
     The influence of neurons that all do the same kind of thing, to random extents, is about half-normal: of 1,536 such
@@ -100,12 +101,12 @@ def ranked_null(sums, counts, in_a, size, *, draws=1_000, seed=0):
 
     Returns
     -------
-    (draws,) float
+    (RANKED,) float
     """
     every = influence(sums, counts, np.ones((1, len(counts))))[0]
     living, rng = every > 0, np.random.default_rng(seed)
-    truth = sample(every, "half-normal", draws, rng)  # (draws, living), falling
-    plain, *drawn = np.moveaxis(influence(sums[:, living], counts, documents.halves(in_a, draws, seed)), 1, 0)
+    truth = sample(every, "half-normal", RANKED, rng)  # (draws, living), falling
+    plain, *drawn = np.moveaxis(influence(sums[:, living], counts, documents.halves(in_a, RANKED, seed)), 1, 0)
     noise = np.divide(drawn, plain, out=np.ones_like(drawn), where=plain > 0)[..., order_of(every[living])]
     first, second = np.moveaxis(truth[:, None] * noise, 1, 0)  # (draws, living) of half A, of half B
     top = np.take_along_axis(second, rankings.top(first, size), -1).mean(-1)

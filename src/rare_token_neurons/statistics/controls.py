@@ -109,7 +109,7 @@ def imbalance(features, group, groups):
     return (features[group].mean(axis=0) - features[groups].mean(axis=(0, 1))) / living.std(axis=0)
 
 
-def missed(features, group, groups=None):
+def missed(features, group, groups):
     """`imbalance` as columns of a table: {"imbalance_scale", "imbalance_norm"}, NaN without matched groups (None).
 
     features : from `matching_features`, or the norm alone, (neurons, 1) ; group : (m,) ; groups : (draws, m).
@@ -317,12 +317,12 @@ def between(sample, group, nulls, *, centred=True, resamples=RESAMPLES, baseline
     return beside(CROSSED, value, samples, null, base, seed)
 
 
-def across(sample, first, second, nulls, *, centred=True, resamples=RESAMPLES, seed=0):
+def across(sample, first, second, nulls, *, centred, seed):
     """Statistics of one group's neurons with another's: rows as in `between`, without intervals of the differences.
 
     nulls : control groups of both together (see `control_groups`), the first group's members in front.
     """
-    value, samples = _crossed_drawn(sample, first, second, resamples, seed, centred)
+    value, samples = _crossed_drawn(sample, first, second, RESAMPLES, seed, centred)
     matrix, m = sample.matrices["correlation" if centred else "cosine"], len(first)
     null = {kind: crossed(matrix[made[:, :m, None], made[:, None, m:]]) for kind, made in nulls.items()}
     return beside(CROSSED, value, samples, null, {}, seed)

@@ -292,10 +292,8 @@ def phases(settings, revision, group):
 
 # ---- how far the head stands out
 
-RATIO_DRAWS = 1000  # of documents, and of the null
 
-
-def ratio(sums, counts, members, groups, *, draws=RATIO_DRAWS, seed=0):
+def ratio(sums, counts, members, groups, *, seed):
     """Influence of a group over the median neuron's.
 
     Parameters
@@ -310,7 +308,7 @@ def ratio(sums, counts, members, groups, *, draws=RATIO_DRAWS, seed=0):
     for its influence has more than other groups, whatever the neurons are)
     """
     counts = np.asarray(counts, dtype=float)
-    values = documents.influence(sums, counts, documents.resamples(len(counts), draws, seed))  # (1 + draws, neurons)
+    values = documents.influence(sums, counts, documents.resamples(len(counts), documents.DRAWS, seed))  # (1 + draws, neurons)
     found = rankings.over_median(values, members)
     low, high = documents.interval(found[0], found[1:], "basic")
     means = {kind: float(rankings.over_median(values[0], made).mean()) for kind, made in groups.items()}
@@ -355,11 +353,11 @@ def _ratio_of(settings, revision, rows):
     members, groups = _controls(settings, revision, rows)
     made, counts, owners = sums(settings, revision, "rare")
     in_b = rare_tokens.in_half(settings, owners, "B")
-    row = {"statistic": "ratio"} | ratio(made[in_b], counts[in_b], members, groups, seed=settings.seed)
+    row = ratio(made[in_b], counts[in_b], members, groups, seed=settings.seed)
     null = nulls.ranked_null(made, counts, ~in_b, len(members), seed=settings.seed)
-    row |= dict(zip(("null_low", "null_high"), np.quantile(null, [0.025, 0.975]))) | {"null": null.mean()}
-    return row | {"p_half_normal": controls.empirical_p(row["value"], null, "greater"), "size": len(members),
-                  "positions": int(counts[in_b].sum()), "documents": int(in_b.sum())}
+    beside = zip(("null", "null_low", "null_high", "p_half_normal"), controls.among(row["value"], null, "greater"))
+    return {"statistic": "ratio"} | row | dict(beside) | {
+        "size": len(members), "positions": int(counts[in_b].sum()), "documents": int(in_b.sum())}
 
 
 def _of_head(settings, revision, group):
@@ -411,8 +409,8 @@ def prominence(settings):
     "contrast" (Delta of the fixed head on rare targets less that on common ones, documents in common): p_laws (chance of as
     much between two laws, one-sided), null_sd (of such differences), p_swap (labels swapped in documents, two-sided)
     """
-    revision, every = passes.revisions(settings)[-1], influence(settings)
-    rows = every[every["revision"] == (revision or "")]
+    revision = passes.revisions(settings)[-1]
+    rows = passes.of(influence(settings), revision)
     found = [{"group": "rare"} | _ratio_of(settings, revision, rows)]
     for group in stage.GROUPS:
         found += [{"group": group} | row for row in _of_head(settings, revision, group)]

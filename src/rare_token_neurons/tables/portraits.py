@@ -15,7 +15,7 @@ import torch
 from rare_token_neurons.ablation import neurons as ablation, readout as readouts
 from rare_token_neurons.ablation.capture import Capture, ingredients
 from rare_token_neurons.models.subject import Subject
-from rare_token_neurons.statistics import controls
+from rare_token_neurons.statistics import controls, documents as over_documents
 from rare_token_neurons.tables import activations, checkpoints as passes, influence as influences, rare_tokens, stage
 from rare_token_neurons.tables.stage import GROUPS, table
 
@@ -94,7 +94,7 @@ def _losses(settings):
         parts = {group: sums.abs_sum, f"change_{group}": sums.change_sum, f"unigram_{group}": sums.unigram_sum}
         n = sums.n.double().numpy()[inside]
         for name, part in parts.items():
-            found[name], found[f"{name}_error"] = documents.mean_and_error(part.double().numpy()[inside], n)
+            found[name], found[f"{name}_error"] = over_documents.mean_and_error(part.double().numpy()[inside], n)
     return found
 
 
@@ -198,7 +198,7 @@ def portrait_targets(settings):
     documents, (_, target) = activity.documents[kept], _read_and_target(settings, activity.rows[kept])
     places = np.unique(documents, return_inverse=True)[1]
     sums = np.stack([np.bincount(places, column) for column in changes.T], axis=1)
-    overall, error = documents.mean_and_error(sums, np.bincount(places).astype(float))
+    overall, error = over_documents.mean_and_error(sums, np.bincount(places).astype(float))
     rows = []
     for at, neuron in enumerate(neurons):
         counted = by_target(changes[:, at], target, documents)
@@ -351,13 +351,12 @@ def output_effects(subject, neurons, kept):
     return effects - effects.mean(axis=0)
 
 
-def frequency_of(effects, counts, extremes=EXTREMES):
+def frequency_of(effects, counts):
     """Whether neurons raise rare or common tokens.
 
     Parameters
     ----------
     effects : (tokens, m), from `output_effects` ; counts : (tokens,), above 0.
-    extremes : tokens averaged at either end, at most half of all.
 
     Returns
     -------
@@ -366,25 +365,25 @@ def frequency_of(effects, counts, extremes=EXTREMES):
     """
     logs = np.log(counts) - np.log(counts).mean()
     place = (pd.Series(counts).rank().to_numpy() - 1) / max(1, len(counts) - 1)
-    size = min(extremes, len(counts) // 2)
+    size = min(EXTREMES, len(counts) // 2)
     order = np.argpartition(effects, (size, len(counts) - size), axis=0)
     norms = np.linalg.norm(effects - effects.mean(axis=0), axis=0) * np.linalg.norm(logs)
     return {"correlation": logs @ effects / np.where(norms > 0, norms, np.nan),
             "promoted": place[order[-size:]].mean(axis=0), "suppressed": place[order[:size]].mean(axis=0)}
 
 
-def strongest(active, marks, share=STRONGEST):
+def strongest(active, marks):
     """How often marks hold where each neuron is most active.
 
     Parameters
     ----------
-    active : (n, neurons) ; marks : name -> bool (n,) ; share : of the positions.
+    active : (n, neurons) ; marks : name -> bool (n,).
 
     Returns
     -------
     dict of name -> (neurons,) share of each neuron's strongest positions
     """
-    size = max(1, int(np.ceil(share * len(active))))
+    size = max(1, int(np.ceil(STRONGEST * len(active))))
     rows = np.stack([np.argpartition(column, len(column) - size)[-size:] for column in active.T], axis=1)  # (size, neurons)
     return {name: mark[rows].mean(axis=0) for name, mark in marks.items()}
 
@@ -398,12 +397,12 @@ def one_each(active, documents, n):
     return order[np.sort(np.unique(documents[order], return_index=True)[1])][:n]
 
 
-def by_target(changes, targets, documents, least=LEAST):
+def by_target(changes, targets, documents):
     """Mean change of the loss of each target with enough positions.
 
     Parameters
     ----------
-    changes : (n,) nats ; targets, documents : int (n,) ; least : positions of a target.
+    changes : (n,) nats ; targets, documents : int (n,).
 
     Returns
     -------
@@ -411,16 +410,16 @@ def by_target(changes, targets, documents, least=LEAST):
     """
     found = pd.DataFrame({"target": targets, "change": changes, "document": documents}).groupby("target")
     found = found.agg(change=("change", "mean"), n=("change", "size"), documents=("document", "nunique"))
-    found = found[(found["n"] >= least) & (found["documents"] >= min(least, 3))]
+    found = found[(found["n"] >= LEAST) & (found["documents"] >= min(LEAST, 3))]
     return found.sort_values("change", ascending=False, kind="stable").reset_index()
 
 
-def context(decode, tokens, t, window=WINDOW):
+def context(decode, tokens, t):
     """The text around position t of a block: before, token (the one read), target, after.
 
     decode : from token ids to text; a token that is half a character reads as the replacement character.
     """
-    before, after = window
+    before, after = WINDOW
     return {"before": decode(tokens[max(0, t - before) : t]), "token": decode(tokens[t : t + 1]),
             "target": decode(tokens[t + 1 : t + 2]), "after": decode(tokens[t + 2 : t + 2 + after])}
 

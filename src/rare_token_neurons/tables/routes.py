@@ -190,27 +190,18 @@ def leaning(changes, rare, documents, seed):
 # ---- the choice of windows
 
 
-def affordable(subject, width, *, work=WORK, most=MOST_TOKENS):
-    """How many tokens every head can be ablated on for a given work: a head costs its own layer and those above it.
+def affordable(subject, width):
+    """How many tokens every head can be ablated on for `WORK`, int: a head costs its own layer and those above it.
 
-    Parameters
-    ----------
-    subject : Subject
-    width : the number is a multiple of it, and at least one.
-    work : floating-point operations.
-    most : tokens.
-
-    Returns
-    -------
-    int
+    width : the number is a multiple of it, at least one, and at most `MOST_TOKENS`.
     """
     stack = layers.layers_of(subject)
     sizes = [sum(weight.numel() for weight in layer.parameters()) for layer in stack]
     rerun = subject.model.config.num_attention_heads * sum((at + 1) * size for at, size in enumerate(sizes))
-    return width * max(1, int(min(most, work / (2 * rerun)) // width))
+    return width * max(1, int(min(MOST_TOKENS, WORK / (2 * rerun)) // width))
 
 
-def choose_windows(tokens, documents, positions, *, width=64, budget=MOST_TOKENS, seed=0, ends=None):
+def choose_windows(tokens, documents, positions, *, width, budget, ends, seed=0):
     """Short stretches of text that end at chosen positions, so that few tokens reach many documents.
 
     Positions are taken in random order, one for each document before any document has a second, until `budget`
@@ -221,7 +212,7 @@ def choose_windows(tokens, documents, positions, *, width=64, budget=MOST_TOKENS
     tokens : int64 (blocks, length) ; documents : (blocks,) int ; positions : int64 (n, 2) rows (block, t).
     width : tokens a window, at most the length of a block.
     budget : tokens in all.
-    ends : bool (n,), the positions at which a window may end, None: all.
+    ends : bool (n,), the positions at which a window may end.
 
     Returns
     -------
@@ -233,7 +224,7 @@ def choose_windows(tokens, documents, positions, *, width=64, budget=MOST_TOKENS
     if not 4 <= width <= length or count < 1:
         raise ValueError(f"Windows are 4 to {length} tokens wide and at most the budget, not {width} of {budget}.")
     order = torch.randperm(len(positions), generator=torch.Generator().manual_seed(seed))
-    order = order if ends is None else order[ends[order]]
+    order = order[ends[order]]
     owners = torch.as_tensor(documents)[positions[order, 0].cpu()]
     turn = torch.zeros(len(order), dtype=torch.int64)  # how many positions of its document come before
     seen = {}
