@@ -113,19 +113,6 @@ def test_shuffles_keep_the_elements_and_lose_the_tail():
 compare = partial(controls.compare, sides=spectra.SIDES, fitted=spectra.FITTED)
 
 
-def noise(neurons=400, width=120, seed=0):
-    return np.random.default_rng(seed).normal(size=(neurons, width))
-
-
-def with_heavy_group(exponent=1.0, size=27):
-    """Gaussian weights in which the first `size` neurons have Pareto eigenvalues: P(lambda > x) = x^-exponent."""
-    rng, matrix = np.random.default_rng(1), noise()
-    values = (1 - (np.arange(size) + 0.5) / size) ** (-1 / exponent)
-    left, right = np.linalg.qr(rng.normal(size=(size, size)))[0], np.linalg.qr(rng.normal(size=(120, size)))[0]
-    matrix[:size] = left @ np.diag(np.sqrt(values * 120)) @ right.T
-    return matrix, np.arange(size)
-
-
 def compared(matrix, group):
     """`compare` of a group with 99 random groups of other neurons and with its own shuffles; its choice nearly certain."""
     others = controls.random_groups(np.setdiff1d(np.arange(400), group), len(group), 99)
@@ -136,7 +123,7 @@ def compared(matrix, group):
 
 
 def test_a_planted_heavy_tailed_group_is_told_from_random_groups_and_from_its_shuffles():
-    table = compared(*with_heavy_group())
+    table = compared(np.concatenate([planted(27, 120, 1.0, seed=1), gaussian(373, 120)]), np.arange(27))
     for statistic in ("alpha_hill", "alpha", "stable_rank", "entropy", "spikes", "mp_distance", "spectral_norm"):
         assert table.p_random[statistic] == pytest.approx(0.01), statistic
     assert (table.p_shuffled[["alpha_hill", "stable_rank", "entropy", "mp_distance"]] <= 0.03).all()
@@ -149,14 +136,14 @@ def test_a_planted_heavy_tailed_group_is_told_from_random_groups_and_from_its_sh
 
 def test_a_random_group_is_not_heavier_than_others():
     group = np.random.default_rng(3).permutation(400)[:27]
-    table = compared(noise(seed=2), group)
+    table = compared(gaussian(400, 120, seed=2), group)
     heavier = table.loc[table.side != "two-sided", "p_random"].drop("spikes")
     assert (heavier > 0.01).all() and (heavier > 0.05).sum() >= 4
     assert table.value["spikes"] <= 1
 
 
 def test_measure_is_one_group_at_a_time_and_in_units_of_xi():
-    matrices = noise()[controls.random_groups(400, 27, 4)]
+    matrices = gaussian(400, 120)[controls.random_groups(400, 27, 4)]
     table = spectra.measure(matrices, fits=2)
     for row, matrix in enumerate(matrices):
         values = spectra.eigenvalues(matrix)
@@ -174,7 +161,7 @@ def test_measure_is_one_group_at_a_time_and_in_units_of_xi():
 
 
 def test_failed_fits_are_missing_and_counted_among_the_fitted_only():
-    rows = spectra.measure(noise()[controls.random_groups(400, 27, 10)], fits=4)
+    rows = spectra.measure(gaussian(400, 120)[controls.random_groups(400, 27, 10)], fits=4)
     rows.loc[:1, ["alpha", "D"]] = np.nan
     table = compare(rows.iloc[[3]], rows.iloc[4:6], {"random": rows}).set_index("statistic")
     assert table.missing["alpha"] == pytest.approx(2 / 5) and table.missing["alpha_hill"] == 0
@@ -184,7 +171,7 @@ def test_failed_fits_are_missing_and_counted_among_the_fitted_only():
 
 
 def test_standardised_rows_make_neurons_of_different_norm_alike():
-    matrix = noise(30, 50)
+    matrix = gaussian(30, 50)
     scaled = spectra.standardised(matrix * np.logspace(-2, 2, 30)[:, None] + 3.0)
     assert np.allclose(scaled, spectra.standardised(matrix))
     assert np.allclose(scaled.mean(axis=1), 0) and np.allclose(scaled.std(axis=1), 1)
@@ -235,10 +222,7 @@ def test_metrics_are_those_of_the_singular_values():
 
 
 def test_a_planted_heavy_tail_has_a_smaller_alpha_than_every_random_group():
-    rng = np.random.default_rng(1)
-    left = np.linalg.qr(rng.normal(size=(30, 30)))[0]
-    right = np.linalg.qr(rng.normal(size=(200, 30)))[0]
-    heavy = left @ np.diag(np.sqrt(1 / (1 - (np.arange(30) + 0.5) / 30))) @ right.T  # eigenvalues: Pareto, alpha = 2
+    heavy = planted(30, 200, 1.0)  # of the density: alpha = 2
     table = spectra.metrics([heavy, *(single(30, 200, seed) for seed in range(30))])
     assert table.alpha[0] == pytest.approx(2, abs=0.3) and table.alpha[0] < table.alpha[1:].min()
     assert table.stable_rank[0] < table.stable_rank[1:].min() and table.entropy[0] < table.entropy[1:].min()

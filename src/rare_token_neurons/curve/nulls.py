@@ -24,13 +24,14 @@ def distribution(values: np.ndarray, family: str):
     """Maximum-likelihood fit of one family to influences above zero: a frozen scipy distribution."""
     values = check_curve(values)
     values = values[values > 0]
-    if family == "lognormal":
-        logs = np.log(values)
-        return stats.lognorm(s=logs.std(), scale=np.exp(logs.mean()))
-    if family == "half-normal":
-        return stats.halfnorm(scale=np.sqrt(np.mean(values**2)))
-    if family == "exponential":
-        return stats.expon(scale=values.mean())
+    match family:
+        case "lognormal":
+            logs = np.log(values)
+            return stats.lognorm(s=logs.std(), scale=np.exp(logs.mean()))
+        case "half-normal":
+            return stats.halfnorm(scale=np.sqrt(np.mean(values**2)))
+        case "exponential":
+            return stats.expon(scale=values.mean())
     raise ValueError(f"the null family must be one of {', '.join(FAMILIES)}, not {family!r}")
 
 

@@ -371,15 +371,16 @@ def beside(names, value, draws, null, base, seed=0):
     names : statistic -> side of the test, "" for no test ; value : (k,) ; draws : (draws, k).
     null : kind -> (groups, k) ; base : kind -> (g, draws, j), draws of control groups, for the first j statistics.
     """
-    rows = []
-    for at, (name, side) in enumerate(names.items()):
-        low, high = map(float, documents.interval(value[at], draws[:, at], "centred"))
-        rows.append({"statistic": name, "side": side, "value": float(value[at]), "low": low, "high": high})
-        for kind in KINDS:
-            of_kind = null[kind][:, at] if kind in null else ()
-            others = base[kind][..., at] if kind in base and at < base[kind].shape[2] else ()
-            rows[-1] |= _of_kind(kind, value[at], draws[:, at], of_kind, others, side, seed)
-    return rows
+    return [_beside(name, side, value[at], draws[:, at], {kind: made[:, at] for kind, made in null.items()},
+                    {kind: made[..., at] for kind, made in base.items() if at < made.shape[2]}, seed)
+            for at, (name, side) in enumerate(names.items())]
+
+
+def _beside(name, side, value, draws, null, others, seed):
+    """One row of `beside`: draws (draws,), null of a kind (groups,), others (g, draws)."""
+    low, high = map(float, documents.interval(value, draws, "centred"))
+    random, matched = (_of_kind(kind, value, draws, null.get(kind, ()), others.get(kind, ()), side, seed) for kind in KINDS)
+    return {"statistic": name, "side": side, "value": float(value), "low": low, "high": high} | random | matched
 
 
 def _of_kind(kind, value, draws, null, others, side, seed):
@@ -406,21 +407,25 @@ def compare(own, resampled, nulls, sides, fitted):
     -------
     DataFrame, one row a statistic: statistic, side (of the tests: the heavier tail), value, low, high (95 % over
     documents), difference, difference_low, difference_high (the same three less random_mean), for each null the columns of
-    `band` and X_draws; missing (the share of failed fits in everything compared).
+    `bands`; missing (the share of failed fits in everything compared).
     """
     everything = pd.concat([own, resampled, *nulls.values()])
-    tried, rows = {True: everything[everything["status"].notna()], False: everything}, []
+    tried = {True: everything[everything["status"].notna()], False: everything}  # for what a fit may miss, and the rest
+    rows = []
     for statistic, side in sides.items():
-        value, centre = float(own[statistic].iloc[0]), nulls["random"][statistic].mean()
-        low, high = documents.interval(value, resampled[statistic], "held")
+        value, null = float(own[statistic].iloc[0]), {kind: made[statistic] for kind, made in nulls.items()}
+        (low, high), centre = documents.interval(value, resampled[statistic], "held"), null["random"].mean()
         rows.append({"statistic": statistic, "side": side, "value": value, "low": low, "high": high,
-                     "difference": value - centre, "difference_low": low - centre, "difference_high": high - centre})
-        for kind, made in nulls.items():
-            rows[-1] |= band(kind, value, made[statistic], side) | {f"{kind}_draws": made[statistic].count()}
-        rows[-1]["missing"] = tried[statistic in fitted][statistic].isna().mean()
+                     "difference": value - centre, "difference_low": low - centre, "difference_high": high - centre,
+                     **bands(value, null, side), "missing": tried[statistic in fitted][statistic].isna().mean()})
     return pd.DataFrame(rows)
 
 
-def band(kind, value, null, side):
-    """`among` as columns of a kind of control: X_mean, X_low, X_high, p_X."""
-    return dict(zip((f"{kind}_mean", f"{kind}_low", f"{kind}_high", f"p_{kind}"), among(value, null, side)))
+def bands(value, nulls, side):
+    """`among` as columns, for each kind X of control: X_mean, X_low, X_high, p_X, and X_draws, how many of them there are.
+
+    nulls : kind -> (groups,).
+    """
+    return {f"{before}{kind}{after}": found for kind, null in nulls.items() for (before, after), found in zip(
+        (("", "_mean"), ("", "_low"), ("", "_high"), ("p_", ""), ("", "_draws")),
+        (*among(value, null, side), int(np.isfinite(null).sum())))}

@@ -11,10 +11,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from rare_token_neurons import files, keys
+from rare_token_neurons import files, keys, settings as parameters
 from rare_token_neurons.models import checkpoints
 from rare_token_neurons.paths import MINI_PYTHIA, ROOT
-from rare_token_neurons.settings import TRAINING
 from rare_token_neurons.tables import stage
 from rare_token_neurons.tables.stage import table
 from rare_token_neurons.text import documents as texts, rarity
@@ -41,21 +40,27 @@ def _flat(ids):
 
 def _file(settings):
     """The file of the counts that decide rarity; None where they are those of general English or of the text."""
-    name = settings.counts_name
-    return MINI_PYTHIA / rarity.COUNTS_FILE if name == TRAINING else None if name in ("wordfreq", "text") else ROOT / name
+    match settings.counts_name:
+        case "wordfreq" | "text":
+            return None
+        case parameters.TRAINING:
+            return MINI_PYTHIA / rarity.COUNTS_FILE
+        case name:
+            return ROOT / name
 
 
 def _counts(settings, vocabulary):
     """The counts that decide rarity, int64 (tokens,)."""
-    name = settings.counts_name
-    if name == "wordfreq":
-        return rarity.english_counts(vocabulary)
-    if name == "text":
-        return text_counts(settings, len(vocabulary))
-    if _file(settings).suffix == ".npy":
-        return rarity.read_counts(_file(settings), len(vocabulary))
-    tokenizer = _corpus(settings.model, settings.text)[0]
-    return rarity.unigram_counts(texts.encode(tokenizer, texts.documents(name)["text"]), len(vocabulary))
+    match settings.counts_name:
+        case "wordfreq":
+            return rarity.english_counts(vocabulary)
+        case "text":
+            return text_counts(settings, len(vocabulary))
+        case _ if _file(settings).suffix == ".npy":
+            return rarity.read_counts(_file(settings), len(vocabulary))
+        case name:
+            tokenizer = _corpus(settings.model, settings.text)[0]
+            return rarity.unigram_counts(texts.encode(tokenizer, texts.documents(name)["text"]), len(vocabulary))
 
 
 @lru_cache(maxsize=1)

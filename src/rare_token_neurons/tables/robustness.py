@@ -278,10 +278,10 @@ def heavy_tail(measured, members, random, apart, seed):
         own, anew, *null = (spectra.hill(spectra.eigenvalues(matrix[one]))[0]
                             for one in (members[None], again, *nulls_of.values()))
         low, high = documents.interval(own[0], anew, "held")
-        beside = [controls.band(kind, own[0], values, "less") for kind, values in zip(nulls_of, null)]
         rows.append({"value": own[0], "low": low, "high": high, "positions": int(counts.sum()), "documents": len(counts),
-                     "missing": np.mean(~np.isfinite(np.concatenate([own, anew, *null])))} | beside[0] | beside[1]
-                    | controls.missed(weights.norms(matrix), members, nulls_of["matched"]))
+                     "missing": np.mean(~np.isfinite(np.concatenate([own, anew, *null]))),
+                     **controls.bands(own[0], dict(zip(nulls_of, null)), "less"),
+                     **controls.missed(weights.norms(matrix), members, nulls_of["matched"])})
     return claims.lightest(rows)
 
 
