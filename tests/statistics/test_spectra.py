@@ -1,10 +1,8 @@
 """Hill's exponent, the Marchenko-Pastur law, group spectra, weightwatcher's metrics: known answers, contained failures."""
 
 import inspect
-import logging
 import subprocess
 import sys
-import warnings
 from functools import partial
 
 import numpy as np
@@ -127,7 +125,7 @@ def test_a_planted_heavy_tailed_group_is_told_from_random_groups_and_from_its_sh
     for statistic in ("alpha_hill", "alpha", "stable_rank", "entropy", "spikes", "mp_distance", "spectral_norm"):
         assert table.p_random[statistic] == pytest.approx(0.01), statistic
     assert (table.p_shuffled[["alpha_hill", "stable_rank", "entropy", "mp_distance"]] <= 0.03).all()
-    assert table.value["alpha_hill"] == pytest.approx(1.0, abs=0.35)
+    assert table.value["alpha_hill"] == pytest.approx(1.0, abs=0.35) and table.value["alpha"] == pytest.approx(2, abs=0.3)
     assert table.high["alpha_hill"] < table.random_low["alpha_hill"] and (table.low <= table.high).all()
     assert np.allclose(table.difference, table.value - table.random_mean) and table.difference_high["alpha_hill"] < 0
     assert np.allclose(table.difference_high - table.difference_low, table.high - table.low)
@@ -221,13 +219,6 @@ def test_metrics_are_those_of_the_singular_values():
     assert row.alpha == pytest.approx(1 + len(tail) / np.log(tail / tail.min()).sum())
 
 
-def test_a_planted_heavy_tail_has_a_smaller_alpha_than_every_random_group():
-    heavy = planted(30, 200, 1.0)  # of the density: alpha = 2
-    table = spectra.metrics([heavy, *(single(30, 200, seed) for seed in range(30))])
-    assert table.alpha[0] == pytest.approx(2, abs=0.3) and table.alpha[0] < table.alpha[1:].min()
-    assert table.stable_rank[0] < table.stable_rank[1:].min() and table.entropy[0] < table.entropy[1:].min()
-
-
 def test_failures_are_missing_values_and_say_why():
     table = spectra.metrics({"dead": np.zeros((26, 60)), "tiny": single(5, 60), "small": single(12, 60),
                              "fine": single(26, 60)})
@@ -261,13 +252,6 @@ def test_import_and_fits_leave_no_trace_in_a_fresh_process():
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     assert "still heard" in done.stderr and len(done.stderr.strip().splitlines()) <= 2
-
-
-def test_loggers_and_warnings_here_are_as_before():
-    root = logging.getLogger()
-    before = root.level, list(root.handlers), list(warnings.filters)
-    spectra.metrics([single(26, 60)])
-    assert before == (root.level, list(root.handlers), list(warnings.filters))
 
 
 def test_the_linear_layers_of_a_model():

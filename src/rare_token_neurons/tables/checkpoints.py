@@ -106,15 +106,14 @@ def activations(settings, revision=None, where="rare", half="B"):
     -------
     values : float32 (n, neurons); documents : int64 (n,)
     """
-    chosen = rare_tokens.positions(settings)
-    subject, kept = captured(settings, revision)
+    _, kept = captured(settings, revision)
     if where == "all":
         rows = kept.positions.cpu().numpy()
         owners = kept.documents.cpu().numpy()[rows[:, 0]]
-        inside = np.isin(owners, chosen.loc[chosen["half"] == half, "document"])
+        inside = np.isin(owners, rare_tokens.documents_in(settings, half))
         rows, owners = rows[inside], owners[inside]
     else:
-        found, owners = rare_tokens.group_positions(chosen, where, half)
+        found, owners = rare_tokens.group_positions(rare_tokens.positions(settings), where, half)
         rows = found.numpy()
     return kept.activations.cpu().numpy()[rows[:, 0], rows[:, 1] - kept.first], owners
 

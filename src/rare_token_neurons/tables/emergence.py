@@ -117,10 +117,7 @@ def emergence_rankings(settings):
     """
     values, size = halves_over_training(settings)
     ranked = {place: rankings.ranking(found, size) for place, found in values.items()}
-    chance = stats.hypergeom(next(iter(values.values())).shape[-1], size, size)
-    shared = np.arange(size + 1)
-    null = {"random_jaccard": chance.pmf(shared) @ (shared / (2 * size - shared)),
-            "random_jaccard_high": chance.ppf(0.975) / (2 * size - chance.ppf(0.975))}
+    mean, _, high = rankings.jaccard_by_chance(next(iter(values.values())).shape[-1], size)
     pairs = [(one, two) for one in ranked for two in ranked
              if (one[1] == two[1] and one[0] <= two[0]) or (one[0] == two[0] and one[1] > two[1])]
     for one, two in pairs:
@@ -128,7 +125,7 @@ def emergence_rankings(settings):
         for name, found, least in zip(("correlation", "jaccard"), rankings.agreement(ranked[one], ranked[two]), (-1.0, 0.0)):
             row[name] = found[0]
             row[f"{name}_low"], row[f"{name}_high"] = documents.interval(found[0], found[1:], "centred", within=(least, 1))
-        yield row | null
+        yield row | {"random_jaccard": mean, "random_jaccard_high": high}
 
 
 # ---- the head over training

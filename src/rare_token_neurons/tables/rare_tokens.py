@@ -138,6 +138,12 @@ def halves(settings):
     return positions(settings).groupby("document")["half"].first()
 
 
+def documents_in(settings, name):
+    """The documents of half `name`, int64, sorted."""
+    made = halves(settings)
+    return made.index[made == name].to_numpy()
+
+
 def in_half(settings, owners, name):
     """Which documents lie in half `name`, "A" or "B": owners (documents,) -> bool (documents,)."""
     return halves(settings).loc[owners].eq(name).to_numpy()

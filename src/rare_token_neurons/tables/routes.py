@@ -27,8 +27,8 @@ SHUFFLES = 10_000  # of the labels rare and common
 def _windows(settings, subject):
     """Short windows of half B: tokens (w, WIDTH), the rare and common positions (k, 2) in them, and of each whether it is
     rare, and its document."""
-    sample, vocabulary, chosen = rare_tokens.blocks(settings), rare_tokens.tokens(settings), rare_tokens.positions(settings)
-    sample = sample[sample["document"].isin(chosen.loc[chosen["half"] == "B", "document"])]
+    sample, vocabulary = rare_tokens.blocks(settings), rare_tokens.tokens(settings)
+    sample = sample[sample["document"].isin(rare_tokens.documents_in(settings, "B"))]
     tokens, documents = rare_tokens.token_tensor(sample), torch.tensor(sample["document"].to_numpy())
     found = [rarity.candidate_positions(tokens.numpy(), vocabulary["group"].eq(group).to_numpy(), vocabulary,
                                       rare_of=settings.rare_of, words_only=settings.words_only)
