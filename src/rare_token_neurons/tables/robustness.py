@@ -72,13 +72,11 @@ def grid(settings):
 # ---- positions
 
 
-def counts(settings, cell, vocabulary):
+def counts(settings, cell):
     """The counts that decide rarity in a cell, int64 (tokens,)."""
-    if cell.counts == settings.counts_name:
-        return vocabulary["count"].to_numpy()
-    if cell.counts == "wordfreq":
-        return vocabulary["count_wordfreq"].to_numpy()
-    return rare_tokens.text_counts(settings, len(vocabulary))
+    vocabulary = rare_tokens.tokens(settings)
+    column = {"wordfreq": "count_wordfreq", settings.counts_name: "count"}.get(cell.counts)
+    return vocabulary[column].to_numpy() if column else rare_tokens.text_counts(settings, len(vocabulary))
 
 
 def candidates(settings, cell):
@@ -91,7 +89,7 @@ def candidates(settings, cell):
     vocabulary = rare_tokens.tokens(settings)
     tokens = np.stack(rare_tokens.blocks(settings)["tokens"].to_numpy())
     word = vocabulary["word"].to_numpy() if cell.words_only else np.ones(len(vocabulary), dtype=bool)
-    chosen = rarity.rare_tokens(counts(settings, cell, vocabulary), word, cell.rare_percentile)[:2]
+    chosen = rarity.rare_tokens(counts(settings, cell), word, cell.rare_percentile)[:2]
     found = [rarity.candidate_positions(tokens, one, vocabulary, rare_of=cell.rare_of, words_only=cell.words_only)
              for one in chosen]
     turn = np.random.default_rng(settings.seed).permutation(tokens.size).reshape(tokens.shape)
