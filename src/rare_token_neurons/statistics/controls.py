@@ -172,7 +172,7 @@ def among(value, null, side=""):
     -------
     mean, low, high (95 %) of the control groups, p (`empirical_p`) : float, NaN where no group is left
     """
-    null = np.asarray(null, dtype=np.float64)
+    null = np.asarray(null)
     null = null[np.isfinite(null)]
     if not len(null):
         return (np.nan,) * 4
