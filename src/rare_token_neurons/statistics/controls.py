@@ -176,7 +176,8 @@ def among(value, null, side=""):
     null = null[np.isfinite(null)]
     if not len(null):
         return (np.nan,) * 4
-    return (float(null.mean()), *map(float, np.quantile(null, [0.025, 0.975])), empirical_p(value, null, side) if side else np.nan)
+    low, high = (float(np.quantile(null, end)) for end in (0.025, 0.975))
+    return float(null.mean()), low, high, empirical_p(value, null, side) if side else np.nan
 
 
 # ---- activations, and control groups drawn from them
