@@ -285,7 +285,7 @@ def test_counts_are_whole_numbers_whatever_their_type(tmp_path):
 
 
 @pytest.mark.parametrize(("weights", "group", "message"), [
-    (np.eye(8), np.arange(0), "at least one neuron"),
+    (np.eye(8), np.arange(0), "one row a neuron"),
     (np.eye(8), np.arange(1), "A tail of 5 needs 6 eigenvalues above zero, here are 1"),
     (np.eye(8), np.arange(5), "A tail of 5 needs 6 eigenvalues above zero, here are 5"),
     (np.zeros((8, 8)), np.arange(8), "here are 0"),
@@ -295,7 +295,7 @@ def test_counts_are_whole_numbers_whatever_their_type(tmp_path):
 ])
 def test_a_group_without_a_spectrum_is_one_sentence(weights, group, message):
     with pytest.raises(ValueError, match=message) as error:
-        spectra.group_spectra(weights, group[None])
+        spectra.measure(weights[group][None], fits=0)
     sentence(error)
 
 

@@ -334,8 +334,7 @@ def check_07(tree):
     law = spectra_of.mp_edges(27 / start["columns"].iloc[0])
     for _, rows in start.groupby("matrix"):
         assert law[0] * 0.85 < rows["relative"].min() < law[0] * 1.15 and law[1] * 0.85 < rows["relative"].max() < law[1] * 1.3
-    bulk, layers, laws = (read(tree, name) for name in ("weight_bulk_fits", "weight_layers", "weight_power_laws"))
-    assert bulk.groupby(["revision", "matrix", "kind"]).size().to_dict().items() >= {("step0", "in", "random"): 20}.items()
+    layers, laws = (read(tree, name) for name in ("weight_layers", "weight_power_laws"))
     assert set(laws["kind"]) == {"rare", "random", "shuffled"} and laws["p_fit"].between(0, 1).all()
     shuffled = laws[(laws["kind"] == "shuffled") & (laws["revision"] == laws["revision"].iloc[-1])]
     assert (shuffled["verdict"] == "not rejected").mean() < 0.1  # noise is no power law

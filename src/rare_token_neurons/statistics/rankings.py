@@ -87,11 +87,17 @@ def jaccard(first, second, k):
     return both / (2 * k - both)
 
 
+def jaccard_by_chance(neurons, k):
+    """Jaccard index of two random sets of k among so many neurons, exact (hypergeometric): its mean, low and high (95 %)."""
+    null, both = stats.hypergeom(neurons, k, k), np.arange(k + 1)
+    low, high = null.interval(0.95)
+    return float(null.pmf(both) @ (both / (2 * k - both))), low / (2 * k - low), high / (2 * k - high)
+
+
 def jaccard_table(first, second, sizes):
     """Overlap of the top k for several k, beside what two unrelated rankings would give.
 
-    Two random sets of k among n neurons share a hypergeometric number; the null's mean, its interval and the p value
-    (chance of as many or more in common) are exact.
+    The null's mean, its interval and the p value (chance of as many or more in common) are exact.
 
     Parameters
     ----------
@@ -105,12 +111,9 @@ def jaccard_table(first, second, sizes):
     n, rows = len(first), []
     for k in sizes:
         both = int(shared(first, second, k))
-        null = stats.hypergeom(n, k, k)
-        counts = np.arange(k + 1)
-        low, high = null.interval(0.95)
-        rows.append({"k": k, "shared": both, "jaccard": both / (2 * k - both),
-                     "null_jaccard": float(null.pmf(counts) @ (counts / (2 * k - counts))),
-                     "null_low": low / (2 * k - low), "null_high": high / (2 * k - high), "p": float(null.sf(both - 1))})
+        mean, low, high = jaccard_by_chance(n, k)
+        rows.append({"k": k, "shared": both, "jaccard": both / (2 * k - both), "null_jaccard": mean, "null_low": low,
+                     "null_high": high, "p": float(stats.hypergeom.sf(both - 1, n, k, k))})
     return pd.DataFrame(rows)
 
 
