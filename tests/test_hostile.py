@@ -31,7 +31,7 @@ DECLARED = 'model: str = "m"  # a\ntext: str = "mini-pile"  # b\nsteps: list = [
 # ---- parameters are data
 
 
-def test_strings_reach_the_notebook_as_they_are_and_are_never_run(tree, monkeypatch):
+def test_strings_reach_the_notebook_as_they_are_and_are_never_run(tree):
     """One real papermill run: a model's name and the name of a real text file hold every sign that means something to
     Python, a shell, papermill or a path."""
     dump = 'import json\nwith open("seen.json", "w") as file:\n    json.dump([model, text], file)'
@@ -39,7 +39,6 @@ def test_strings_reach_the_notebook_as_they_are_and_are_never_run(tree, monkeypa
     model = "/".join(CODE)
     name = f"{TOUCH} \"'\\ {{model}} $(touch owned)\n; \u2028 \U0001f600.txt"
     (tree / name).write_text("a whale in the sea")
-    monkeypatch.setattr(parameters, "ROOT", tree)
     assert run.main(["01", "-p", "model", model, "-p", "text", name]) == 0
     assert json.loads((tree / "seen.json").read_text()) == [model, name]
     assert not list(tree.rglob("owned")) and not Path("owned").exists() and len(marks(tree)) == 1

@@ -153,6 +153,16 @@ def test_a_steps_folder_can_be_named_on_its_own(suite):
     assert checkpoints.weight_hash(str(suite / "step16"), subject.revision) == checkpoints.weight_hash(str(suite), "step16")
 
 
+def test_what_is_there_is_never_looked_up_on_the_hub(folder, tmp_path, monkeypatch):
+    """A folder or a file that is named like a hub repository; the hub is closed to these tests."""
+    monkeypatch.chdir(tmp_path.parent)
+    named = f"{tmp_path.name}/{folder.name}"
+    assert checkpoints.load(named).n_neurons == checkpoints.load(f"./{named}/").n_neurons == NEURONS
+    (tmp_path / "a-file").write_text("no model")
+    with pytest.raises(ValueError, match=r"^The GGUF file a-file cannot be read: "):
+        checkpoints.load(f"{tmp_path.name}/a-file")
+
+
 def test_only_a_suite_shares_its_tokenizer(suite):
     """What lies beside an unrelated model is not that model's."""
     network().save_pretrained(suite / "unrelated")

@@ -33,11 +33,10 @@ from rare_token_neurons.runner.jobs import finished, plan
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a grid: its number (the header is line 1), its settings in words and as text, the jobs that they mean."""
+    """One line of a grid: its number (the header is line 1), its settings in words, the jobs that they mean."""
 
     line: int
     label: str
-    values: dict
     jobs: tuple
 
     @property
@@ -47,8 +46,8 @@ class Row:
 
     @property
     def arguments(self):
-        """The arguments of `run` that do this row: its notebooks, and the parameters that one of them has."""
-        values = {name: text for name, text in self.values.items() if any(name not in job.missing for job in self.jobs)}
+        """The arguments of `run` that do this row: its notebooks, and the parameters in which one differs from its own."""
+        values = {name: value for job in self.jobs for name, value in job.values.items()}
         return [*(job.name[:2] for job in self.jobs), *(["-y", json.dumps(values, ensure_ascii=False)] if values else [])]
 
     @property
@@ -92,7 +91,7 @@ def read(path):
                                      f"{' and '.join(names)}; keep one of the two.")
         except ValueError as error:
             raise ValueError(f"{path}, line {line}: {error}") from None
-        rows.append(Row(line, label, values, tuple(jobs)))
+        rows.append(Row(line, label, tuple(jobs)))
     return rows
 
 
