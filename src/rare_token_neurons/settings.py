@@ -6,7 +6,6 @@ import os
 import re
 import reprlib
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from types import ModuleType
 
 from rare_token_neurons.files import sha256

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from planted import HEAD, NEURONS, PLANTED, phase_rows
+from planted import HEAD, NEURONS, phase_rows
 
 from rare_token_neurons import settings as parameters
 from rare_token_neurons.statistics import controls, spectra as spectra_of
