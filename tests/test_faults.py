@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
-from small_notebooks import copy_package, write
+from small_notebooks import copy_package, wait_for, write
 
 from rare_token_neurons import files, paths, settings as parameters
 from rare_token_neurons.embedded.mini_pythia import train as training
@@ -62,6 +62,7 @@ def lines(mode, folder):
     done = subprocess.run([sys.executable, HERE / "helpers" / "killed.py", mode, folder], capture_output=True, text=True,
                           env=os.environ | {"PYTHONPATH": str(HERE.parent / "src")})
     assert done.returncode == 0, done.stderr
+    assert ("No locks where" in done.stderr) == (mode == "unlocked")
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
@@ -114,13 +115,6 @@ def traced(root):
     """Rows (stage, seed, process) of what was computed."""
     path = root / "trace.txt"
     return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def wait_for(condition, seconds=120):
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert condition()
 
 
 @pytest.fixture(scope="module")

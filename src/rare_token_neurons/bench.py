@@ -6,6 +6,7 @@ Each measurement is a process of its own, since a process' peak memory never fal
 import argparse
 import multiprocessing
 import resource
+import signal
 import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -191,7 +192,7 @@ def alone(function, *arguments, threads=None):
     """Run a measurement in a process of its own."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
+    with ProcessPoolExecutor(1, context, signal.signal, (signal.SIGINT, signal.SIG_DFL)) as pool:
         return pool.submit(_with_threads, threads, function, *arguments).result()
 
 

@@ -1,6 +1,7 @@
 """Small notebooks, one behaviour each, and what they leave: for tests that run notebooks."""
 
 import shutil
+import time
 from pathlib import Path
 
 import nbformat
@@ -35,3 +36,11 @@ def copy_package(folder):
     """Copy the package to src/ of a folder, which is then a repository of its own; returns that src/."""
     shutil.copytree(PACKAGE, folder / "src" / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
     return folder / "src"
+
+
+def wait_for(condition, seconds=300):
+    """Wait until a condition holds; it is asserted in the end."""
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.1)
+    assert condition()

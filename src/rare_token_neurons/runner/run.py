@@ -158,11 +158,15 @@ def run(jobs, *, in_place=False):
                     nbformat.write(clean, temporary)
     except NotebookError:
         print("failed", flush=True)
+        _close(jobs, records, skipped)
         raise
-    finally:
-        if records:
-            print(f"\n{closing_table(jobs, records, skipped)}", flush=True)
+    _close(jobs, records, skipped)
     return records, skipped
+
+
+def _close(jobs, records, skipped):
+    if records:
+        print(f"\n{closing_table(jobs, records, skipped)}", flush=True)
 
 
 def main(argv=None):
@@ -170,7 +174,7 @@ def main(argv=None):
 
     Returns
     -------
-    int: 0; 1 when a notebook failed; 2 when a parameter was wrong and nothing was started; 130 when interrupted
+    int: 0; 1 when a notebook failed; 2 when a parameter was wrong and nothing was started
     """
     parser = argparse.ArgumentParser(
         prog="python -m rare_token_neurons run",
@@ -207,9 +211,6 @@ def main(argv=None):
     except NotebookError as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("\nInterrupted; the same command goes on where this one stopped.", file=sys.stderr)
-        return 130
     if arguments.save_minutes:
         save_minutes(jobs, records, skipped)
         save_processor()
