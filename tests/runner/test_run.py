@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
-from small_notebooks import PARAMETERS, copy_package, marks, wait_for, write
+from small_notebooks import PARAMETERS, begin, copy_package, marks, wait_for, write
 
 from rare_token_neurons import files, keys, paths
 from rare_token_neurons.__main__ import COMMANDS, INNER
@@ -180,13 +180,6 @@ def test_a_kernel_that_does_not_start_is_tried_again(tree, monkeypatch):
 INTERRUPTED = "\nInterrupted; the same command goes on from what is finished.\n"
 
 
-def begin(root, *arguments):
-    """A command in a copy of the repository, the first of a process group of its own, as in a terminal."""
-    return subprocess.Popen([sys.executable, "-m", "rare_token_neurons", *arguments], cwd=root, start_new_session=True,
-                            env=os.environ | {"PYTHONPATH": str(root / "src")}, text=True, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
-
-
 def below(process):
     return psutil.Process(process.pid).children(recursive=True)
 
@@ -221,26 +214,15 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, blow):
     copy_package(tmp_path)
     write(tmp_path, "01_one")
     write(tmp_path, "02_waits", "import os, time\nwhile not os.path.exists('go'):\n    time.sleep(0.1)")
-    command = [sys.executable, "-m", "rare_token_neurons", "run"]
-    environment = os.environ | {"PYTHONPATH": str(tmp_path / "src")}
     first = begin(tmp_path, "run")
     wait_for(lambda: len(marks(tmp_path)) == 2)
     os.killpg(first.pid, blow)
     said = first.communicate(timeout=120)[1]
     assert (first.returncode, said) == ((130, INTERRUPTED) if blow == signal.SIGINT else (-9, ""))
     (tmp_path / "go").touch()
-    second = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
-    assert second.returncode == 0 and "01_one    mini-pythia ... unchanged" in second.stdout
+    second = begin(tmp_path, "run")
+    assert "01_one    mini-pythia ... unchanged" in second.communicate(timeout=120)[0] and second.returncode == 0
     assert [line.split()[0] for line in marks(tmp_path)] == ["01_one", "02_waits", "02_waits"]
-
-
-def test_a_misspelled_parameter_on_the_command_line_names_the_right_one(tmp_path):
-    command = [sys.executable, "-m", "rare_token_neurons", "run", "03", "-p", "rare_percentil", "15"]
-    write(tmp_path, "03_three", declared=PARAMETERS + "\nrare_percentile: float = 50.0")
-    copy_package(tmp_path)
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(tmp_path / "src")}, capture_output=True, text=True)
-    assert done.returncode == 2 and done.stdout == ""
-    assert "did you mean rare_percentile?" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_dry_run_starts_nothing_and_tells_minutes(tree, capsys):

@@ -30,7 +30,7 @@ from rare_token_neurons import files, paths
 from rare_token_neurons.runner.jobs import file_hash, finished, for_readers, plan, tables_read
 
 KERNEL_STARTS = 3  # a kernel on a busy machine may die before its first answer
-QUIET = ("--IPKernelApp.log_level=40",)  # errors only: its warnings (no encryption on the loopback) concern servers
+QUIET = ("--IPKernelApp.log_level=50",)  # neither warnings for servers (no encryption on the loopback) nor its own end
 DEAD = "DeadKernelError: the kernel was killed; most often the machine had no memory left"
 logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it would log is checked before, or reported after
 
