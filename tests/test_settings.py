@@ -37,6 +37,8 @@ WRONG = [
     ({"model": 3}, "model is 3; it must be text (mini-pythia, smollm2, a folder, a GGUF file, or a hub id)."),
     ({"model": " "}, "model is empty; it must be mini-pythia, smollm2, a folder, a GGUF file, or a hub id."),
     ({"model": "."}, f"model is '{paths.ROOT}'; a model's folder cannot be one that holds this repository."),
+    ({"model": "x" * 300}, "model is longer than the name of a folder may be."),
+    ({"text": "x" * 300}, "text is 'xxx"),
     ({"text": "no.txt"}, "text is 'no.txt'; it must be mini-pile, or a file that is there."),
     ({"counts": "no.npy"}, "counts is 'no.npy'; it must be auto or wordfreq or text, or a file that is there."),
     ({"device": "tpu"}, "device is 'tpu'; this machine has cpu"),
