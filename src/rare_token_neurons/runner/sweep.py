@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import FIRST_COMPLETED, CancelledError, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -208,6 +208,8 @@ class SchedulerGone(Exception):
 class Local:
     """Processes of this machine, `jobs` at a time, each with its share of the cores."""
 
+    there = True  # what runs the rows
+
     def __init__(self, jobs):
         if jobs < 1:
             raise ValueError(f"--jobs is {jobs}; it must be 1 or more.")
@@ -249,10 +251,13 @@ class Cluster:
             raise ValueError(f"No Dask scheduler answers at {address} ({error}).") from None
         self.executor = self.client.get_executor(pure=False, retries=RETRIES)
 
+    @property
+    def there(self):
+        """Whether the scheduler answers."""
+        return self.client.status == "running"
+
     def submit(self, row):
-        """A future of the row; a scheduler that goes cancels it."""
-        if self.client.status != "running":
-            raise SchedulerGone
+        """A future of the row."""
         return self.executor.submit(execute, row.name, row.arguments, row.log)
 
     def stop(self, futures):
@@ -283,17 +288,19 @@ def sweep(what, rows, pool, failed):
     -------
     str: how many are done
     """
-    there, futures, before = [row for row in rows if all(map(finished, row.jobs))], {}, len(failed)
-    with tqdm(desc=what, total=len(rows), initial=len(there), unit="row", disable=None) as bar:
-        for row in there:
+    done, futures, before = [row for row in rows if all(map(finished, row.jobs))], {}, len(failed)
+    with tqdm(desc=what, total=len(rows), initial=len(done), unit="row", disable=None) as bar:
+        for row in done:
             bar.write(f"line {row.line} ({row.label}): unchanged")
         try:
             for row in rows:
-                if row not in there:
+                if row not in done:
                     futures[pool.submit(row)] = row
             left = set(futures)
             while left:
                 ended, left = wait(left, timeout=POLL, return_when=FIRST_COMPLETED)
+                if not pool.there:
+                    raise SchedulerGone
                 for future in ended:
                     row, (error, seconds) = futures[future], _result(future)
                     if error:
@@ -312,8 +319,6 @@ def _result(future):
     """What went wrong in a row, "" where nothing did, and its seconds."""
     try:
         return future.result()
-    except CancelledError:
-        raise SchedulerGone from None
     except Exception as error:  # of the machinery around the row: no process, no worker, no package on the worker
         return f"{type(error).__name__}: {error}", None
 
