@@ -262,13 +262,13 @@ class Cluster:
 
     def stop(self, futures):
         """Start no other row, and interrupt those that run."""
-        with contextlib.suppress(OSError):  # without a scheduler, workers end and their rows with them
+        with contextlib.suppress(OSError):  # it went meanwhile
             self.executor.shutdown(wait=False)
             self.client.run(stop, [row.name for row in futures.values()])
 
     def close(self):
         """Leave the cluster as it was."""
-        self.client.close()
+        self.client.close(TIMEOUT)
 
 
 # ---- all rows
@@ -309,6 +309,8 @@ def sweep(what, rows, pool, failed):
                     bar.set_postfix(failed=len(failed) - before)
                     bar.update()
                 bar.refresh()
+        except SchedulerGone:  # the workers end without it, and their rows with them
+            raise
         except BaseException:
             pool.stop(futures)
             raise
