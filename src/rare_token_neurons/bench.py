@@ -6,6 +6,7 @@ Each measurement is a process of its own, since a process' peak memory never fal
 import argparse
 import multiprocessing
 import resource
+import signal
 import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -194,9 +195,15 @@ def alone(function, *arguments, threads):
     """Run a measurement in a process of its own."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    begin = {"initializer": torch.set_num_threads, "initargs": (threads,)} if threads else {}
-    with ProcessPoolExecutor(1, mp_context=context, **begin) as pool:
+    with ProcessPoolExecutor(1, context, _begin, (threads,)) as pool:
         return pool.submit(function, *arguments).result()
+
+
+def _begin(threads):
+    """What a process starts with: Ctrl-C ends it without a word, and so many threads."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if threads:
+        torch.set_num_threads(threads)
 
 
 def bench(models=(*SHAPES, "smollm2"), positions=POSITIONS, *, threads=None, say=print):

@@ -7,6 +7,7 @@ steps (`curve.heads`). `promises` says how often these tests answer rightly wher
 """
 
 import argparse
+import signal
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache, partial
 
@@ -233,7 +234,7 @@ def calibrate(argv=None):
     arguments = parser.parse_args(argv)
     if min(arguments.runs, arguments.jobs) < 1:
         parser.error("runs and jobs must be at least 1")
-    with ProcessPoolExecutor(arguments.jobs) as pool:
+    with ProcessPoolExecutor(arguments.jobs, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_DFL)) as pool:
         for name, (_, samples) in COUNTED.items():
             parts = []
             for sample, part in zip(samples, pool.map(partial(_counted, name, arguments.runs), samples)):
