@@ -27,7 +27,7 @@ FAMILIES = ("lognormal", "half-normal")
 LEAST_NEURONS = 200
 SHORTEST = 0.5                          # e-folds of rank that a law has at least
 FLATTER = 2 / 3                         # of the next slope: the stretch before the last may be the law, the last the decay
-BESIDE = 0.2                            # of the decay's length in log rank, that the law before it has at least
+BESIDE = 0.2                            # of the decay's length in log rank: a law before a decay is at least as long
 LATEST = 0.1                            # of the neurons: what begins beyond is no law
 INSIDE = 0.1                            # of the law in log rank, left out at either end where a power law is tested
 LEVEL = 0.05                            # of the test
@@ -109,9 +109,9 @@ def _law(places, slopes, n, whole):
     The longest in log rank; in a fit of the whole curve the first one is the head's. Where the longest goes on to the end of
     the curve, perhaps with a break that changes its slope little, and a long stretch before it is flatter, the longest is the
     decay, and the nearest such stretch the law: on the paper's own shape the decay is as long as the law or longer. What lies
-    before a cliff, a stretch steeper than the longest, is a shelf and no law; nor is what is short beside the longest: samples of
-    a law without a decay have flat places by chance. In a fit of the whole curve what begins beyond a tenth of the neurons is
-    the decay in any case; then the law begins at rank 1.
+    before a cliff, a stretch steeper than the longest, is a shelf and no law; nor is what is short beside all that lies beyond
+    it: samples of a law without a decay have flat places by chance. In a fit of the whole curve what begins beyond a tenth of
+    the neurons is the decay in any case; then the law begins at rank 1.
     """
     length = np.diff(places, axis=1)
     length[length < SHORTEST] = 0.0
@@ -121,7 +121,7 @@ def _law(places, slopes, n, whole):
     steeper, flatter = steepness >= 1 / FLATTER, steepness <= FLATTER
     to_the_end = (before | ~(steeper | flatter)).all(axis=1)
     cliff = np.where(before & steeper, stretch, -1).max(axis=1)[:, None]
-    long = length >= np.maximum(SHORTEST, BESIDE * _at(length, law)[:, None])
+    long = length >= np.maximum(SHORTEST, BESIDE * (places[:, -1:] - places[:, 1:]))
     nearest = np.where(before & flatter & long & (stretch > cliff), stretch, -1).max(axis=1)
     law = np.where(to_the_end & (nearest >= 0), nearest, law)
     return np.where(whole & (_at(places, law) > np.log(LATEST * n)), 0, law)
