@@ -3,7 +3,9 @@
 A plateau stands ABOVE the power law that is carried back to it, and is flatter. A head BELOW the law is what any sorted
 sample shows; it is called rounded. Two heads are looked at. The *fixed* one has the paper's share of the neurons, and the law
 is fitted beyond it. The *fitted* one is whatever comes before the law in a line with three breaks: a shelf that ends in a cliff
-needs three. Which of the two decides was settled on planted samples (`calibration`), before any model was looked at.
+needs three. Which of the two decides was settled on planted samples (`calibration`), before the claims were looked at. Which
+stretch is the law was mended once after that, again on planted samples: where no decay follows a law, a flat place of it was
+taken for the law, and a title called a visible shelf "on the line".
 
 Influence v(r) by rank r; the law is ln v = beta - kappa ln r; delta(r) = ln v(r) - (beta - kappa ln r), in e-folds of
 influence. Every draw of documents and every null curve goes through all steps: ranking, head, law.
