@@ -128,12 +128,12 @@ def test_every_matrix_has_a_row_and_a_sentence_on_other_measures():
     found = claim_tables.hill(spectra(), "gate")
     assert found.value == pytest.approx(-1.0) and found.missing == 0.01 and found.p == (0.01, 0.01)
     assert found.detail == ("A heavier tail than random groups and matched groups by Hill by fix-finger, Hill at k = m/2, "
-                            "stable rank, entropy; not by none.")
+                            "stable rank, entropy.")
     split = spectra()
     split.loc[split["statistic"].isin(["stable_rank", "entropy"]), "p_matched"] = 0.2
     assert claim_tables.hill(split, "up").detail.endswith("by Hill by fix-finger, Hill at k = m/2; not by stable rank, entropy.")
     poor = claim_tables.hill(split.assign(imbalance_norm=0.4), "up")
-    assert poor.unmatched and poor.detail.endswith("entropy; not by none.") and "matched" not in poor.detail
+    assert poor.unmatched and poor.detail.endswith("entropy.") and "matched" not in poor.detail
     assert claim_tables.hill(spectra(matched_mean=2.1, matched_low=1.7, matched_high=2.6), "up").value == pytest.approx(-0.1)
     with pytest.raises(claim_tables.Missing):
         claim_tables.hill(spectra(), "in")

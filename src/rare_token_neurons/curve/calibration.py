@@ -1,7 +1,7 @@
 """Do the curve's tests keep their promises?  Planted curves, known samples, counted answers.
 
-The definitions of `heads` and the head that decides were fixed by these counts, before any model was looked at. The full
-counts (`heads_told`, `contrasts_told`; half an hour) are a committed table; a notebook and the test suite repeat a few runs.
+The definitions of `heads` and the head that decides were fixed by these counts. The full ones (`heads_told`,
+`contrasts_told`; an hour and a half of two cores) are committed tables; a notebook and the test suite repeat a few runs.
 """
 
 from __future__ import annotations

@@ -3,7 +3,9 @@
 A plateau stands ABOVE the power law that is carried back to it, and is flatter. A head BELOW the law is what any sorted
 sample shows; it is called rounded. Two heads are looked at. The *fixed* one has the paper's share of the neurons, and the law
 is fitted beyond it. The *fitted* one is whatever comes before the law in a line with three breaks: a shelf that ends in a cliff
-needs three. Which of the two decides was settled on planted samples (`calibration`), before any model was looked at.
+needs three. Which of the two decides was settled on planted samples (`calibration`), before the claims were looked at. Which
+stretch is the law was mended once after that, again on planted samples: where no decay follows a law, a flat place of it was
+taken for the law, and a title called a visible shelf "on the line".
 
 Influence v(r) by rank r; the law is ln v = beta - kappa ln r; delta(r) = ln v(r) - (beta - kappa ln r), in e-folds of
 influence. Every draw of documents and every null curve goes through all steps: ranking, head, law.
@@ -27,7 +29,7 @@ FAMILIES = ("lognormal", "half-normal")
 LEAST_NEURONS = 200
 SHORTEST = 0.5                          # e-folds of rank that a law has at least
 FLATTER = 2 / 3                         # of the next slope: the stretch before the last may be the law, the last the decay
-BESIDE = 0.2                            # of the decay's length in log rank, that the law before it has at least
+BESIDE = 0.2                            # of the decay's length in log rank: a law before a decay is at least as long
 LATEST = 0.1                            # of the neurons: what begins beyond is no law
 INSIDE = 0.1                            # of the law in log rank, left out at either end where a power law is tested
 LEVEL = 0.05                            # of the test
@@ -109,9 +111,9 @@ def _law(places, slopes, n, whole):
     The longest in log rank; in a fit of the whole curve the first one is the head's. Where the longest goes on to the end of
     the curve, perhaps with a break that changes its slope little, and a long stretch before it is flatter, the longest is the
     decay, and the nearest such stretch the law: on the paper's own shape the decay is as long as the law or longer. What lies
-    before a cliff, a stretch steeper than the longest, is a shelf and no law; nor is what is short beside the longest: samples of
-    a law without a decay have flat places by chance. In a fit of the whole curve what begins beyond a tenth of the neurons is
-    the decay in any case; then the law begins at rank 1.
+    before a cliff, a stretch steeper than the longest, is a shelf and no law; nor is what is short beside all that lies beyond
+    it: samples of a law without a decay have flat places by chance. In a fit of the whole curve what begins beyond a tenth of
+    the neurons is the decay in any case; then the law begins at rank 1.
     """
     length = np.diff(places, axis=1)
     length[length < SHORTEST] = 0.0
@@ -121,7 +123,7 @@ def _law(places, slopes, n, whole):
     steeper, flatter = steepness >= 1 / FLATTER, steepness <= FLATTER
     to_the_end = (before | ~(steeper | flatter)).all(axis=1)
     cliff = np.where(before & steeper, stretch, -1).max(axis=1)[:, None]
-    long = length >= np.maximum(SHORTEST, BESIDE * _at(length, law)[:, None])
+    long = length >= np.maximum(SHORTEST, BESIDE * (places[:, -1:] - places[:, 1:]))
     nearest = np.where(before & flatter & long & (stretch > cliff), stretch, -1).max(axis=1)
     law = np.where(to_the_end & (nearest >= 0), nearest, law)
     return np.where(whole & (_at(places, law) > np.log(LATEST * n)), 0, law)

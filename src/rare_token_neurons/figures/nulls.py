@@ -258,8 +258,8 @@ def of_calibration(told, apart):
     told, apart : from `calibrated`.
     """
     if told is None or apart is None:
-        return ("The full counts are not here yet. `python -m rare_token_neurons calibrate` makes them, in "
-                "`data/results/calibration.parquet` and `calibration_contrasts.parquet`; it takes about half an hour.")
+        return ("The full counts are not here yet. `python -m rare_token_neurons calibrate` makes them, in an hour and a half of "
+                "two cores: `data/results/calibration.parquet` and `calibration_contrasts.parquet`.")
     lines = []
     for head, rows in told.groupby("head", sort=False):
         size, power = (rows[rows["kind"] == kind].set_index("sample") for kind in ("size", "power"))

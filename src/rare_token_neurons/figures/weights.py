@@ -72,13 +72,13 @@ def hill(ax, rows):
 
 
 def below_bands(now):
-    """For which share of the tail sizes the rare group lies below the bands of its controls, in two lines for a title.
+    """For which share of the tail sizes the rare group lies below the bands of its controls, in three lines for a title.
 
     now : `weight_hill_curves` of one revision and matrix, after `in_use`.
     """
     said = [f"{(now['value'] < now[f'{kind}_low']).mean():.0%} ({kind})" for kind in CONTROLS
             if now[f"{kind}_low"].notna().any()]
-    return f"Below the controls' band for\n{', '.join(said)} of all k"
+    return "Below the controls' band\nfor, of all k,\n" + ", ".join(said)
 
 
 def in_use(rows, groups):

@@ -153,12 +153,9 @@ def hill(rows, matrix):
         of = rows[rows["statistic"] == statistic]
         if len(of) == 1:
             told[all((of[f"p_{kind}"] < rule.SIGNIFICANT).all() for kind in kinds)].append(name)
-    against = " and ".join(f"{kind} groups" for kind in kinds)
-    return replace(found, detail=f"A heavier tail than {against} by {_listed(told[True])}; not by {_listed(told[False])}.")
-
-
-def _listed(names):
-    return ", ".join(names) or "none"
+    against, said = " and ".join(f"{kind} groups" for kind in kinds), {by: ", ".join(names) for by, names in told.items()}
+    detail = f"A heavier tail than {against} by {said[True] or 'none of the measures'}"
+    return replace(found, detail=f"{detail}; not by {said[False]}." if said[True] and said[False] else f"{detail}.")
 
 
 def modules(rows):
