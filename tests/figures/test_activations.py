@@ -1,19 +1,11 @@
 """Groups beside their controls: matched groups that cannot be used are neither drawn nor told; signs, windows, words."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 
 from rare_token_neurons.figures import activations, axes as plots
 from rare_token_neurons.statistics import controls
-
-
-@pytest.fixture
-def ax():
-    figure, axes = plots.panels()
-    yield axes
-    plt.close(figure)
 
 
 def row(**changed):
@@ -60,16 +52,16 @@ def test_rows_without_an_account_are_judged_by_that_of_their_positions():
     assert activations.usable(curves, behind)["matched_low"].notna().tolist() == [False, True, False]
 
 
-def test_groups_without_usable_controls_leave_no_trace_in_the_legend(ax):
+def test_groups_without_usable_controls_leave_no_trace_in_the_legend(ax, legend):
     for imbalance, names in ((GOOD, {"random", "matched", "group,"}), (POOR, {"random", "group,"})):
         ax.clear()
         activations.of_groups(ax, activations.usable(table(imbalance)))
         activations.drop_empty(ax)
-        assert {name.split()[0] for name in ax.get_legend_handles_labels()[1]} == names
+        assert {name.split()[0] for name in legend()} == names
     rows = activations.usable(table(POOR, POOR)).assign(components=[1, 2])
     ax.clear()
     activations.of_curve(ax, rows, label="rare group")
-    assert not any("matched" in name for name in ax.get_legend_handles_labels()[1])
+    assert not any("matched" in name for name in legend())
     assert len(ax.lines) == 1 and len(ax.collections) == 2  # the curve, and the bands of random groups and of the group
 
 
@@ -99,10 +91,10 @@ def test_boost_and_suppress_together_are_twice_as_many():
 
 def test_controls_that_cannot_be_used_are_named_so():
     found = activations.usable(table(GOOD, POOR))
-    assert activations.beside(found.iloc[0], 2) == (
-        "**0.80** (0.70 to 0.90; random groups 0.90, none of 1,000 random groups is as far out; matched groups 0.85, none "
-        "of 1,000 matched groups is as far out)")
-    assert activations.beside(found.iloc[1], 2).endswith("is as far out; matched groups cannot be used)")
+    assert activations.beside(found.iloc[0]) == (
+        "**0.8000** (0.7000 to 0.9000; random groups 0.9000, none of 1,000 random groups is as far out; matched groups "
+        "0.8500, none of 1,000 matched groups is as far out)")
+    assert activations.beside(found.iloc[1]).endswith("is as far out; matched groups cannot be used)")
     assert [activations.among(one, ".0%") for _, one in found.iterrows()] == ["random groups 90%, matched groups 85%",
                                                                              "random groups 90%"]
 
@@ -118,7 +110,7 @@ def training():
     return activations.usable(rows)
 
 
-def test_steps_beyond_the_controls_are_counted_where_these_can_be_used(ax):
+def test_steps_beyond_the_controls_are_counted_where_these_can_be_used(ax, legend):
     rows = training()
     assert activations.beyond(rows, "random", "below") == ([64, 512], 3)
     assert activations.beyond(rows, "matched", "below") == ([512], 2)
@@ -133,7 +125,7 @@ def test_steps_beyond_the_controls_are_counted_where_these_can_be_used(ax):
     assert len(gaps) == 2 and {line.get_marker() for line in gaps} == {"_"}
     ax.clear()
     activations.over_steps(ax, activations.usable(rows.assign(imbalance_scale=1.0)))
-    assert not any("matched" in name for name in ax.get_legend_handles_labels()[1])
+    assert not any("matched" in name for name in legend())
 
 
 def test_dimensions_in_words():

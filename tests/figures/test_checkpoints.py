@@ -1,19 +1,11 @@
 """Losses over training and by frequency: what is drawn and said is what the table holds."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 
 from rare_token_neurons import files, paths, settings as parameters
-from rare_token_neurons.figures import axes, checkpoints
-
-
-@pytest.fixture
-def ax():
-    figure, ax = axes.panels()
-    yield ax
-    plt.close(figure)
+from rare_token_neurons.figures import checkpoints
 
 
 def losses(steps=(0, 16, 64), rare=(9.0, 10.0, 7.0)):
@@ -31,11 +23,11 @@ def test_losses_over_training_are_drawn_with_their_intervals(ax):
     assert np.ptp(ax.collections[1].get_paths()[0].vertices[:, 1]) == pytest.approx(3 + 2 * 1.96 * 0.1)
 
 
-def test_losses_by_decile_are_drawn_rarest_first(ax):
+def test_losses_by_decile_are_drawn_rarest_first(ax, legend):
     table = losses(steps=(64,)).set_index("group")
     checkpoints.by_decile(ax, table.loc[[str(decile) for decile in range(1, 11)]])
     assert list(ax.lines[0].get_xdata()) == list(range(1, 11)) and list(ax.lines[0].get_ydata()) == list(range(10, 0, -1))
-    assert ax.get_legend_handles_labels()[1] == ["by target (n = 1,000)"]
+    assert legend() == ["by target (n = 1,000)"]
 
 
 def test_the_summary_tells_the_gap_at_both_ends_and_how_long_it_got_worse():

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rare_token_neurons.figures import axes, claims as claim_figures
+from rare_token_neurons.figures import claims as claim_figures
 from rare_token_neurons.statistics import claims
 from rare_token_neurons.statistics.claims import Evidence, NOT, PARTLY, REPRODUCED, UNTESTED
 from rare_token_neurons.tables.claims import PENDING
@@ -73,13 +73,6 @@ def test_the_question_of_each_part_stands_in_a_row():
     assert len(asked) == len(claims.EVERY) and asked.loc["C8 (gated MLPs)", "margin"] == 0.05
     assert asked.loc["C2 head", "controls"].endswith("and the law itself") and asked.loc["C7 common", "direction"] == "no plateau, one-sided"
     assert asked.loc["C2 decay", ["controls", "margin"]].tolist() == ["", ""]
-
-
-@pytest.fixture
-def ax():
-    figure, ax = axes.panels()
-    yield ax
-    axes.plt.close(figure)
 
 
 def test_no_plateau_has_a_field_that_is_open_below(ax):

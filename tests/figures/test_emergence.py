@@ -1,6 +1,5 @@
 """Drawing over training steps: what is drawn is what the tables hold."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import planted_heads as planted
@@ -10,13 +9,6 @@ from matplotlib.colors import to_hex
 from rare_token_neurons.figures import axes as plots, emergence
 
 STEPS = [0, 16, 64, 256]
-
-
-@pytest.fixture
-def ax():
-    figure, axes = plots.panels()
-    yield axes
-    plt.close(figure)
 
 
 def lines(ax, label):
@@ -35,13 +27,13 @@ def test_colours_darken_with_the_step_and_zero_has_one():
     assert np.isfinite(emergence.shade([0]).to_rgba(0)).all()
 
 
-def test_a_curve_a_checkpoint_and_the_nulls_of_the_last(ax):
+def test_a_curve_a_checkpoint_and_the_nulls_of_the_last(ax, legend):
     rows = pd.concat([planted.curve(planted.influence() * (step + 1), step=step) for step in STEPS])
     emergence.rank_curves(ax, rows, emergence.shade(STEPS))
     curves = [line for line in ax.lines if not line.get_label().startswith("null") and line.get_color() != plots.GREY]
     assert [line.get_ydata()[-1] / planted.influence()[-1] for line in curves] == pytest.approx([1, 17, 65, 257])
     assert [line.get_linestyle() for line in curves] == ["--", "-", "-", "-"]
-    labels = ax.get_legend_handles_labels()[1]
+    labels = legend()
     assert labels[:2] == ["step 0", "step 256 (95 % over documents)"] and "null: the law itself, 95 %" in labels
 
 
@@ -61,12 +53,12 @@ def of(table, group, rule):
     return table[(table["group"] == group) & (table["rule"] == rule)]
 
 
-def test_delta_has_a_marker_by_its_word_over_the_laws_samples(ax):
+def test_delta_has_a_marker_by_its_word_over_the_laws_samples(ax, legend):
     emergence.heights(ax, of(phases(), "rare", "fixed head"))
     drawn = {(line.get_marker(), to_hex(line.get_markerfacecolor())): list(line.get_xdata())
              for line in ax.lines if line.get_linestyle() == "None" and len(line.get_xdata())}
     assert drawn == {("v", "#ffffff"): [0, 16], ("s", "#ffffff"): [64], ("o", plots.COLORS["rare"]): [256]}
-    labels = ax.get_legend_handles_labels()[1]
+    labels = legend()
     assert labels == ["samples of the law itself, 95 %", "plateau", "outliers", "rounded", "on the line", "cannot be tested"]
 
 

@@ -11,13 +11,6 @@ from rare_token_neurons.figures import axes, influence
 
 
 @pytest.fixture
-def ax():
-    figure, ax = axes.panels()
-    yield ax
-    plt.close(figure)
-
-
-@pytest.fixture
 def found():
     return planted.phases().set_index(["group", "sign", "rule"])
 
@@ -72,11 +65,11 @@ def test_titles_give_the_word_and_delta(found):
     assert influence.finding("Rare", None) == "Rare: cannot be tested"
 
 
-def test_a_curve_has_its_own_legend_and_leaves_the_nulls_to_the_figures(ax):
+def test_a_curve_has_its_own_legend_and_leaves_the_nulls_to_the_figures(ax, legend):
     influence.curve(ax, planted.curve(), planted.fit(), "rare", axes.COLORS["rare"])
     own = [text.get_text() for text in ax.get_legend().get_texts()]
     assert own == ["rare (n = 2,000, 300 documents; 95 %)", "line: the law, carried to rank 1 (κ = 0.70)"]
-    rest = set(ax.get_legend_handles_labels()[1]) - set(own)
+    rest = set(legend()) - set(own)
     assert rest == {"null: the law itself, 95 %", "null: lognormal, 95 %", "null: half-normal, 95 %", "ranked on the same tokens"}
 
 

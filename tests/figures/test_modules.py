@@ -1,19 +1,11 @@
 """Drawings and sentences of notebook 08 show what the tables say."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 
-from rare_token_neurons.figures import axes as plots, modules
+from rare_token_neurons.figures import modules
 from rare_token_neurons.tables import modules as tables
-
-
-@pytest.fixture
-def ax():
-    figure, axes = plots.panels()
-    yield axes
-    plt.close(figure)
 
 
 def test_the_group_is_the_top_of_half_a_for_rare_targets(ax):

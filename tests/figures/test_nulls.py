@@ -1,23 +1,14 @@
 """The drawings and sentences of notebook 09 show what the tables say."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 
-from rare_token_neurons import files
+from rare_token_neurons import files, paths
 from rare_token_neurons.curve import heads as plateaus, stored
 from rare_token_neurons.figures import nulls
 from rare_token_neurons.statistics import claims, rankings
 from rare_token_neurons.tables import robustness
-
-
-@pytest.fixture
-def ax():
-    """Axes of a figure that is closed afterwards."""
-    figure, axes = plt.subplots()
-    yield axes
-    plt.close(figure)
 
 
 def row(**values):
@@ -72,12 +63,12 @@ def test_heights_lie_beside_their_nulls(ax):
 
 @pytest.mark.parametrize("names, filled", [(nulls.FULL[:3], "lognormal"), (nulls.FULL, "the law itself"),
                                            (("shuffled labels", "common, same number", "common, same loss"), "shuffled labels")])
-def test_every_null_of_a_panel_has_its_own_line(ax, names, filled):
+def test_every_null_of_a_panel_has_its_own_line(ax, names, filled, legend):
     ranks = np.arange(1, 101)
     parts = [pd.DataFrame({"null": name, "rank": ranks, "influence": 1 / ranks, "low": 0.5 / ranks, "high": 2 / ranks})
              for name in names]
     nulls.beside_nulls(ax, pd.concat(parts), pd.DataFrame({"null": names, "positions": 2_000}))
-    assert set(ax.get_legend_handles_labels()[1]) == {f"{nulls.said(name)}, 95 %" for name in names} | {"rare (n = 2,000)"}
+    assert set(legend()) == {f"{nulls.said(name)}, 95 %" for name in names} | {"rare (n = 2,000)"}
     assert [band.get_label() for band in ax.collections] == [f"{filled}, 95 %"]
     lines = [line for line in ax.lines if line.get_label().endswith("95 %")]
     assert len({str(line._unscaled_dash_pattern) for line in lines}) == len(lines) == len(names) - 1
@@ -141,10 +132,11 @@ def test_the_calibration_is_shown_a_row_a_sample():
     assert nulls.pairs(apart()).loc["a shelf of 30 and a law"].tolist() == [70, 70]
 
 
-def test_without_the_calibration_its_command_is_said(tmp_path):
-    assert nulls.calibrated(tmp_path) == [None, None]
+def test_without_the_calibration_its_command_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "RESULTS", tmp_path)
+    assert nulls.calibrated() == [None, None]
     files.write_table(tmp_path / "calibration.parquet", told())
-    found = nulls.calibrated(tmp_path)
+    found = nulls.calibrated()
     assert len(found[0]) == 8 and "`python -m rare_token_neurons calibrate` makes them" in nulls.of_calibration(*found)
 
 
@@ -157,11 +149,18 @@ def seed_table(seed, words=("plateau", "rounded")):
     return made.assign(**{name: 1 for name in stored.KEPT if name not in made})
 
 
-def test_seeds_are_collected_and_said_with_what_is_missing(tmp_path):
-    assert not len(nulls.collected(tmp_path / "nowhere"))
+@pytest.fixture
+def suites(tmp_path, monkeypatch):
+    """The folder of the seeds' tables, empty."""
+    monkeypatch.setattr(paths, "MINI_PYTHIA_SEEDS", tmp_path)
+    return tmp_path
+
+
+def test_seeds_are_collected_and_said_with_what_is_missing(suites):
+    assert not len(nulls.collected()) and nulls.of_seeds(nulls.collected()).count("not measured yet") == 3
     for seed in (1, 2):
-        files.write_table(tmp_path / f"seed{seed}.parquet", seed_table(seed, ("plateau" if seed == 1 else "", "rounded")))
-    both = nulls.collected(tmp_path)
+        files.write_table(suites / f"seed{seed}.parquet", seed_table(seed, ("plateau" if seed == 1 else "", "rounded")))
+    both = nulls.collected()
     rare = both[both["group"] == "rare"]
     assert sorted(both["seed"].unique()) == [1, 2]
     assert nulls.spread(rare).loc["kappa", ["mean", "min", "max"]].tolist() == [1.5, 1, 2]
@@ -169,7 +168,6 @@ def test_seeds_are_collected_and_said_with_what_is_missing(tmp_path):
     assert said.startswith("Seed 0 is not measured yet; `make suite SEED=0 STEPS=1536` trains it")
     assert "data/cache/mini-pythia-seed0-steps1536" in said and "first 1.7 % +0.50 and +1.00 e-folds, of the fitted head +0.20" in said
     assert said.endswith("are called: plateau (seed 1); no word, for want of the documents (seed 2).")
-    assert nulls.of_seeds(nulls.collected(tmp_path / "nowhere")).count("not measured yet") == 3
     assert nulls.of_lead(rare) == "mini-pythia, 2 training seeds:\ntop 1.7 % over median 30.0 to 30.0"
     assert nulls.of_words(rare) == "Rare: Δ from +0.50 to +1.00\n(plateau 1)"
 
@@ -183,12 +181,12 @@ def test_a_seeds_head_without_a_word_is_open(ax):
     assert [label.get_text() for label in ax.get_xticklabels()] == ["seed 1", "seed 2"]
 
 
-def test_a_seeds_curve_without_documents_is_completed(tmp_path):
+def test_a_seeds_curve_without_documents_is_completed(suites):
     ranks = np.unique(np.geomspace(1, 1536, 100).round().astype(int))
     curve = {"rank": ranks, "influence": ranks**-0.7, "low": 0.9 * ranks**-0.7, "high": 1.1 * ranks**-0.7}
     bare = pd.DataFrame(curve | {"seed": 0, "steps": 1536, "group": "rare", "neurons": 1536, "ratio": 9.0, "positions": 9, "documents": 9})
-    files.write_table(tmp_path / "seed0.parquet", bare)
-    made = nulls.collected(tmp_path)
+    files.write_table(suites / "seed0.parquet", bare)
+    made = nulls.collected()
     assert made["delta"].iloc[0] == pytest.approx(0, abs=0.02) and made["delta_low"].isna().all() and (made["word"] == "").all()
 
 

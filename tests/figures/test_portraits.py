@@ -3,7 +3,6 @@
 import html
 import re
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,13 +10,6 @@ import pytest
 from rare_token_neurons.figures import axes, portraits as portrait_figures
 
 NASTY = "a|b *c* `d` $e$ <b>&amp;\n#[x](y) _z_ ~"
-
-
-@pytest.fixture
-def ax():
-    figure, made = axes.panels()
-    yield made
-    plt.close(figure)
 
 
 def test_text_of_any_kind_is_no_markup():

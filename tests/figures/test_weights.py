@@ -1,18 +1,10 @@
 """Drawing of spectra: what is drawn is what the tables hold; the last layer's place; sentences."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 
 from rare_token_neurons.figures import axes as plots, weights
-
-
-@pytest.fixture
-def ax():
-    figure, axes = plots.panels()
-    yield axes
-    plt.close(figure)
 
 
 def test_groups_have_places_of_their_own(ax):
@@ -29,17 +21,17 @@ def test_groups_have_places_of_their_own(ax):
     assert sorted(np.concatenate([dot.get_ydata() for dot in dots])) == sorted(cases["y"])
 
 
-def test_the_hill_plot_marks_the_chosen_tail(ax):
+def test_the_hill_plot_marks_the_chosen_tail(ax, legend):
     part = pd.DataFrame({"k": [1, 2, 3], "value": [3.0, 2.0, 1.5], "chosen": 2, "random_low": 2.5, "random_high": 9.0,
                          "matched_low": 1.8, "matched_high": 8.0, "shuffled_mean": 5.0})
     both = pd.concat([part.assign(revision="step0", value=[8.0, 7.0, 6.0]), part.assign(revision="step9")])
     weights.hill(ax, both)
     mark = next(line for line in ax.lines if line.get_marker() == "D")
     assert (mark.get_xdata()[0], mark.get_ydata()[0]) == (2, 2.0)
-    assert {"rare group at step0", "rare group at step9", "matched groups, 95 %"} <= set(ax.get_legend_handles_labels()[1])
+    assert {"rare group at step0", "rare group at step9", "matched groups, 95 %"} <= set(legend())
     ax.clear()
     weights.hill(ax, both.assign(matched_low=np.nan, matched_high=np.nan))
-    assert "matched groups, 95 %" not in ax.get_legend_handles_labels()[1]
+    assert "matched groups, 95 %" not in legend()
     assert weights.below_bands(part) == "Below the controls' band for\n67% (random), 33% (matched) of all k"
     assert weights.below_bands(part.assign(matched_low=np.nan)).endswith("67% (random) of all k")
 
@@ -72,7 +64,7 @@ def groups_of(**changed):
     return pd.DataFrame(made)
 
 
-def test_matched_groups_that_cannot_be_used_are_left_out_matrix_by_matrix(ax):
+def test_matched_groups_that_cannot_be_used_are_left_out_matrix_by_matrix(ax, legend):
     every = groups_of()
     spectra = pd.DataFrame({"matrix": ["gate", "gate", "up", "up"], "kind": ["matched", "random"] * 2})
     assert weights.in_use(spectra, every).index.tolist() == [1, 2, 3]
@@ -86,7 +78,7 @@ def test_matched_groups_that_cannot_be_used_are_left_out_matrix_by_matrix(ax):
     assert weights.lower(used).tolist() == [False, True, False, True] + [False] * 4
     placed, _ = weights.places(used.assign(size=27).query("statistic == 'entropy' and matrix == 'gate'"))
     weights.groups(ax, placed)
-    assert not any("matched" in name for name in ax.get_legend_handles_labels()[1])
+    assert not any("matched" in name for name in legend())
 
 
 # ---- layer by layer
