@@ -191,7 +191,8 @@ def test_a_clustering_puts_alike_neurons_side_by_side():
 
 
 def rows(**columns):
-    base = {"value": [1.0, 3.0], "low": [0.5, 2.0], "high": [2.0, 3.5], "random": 2.0, "random_low": 1.5, "random_high": 2.5,
+    base = {"value": [1.0, 3.0], "low": [0.5, 2.0], "high": [2.0, 3.5], "random": 2.0, "random_low": 1.5,
+            "random_high": 2.5,
             "matched": [1.8, np.nan], "matched_low": [1.4, np.nan], "matched_high": [2.2, np.nan], "size": [27, 27]}
     return pd.DataFrame(base | columns)
 
@@ -217,7 +218,8 @@ def test_steps_show_the_group_of_each_checkpoint_and_the_last_one(ax):
 
 @pytest.mark.parametrize("given, said", [
     ((0.0009,), "p = 0.001"), ((0.034,), "p = 0.034"), ((0.5,), "p = 0.50"), ((np.nan,), "no p value"),
-    ((1 / 201, 1 / 201), "none of 200 null curves"), ((1 / 1001, 1 / 1001, "draws"), "none of 1,000 draws"),  # at its floor
+    ((1 / 201, 1 / 201), "none of 200 null curves"), ((1 / 1001, 1 / 1001, "draws"),
+                                                      "none of 1,000 draws"),  # at its floor
     ((2 / 201, 1 / 201), "p = 0.010"), ((np.nan, 1 / 201), "no p value")])
 def test_p_in_words(given, said):
     assert words.level(*given) == said

@@ -24,7 +24,7 @@ from rare_token_neurons.tables import rare_tokens, stage
 
 DECLARED = parameters.cell(["model", "seed", "recompute"], model="mini-pythia", recompute="never")
 START = 'nb = start(globals(), "04")'
-OWN = "top = 26\nlabels = ['a', 'b']\nseeds_of = {'one': 1}\nfor place in range(3):\n    pass"  # a notebook's own variables
+OWN = "top = 26\nlabels = ['a', 'b']\nseeds_of = {'one': 1}\nfor place in range(3):\n    pass"  # a notebook's variables
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,8 @@ from rare_token_neurons.figures import axes as plots, weights
 
 
 def test_groups_have_places_of_their_own(ax):
-    table = pd.DataFrame([{"matrix": matrix, "group": group, "rows": rows, "size": 27, "value": 1.0, "low": 0.5, "high": 1.5,
+    table = pd.DataFrame([{"matrix": matrix, "group": group, "rows": rows, "size": 27, "value": 1.0, "low": 0.5,
+                           "high": 1.5,
                            "random_low": 1.0, "random_high": 3.0, "random_mean": 2.0, "matched_low": 1.0,
                            "matched_high": 3.0, "matched_mean": 2.0} for matrix in ("gate", "out")
                           for group, rows in (("rare", "raw"), ("rare", "standardised"), ("common", "raw"))])
@@ -59,7 +60,8 @@ def groups_of(**changed):
                    "high": 2.5, "missing": 0.0, "positions": 900, "documents": 120, "shuffled_mean": 9.0,
                    "imbalance_norm": 0.4 if matrix == "gate" else 0.01}
             for kind in ("random", "matched"):
-                one |= {f"{kind}_mean": 3.0, f"{kind}_low": 2.6, f"{kind}_high": 3.5, f"p_{kind}": p, f"{kind}_draws": 1000}
+                one |= {f"{kind}_mean": 3.0, f"{kind}_low": 2.6, f"{kind}_high": 3.5, f"p_{kind}": p,
+                        f"{kind}_draws": 1000}
             made.append(one | changed)
     return pd.DataFrame(made)
 
@@ -89,7 +91,8 @@ def test_the_last_layers_place_among_the_others():
                           "alpha": [2.0, 1.0, np.nan, 5.0, 2.5, 4.0, 3.0, np.nan, 9.0]})
     found = weights.special(table)
     assert list(found.index) == ["a", "b"]
-    assert found.loc["a", ["last", "median", "lowest", "highest", "below", "others"]].tolist() == [2.5, 2.0, 1.0, 5.0, 2, 3]
+    assert found.loc["a", ["last", "median", "lowest", "highest", "below", "others"]].tolist() == [2.5, 2.0, 1.0, 5.0,
+                                                                                                   2, 3]
     assert found.loc["a", "p"] == 1.0 and np.isnan(found.loc["b", ["last", "p"]].astype(float)).all()
 
 
@@ -106,7 +109,8 @@ def test_failed_fits_are_told_matrix_by_matrix_and_too_many_are_marked():
                           "matrix": ["in", "out", "in", "in"], "statistic": "alpha", "missing": [0.05, 0.5, 0.9, 0.9],
                           "under_trained": 0.25, "log": ["", "odd", "", "odd"]})
     first, second, last = weights.failures(table).splitlines()
-    assert "5.0% of" in first and "**" not in first and first.endswith("25% of the random groups are called under-trained.")
+    assert "5.0% of" in first and "**" not in first
+    assert first.endswith("25% of the random groups are called under-trained.")
     assert "50.0% of weightwatcher's fits failed (**above 20 %" in second and last == "- Its words on failures: odd."
 
 
@@ -118,13 +122,17 @@ def test_the_summary_tells_each_matrix_and_which_measures_agree():
                              for matrix in ("gate", "up") for name in ("alpha_hill", "alpha_hill_half")
                              for value in (0.0, -1.0)])
     said = weights.summary(rare, share, training, fitted, "mini-pythia").splitlines()
-    assert said[0].startswith("- $W_{in}$ gate: Hill exponent **2.00** [1.50, 2.50]; random groups 3.00 (p = 0.30), matched "
-                              "groups cannot be used, own elements shuffled 9.00. A heavier tail than random groups by Hill "
-                              "at k = m/2, entropy; not by Hill by fix-finger, stable rank. One direction holds 25%")
-    assert "matched groups 3.00 (p = 0.30), own" in said[1] and "than random groups and matched groups by Hill at" in said[1]
-    assert said[2].endswith("goes from +0.00 to -1.00; with k = m/2 for all from +0.00 to -1.00.") and "50.0%" in said[-1]
+    assert said[0].startswith("- $W_{in}$ gate: Hill exponent **2.00** [1.50, 2.50]; random groups 3.00 (p = 0.30), "
+                              "matched groups cannot be used, own elements shuffled 9.00. A heavier tail than random "
+                              "groups by Hill at k = m/2, entropy; not by Hill by fix-finger, stable rank. One "
+                              "direction holds 25%")
+    assert "matched groups 3.00 (p = 0.30), own" in said[1]
+    assert "than random groups and matched groups by Hill at" in said[1]
+    assert said[2].endswith("goes from +0.00 to -1.00; with k = m/2 for all from +0.00 to -1.00.")
+    assert "50.0%" in said[-1]
     assert len(said) == 6
-    assert weights.summary(rare, share, pd.DataFrame(), fitted, "smollm2").splitlines()[-1].endswith("noise of its own.")
+    assert weights.summary(rare, share, pd.DataFrame(), fitted,
+                           "smollm2").splitlines()[-1].endswith("noise of its own.")
 
 
 def test_output_weights_stand_beside_the_claim():

@@ -1,5 +1,4 @@
-"""Drawing groups of neurons beside their controls and along the activation scale (notebooks 05 and 06), and words on
-them.
+"""Drawing groups of neurons beside their controls and along the activation scale (notebooks 05, 06), and words on them.
 
 Where matched groups match too poorly to be a control, they are neither drawn nor spoken of: `usable` takes them out.
 """
@@ -8,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from rare_token_neurons.figures import axes
-from rare_token_neurons.figures.axes import COLORS, clustered, of_groups, of_pairs, reach, title  # for the notebooks too
+from rare_token_neurons.figures.axes import COLORS, clustered, of_groups, of_pairs, reach, title  # for notebooks too
 from rare_token_neurons.figures.words import against, among, beside, between, by_control, chance
 from rare_token_neurons.statistics import controls
 from rare_token_neurons.statistics.claims import poor_match
@@ -51,8 +50,7 @@ def unmatched(behind):
 
 
 def drop_empty(ax):
-    """Take what has nothing to show, such as matched groups that cannot be used, out of axes and so out of the legend.
-    """
+    """Take what has nothing to show, such as matched groups that cannot be used, out of axes and legend."""
     for drawn in (*ax.lines, *ax.collections):
         paths = drawn.get_paths() if drawn in ax.collections else [drawn.get_path()]
         if not any(np.isfinite(path.vertices[:, 1]).any() for path in paths):
@@ -95,16 +93,13 @@ def behind_it(behind):
 
 
 def of_curve(ax, rows, *, label):
-    """Cumulative variance over components, with the bands of its controls: rows of `activation_variance`, after
-    `usable`.
-    """
+    """Cumulative variance over components, with the bands of its controls: `activation_variance` after `usable`."""
     axes.of_curve(ax, rows["components"] / rows["size"], rows, color=COLORS["rare"], label=label)
     drop_empty(ax)
 
 
 def over_steps(ax, rows):
-    """The rare group over training with the bands of its controls: rows of `activations_over_training`, after `usable`.
-    """
+    """The rare group over training with the bands of its controls: `activations_over_training` after `usable`."""
     axes.group_over_steps(ax, rows)
     drop_empty(ax)
     for line in ax.lines:  # matched groups that can be used at single checkpoints, whom no line joins
@@ -123,8 +118,7 @@ def beyond(rows, kind, side):
 
 
 def steps_beyond(rows, side):
-    """At how many checkpoints the group lies beyond its controls, in two lines for a title; takes what `beyond` takes.
-    """
+    """At how many checkpoints the group lies beyond its controls, two lines for a title; takes what `beyond` takes."""
     found = {kind: beyond(rows, kind, side) for kind in controls.KINDS}
     return ",\n".join(f"{side} {kind} at {len(there)} of {total}" for kind, (there, total) in found.items() if total)
 
@@ -179,16 +173,13 @@ def windows(ax, rows):
 
 
 def loudest(rows):
-    """The group's value and those of the three loudest windows, in two lines for a title; takes what `windows` takes.
-    """
+    """The group's value and those of the three loudest windows, two lines for a title; takes what `windows` takes."""
     near = rows[rows["window"].between(1, 3)]["value"]
     return f"rare group {rows['value'].iloc[0]:.2f},\nthe loudest windows {near.min():.2f} to {near.max():.2f}"
 
 
 def along_the_scale(rows):
-    """The rare group beside windows of other neurons along the activation scale, in Markdown; takes what `windows`
-    takes.
-    """
+    """The rare group beside windows of others along the activation scale, in Markdown; takes what `windows` takes."""
     group, others = rows[rows["window"] == 0].iloc[0], rows[rows["window"] > 0].sort_values("scale", ascending=False)
     times, near = np.exp(group["scale"] - others["scale"].iloc[0]), others["value"].head(3)
     louder = (f"{times:.1f} times that of the loudest window of other neurons" if times > 1 else
@@ -208,8 +199,7 @@ FORMATS = {"mean": "+.4f", "mean absolute": ".3f"}
 
 
 def statistics_of(table):
-    """The statistics of pairs that have a meaning: of a gated MLP the mean absolute value alone, the one that decides
-    first.
+    """The statistics of pairs that have a meaning: of a gated MLP the mean absolute value alone, what decides first.
 
     table : `coactivation`.
     """

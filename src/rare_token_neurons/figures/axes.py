@@ -90,9 +90,7 @@ def save(figure, folder, name):
 
 
 def title(ax, finding, pad=None):
-    """Title that states the finding, at the left, wrapped to the axes by the caller's line breaks; pad: points below
-    it.
-    """
+    """Title that states the finding, at the left, with the caller's line breaks; pad: points below it."""
     ax.set_title(finding, loc="left", pad=pad)
 
 
@@ -305,8 +303,7 @@ def group_over_steps(ax, rows):
 
 
 def of_pairs(ax, sets):
-    """How the pairs of a group are spread, over random groups (their mean and 95 % band) and matched ones (mean,
-    dashed).
+    """How the pairs of a group are spread, over random groups (mean and 95 % band) and matched ones (mean, dashed).
 
     sets : "rare", "random" and, where there are such, "matched" -> DataFrame, one row a bin, with left, share, low,
     high.
@@ -336,8 +333,7 @@ def reach(bins):
 
 
 def clustered(above, ax, block, finding):
-    """The correlations inside a group as a heat map, its neurons in the order of a clustering, whose tree is drawn
-    above.
+    """The correlations inside a group as a heat map, in the order of a clustering, whose tree is drawn above.
 
     block : (m, m) correlations ; finding : the title, of the axes above.
     """

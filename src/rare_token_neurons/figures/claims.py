@@ -32,8 +32,8 @@ def asked():
         mlp = {True: " (gated MLPs)", False: " (other MLPs)", None: ""}[claim.gated]
         control = " and ".join(claim.controls) if claim.direction in ("greater", "less") else ""
         made[f"{claim.name}{mlp}"] = {
-            "statistic": claim.statistic, "direction": RULES.get(claim.direction, claim.direction), "margin": claim.margin,
-            "controls": control, "needs": ", ".join(claim.needs)}
+            "statistic": claim.statistic, "direction": RULES.get(claim.direction, claim.direction),
+            "margin": claim.margin, "controls": control, "needs": ", ".join(claim.needs)}
     return pd.DataFrame(made).T.fillna("")
 
 

@@ -73,8 +73,7 @@ def step_bar(figure, axes, colours, steps):
 
 
 def heights(ax, rows):
-    """Delta of the fixed head over training, its marker by the word of each step, over the spread of the law's own
-    samples.
+    """Delta of the fixed head over training, its marker by each step's word, over the spread of the law's own samples.
 
     rows : `emergence.emergence_phases` of one group and rule, by step.
     """
@@ -116,9 +115,9 @@ def parameter(ax, phases, name):
     for group in GROUPS:
         rows = phases[phases["group"] == group]
         fixed, fitted = (rows[rows["rule"] == rule] for rule in (FIXED, "fitted head"))
-        _line(ax, fixed, name, axes.COLORS[group], "-", f"{group}, {FIXED}")
-        ax.plot(fitted["step"], fitted[name], "--", color=axes.COLORS[group], linewidth=0.8, label=f"{group}, fitted "
-                                                                                                   "head")
+        color = axes.COLORS[group]
+        _line(ax, fixed, name, color, "-", f"{group}, {FIXED}")
+        ax.plot(fitted["step"], fitted[name], "--", color=color, linewidth=0.8, label=f"{group}, fitted head")
 
 
 # ---- the top group
@@ -141,8 +140,7 @@ def ratios(ax, top):
 
 
 def agreements(ax, rankings):
-    """Rank correlation of rare and common rankings at the same step; in grey what the same ranking gives, the ceiling.
-    """
+    """Rank correlation of rare and common rankings at the same step; in grey the ceiling, the same ranking's."""
     same = rankings[rankings["first_step"] == rankings["second_step"]]
     for first, second, line in (("rare", "rare", "--"), ("common", "common", ":"), ("rare", "common", "-")):
         rows = same[(same["first_group"] == first) & (same["second_group"] == second)]
@@ -201,9 +199,7 @@ def ends(values, form="{:.2f}", then=", "):
 
 
 def finding(rows):
-    """What the head of one group is called first and last, and how high it stands at last; rows: as `heights` takes
-    them.
-    """
+    """What the head of one group is called first and last, and how high it stands; rows: as `heights` takes them."""
     rows = rows.set_index("step")
     height = rows["delta"].iloc[-1]
     told = f" (Δ = {height:+.2f})" if np.isfinite(height) else ""
@@ -233,8 +229,7 @@ def of_best(ratio):
 
 
 def of_agreement(agreement):
-    """How far rare and common rankings agree, first and last; agreement: by step, columns (first group, second group).
-    """
+    """How far rare and common rankings agree, first and last; by step, columns (first group, second group)."""
     return (f"Rare with common: {ends(agreement['rare', 'common'], then=f',{chr(10)}')} "
             f"(ceiling {agreement['rare', 'rare'].iloc[-1]:.2f})")
 
@@ -296,8 +291,7 @@ def of_parting(parted):
 
 
 def of_members(today, on_top):
-    """Where the last checkpoint's top neurons stood at first, and since when they stand above random groups, in
-    Markdown.
+    """Where the last checkpoint's top neurons stood at first, and since when above random groups, in Markdown.
 
     today : rows of table `emergence_top_groups` on rare targets, the last step's group, indexed by step.
     on_top : how many of them were on top at each step, indexed by step.

@@ -85,8 +85,7 @@ def fits(found):
 
 
 def chances(found):
-    """How often each null has a head as high, in words, and how far the law's own samples spread: a row (targets,
-    rule).
+    """How often each null has a head as high, in words, and how far the law's samples spread: a row (targets, rule).
 
     found : as `fits` takes it.
     """
@@ -147,8 +146,7 @@ def finding(name, fit):
 
 
 def curve(ax, rows, fit, label, color):
-    """A curve with its phases, interval, nulls and law; dotted, the curve that is ranked and measured on the same
-    tokens.
+    """A curve with its phases, interval, nulls and law; dotted, the curve ranked and measured on the same tokens.
 
     rows : one curve's of table `rank_curves` ; fit : its row of table `phases` ; label : with n, in the axes' own
     legend.

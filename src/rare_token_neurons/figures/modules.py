@@ -50,8 +50,8 @@ def overlap(ax, rows):
     for pair, (name, color, style) in SETS.items():
         some = rows[(rows["first"] == pair[0]) & (rows["second"] == pair[1])]
         axes.band(ax, some["k"], some["low"], some["high"], color=color, alpha=0.15)
-        ax.plot(some["k"], some["jaccard"], style, marker="o", color=color, label=f"top for rare (A) and {name} (B), "
-                                                                                  "95 %")
+        ax.plot(some["k"], some["jaccard"], style, marker="o", color=color,
+                label=f"top for rare (A) and {name} (B), 95 %")
     axes.band(ax, some["k"], some["null_low"], some["null_high"], label="unrelated rankings, 95 %", alpha=0.5)
     ax.plot(some["k"], some["null_jaccard"], color=axes.GREY, linewidth=0.8)
     ax.axvline(some.loc[some["group"], "k"].iloc[0], color=axes.GREY, linewidth=0.6, linestyle=":")
@@ -133,8 +133,8 @@ def growth(ax, rows):
 
     rows : `greedy_search` of one revision.
     """
-    axes.band(ax, rows["size"], rows["random_low"], rows["random_high"], label="10 random groups, their "
-                                                                               "range", alpha=0.4)
+    axes.band(ax, rows["size"], rows["random_low"], rows["random_high"], alpha=0.4,
+              label="10 random groups, their range")
     ax.plot(rows["size"], rows["individual"], "o-", color=axes.COLORS["all"], label="individually best")
     ax.plot(rows["size"], rows["greedy"], "o--", color=axes.COLORS["rare"], label="greedy search")
     ax.set(xlabel="neurons in the group", ylabel="mean |joint change|, half B (nats)",
@@ -150,7 +150,7 @@ def modularity(ax, rows):
     of_groups(ax, rows.assign(group="rare"))
     drop_empty(ax)
     edges = rows["weights"].map({"absolute": "|r|", "positive": "r > 0"})
-    names = [f"{where}\n{resolution:g}\n{edge}" for where, resolution, edge in zip(rows["where"], rows["resolution"], edges)]
+    names = rows["where"] + "\n" + rows["resolution"].map("{:g}".format) + "\n" + edges
     ax.set_xticks(range(len(rows)), names, fontsize=6)
     highest = rows[["high", "random_high", "matched_high"]].max().max()
     ax.set(ylabel="modularity Q", xlabel="positions, resolution, edges", ylim=(0, 1.45 * highest))

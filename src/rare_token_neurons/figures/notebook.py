@@ -98,8 +98,7 @@ class Notebook:
 
 
 def start(namespace, number):
-    """Begin a notebook: check its parameters, set the figures' style, and forget what an earlier run in this kernel
-    left.
+    """Begin a notebook: check its parameters, set the figures' style, and forget what an earlier run left.
 
     Parameters
     ----------
@@ -135,9 +134,7 @@ def _module(name):
 
 
 def _forget():
-    """Begin a new account, and empty what the package's functions remember: files may have changed since an earlier
-    run.
-    """
+    """Begin a new account, and empty what the package's functions remember: files may have changed."""
     for part in (stage._seconds, *stage._written.values()):
         part.clear()
     for name, module in list(sys.modules.items()):

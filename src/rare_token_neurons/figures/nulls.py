@@ -26,8 +26,8 @@ NAMES = {"unigram_share": "share through the unigram direction",
 LEVEL = 0.05
 SHORT = {  # the grid's statistics
     "head": "head's height Δ\n(e-folds)", "rare against common": "rare against\ncommon (log)",
-    "effective "
-    "dimension": "effective\ndimension", "co-activation": "co-activation (r)", "Hill exponent": "Hill exponent"}
+    "effective dimension": "effective\ndimension", "co-activation": "co-activation (r)",
+    "Hill exponent": "Hill exponent"}
 
 
 def said(name):
@@ -87,8 +87,7 @@ def heights(ax, heads):
 
 
 def law(ax, values, tests, color):
-    """Share of the neurons above each influence, with the fitted power laws of the middle and of the upper tail in
-    grey.
+    """Share of the neurons above each influence, with the power laws of the middle and of the upper tail in grey.
 
     values : (neurons,) ; tests : rows of `power_laws` of one group.
     """
@@ -254,9 +253,7 @@ def counts(told):
 
 
 def pairs(apart):
-    """The contrasts as they are shown, per cent of the pairs that are told apart: a row a pair; apart: from
-    `calibrated`.
-    """
+    """The contrasts as they are shown, per cent of the pairs told apart: a row a pair; apart: from `calibrated`."""
     shown = apart.pivot(index="sample", columns="coupled", values="apart").mul(100).round(1)
     return shown.reindex(apart["sample"].unique())
 

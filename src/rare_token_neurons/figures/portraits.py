@@ -1,6 +1,4 @@
-"""Drawing the portraits of neurons (notebook 10): histograms of activity, effects by target, tokens; and a card in
-words.
-"""
+"""Drawing the portraits of neurons (notebook 10): activity, effects by target, tokens; and a card in words."""
 
 import unicodedata
 
@@ -38,13 +36,11 @@ def by_verdict(table):
 
 
 def beside(ax, x, y, names):
-    """Name points in a column at the right of the axes, in their order of height, each with a thin line to its point.
-    """
+    """Name points in a column at the right of the axes, by height, each with a thin line to its point."""
     line = {"arrowstyle": "-", "color": axes.DARK, "linewidth": 0.4, "shrinkB": 2, "relpos": (0, 0.5)}
     for place, at in enumerate(np.argsort(-y)):
-        ax.annotate(names[at], (x[at], y[at]), xytext=(1.06, 0.97 - 0.065 * place), textcoords="axes "
-                                                                                               "fraction", fontsize=6.5,
-                    va="center", annotation_clip=False, arrowprops=line)
+        ax.annotate(names[at], (x[at], y[at]), xytext=(1.06, 0.97 - 0.065 * place), textcoords="axes fraction",
+                    fontsize=6.5, va="center", annotation_clip=False, arrowprops=line)
 
 
 def effects(ax, table):
@@ -64,8 +60,7 @@ def effects(ax, table):
         wide, high = Z * some["common_error"], Z * some["rare_error"]
         ax.errorbar(some["common"], some["rare"], xerr=wide, yerr=high, fmt="o", color=COLORS[verb], elinewidth=0.6,
                     label=f"{LABELS[verb]} ({len(some)}), 95 %")
-    beside(ax, chosen["common"].to_numpy(), chosen["rare"].to_numpy(), ["neuron "
-                                                                        f"{neuron}" for neuron in chosen["neuron"]])
+    beside(ax, *chosen[["common", "rare"]].to_numpy().T, [f"neuron {neuron}" for neuron in chosen["neuron"]])
     ax.legend(loc="upper left")
 
 
@@ -85,9 +80,7 @@ def frequency(ax, table):
 
 
 def ends(ax, table):
-    """Mean frequency rank of the tokens that each top neuron raises and lowers most, over the band of the other
-    neurons.
-    """
+    """Mean frequency rank of the tokens that each top neuron raises and lowers most, over the others' band."""
     chosen, others = table[table["top"]].sort_values("rank"), table[~table["top"]]
     y = -np.arange(len(chosen))
     low, high = np.nanquantile(others[["promoted", "suppressed"]], [0.025, 0.975])
@@ -102,8 +95,8 @@ def ends(ax, table):
 # ---- what the head is made of
 
 ALWAYS_ON, LINEAR = 0.95, 0.9  # least openness and R² of a linear map that is always on
-MEASURES = {"openness": "openness: gate above 0\n(share of "
-                        "positions)", "r2": "linearity: R² of activation\non linear input"}
+MEASURES = {"openness": "openness: gate above 0\n(share of positions)",
+            "r2": "linearity: R² of activation\non linear input"}
 LEAST = {"openness": ALWAYS_ON, "r2": LINEAR}
 
 
@@ -143,8 +136,7 @@ def medians(table, measure):
 
 
 def linear_over_steps(ax, training, measure):
-    """Medians over training, at rare positions: the top 1.7 % of each checkpoint, the last head followed back, the
-    others.
+    """Medians over training, at rare positions: each checkpoint's top 1.7 %, the last head followed back, the others.
 
     training : `linearity_over_training`.
     """
@@ -170,8 +162,7 @@ def always_on(table):
 
 
 def made_of(table):
-    """Whether the head's neurons work as linear maps that are always on, and how many directions they read, in
-    Markdown.
+    """Whether the head's neurons work as linear maps that are always on, and the directions they read, in Markdown.
 
     table : `linearity` of one checkpoint.
     """
@@ -223,9 +214,7 @@ def words(tokens):
 
 
 def verdict(change, error):
-    """What a neuron does for a prediction: "helps" where the loss rises without it, "hurts" where it falls, or
-    "neither".
-    """
+    """What a neuron does for a prediction: "helps" (the loss rises without it), "hurts" (it falls) or "neither"."""
     return "helps" if change > Z * error else "hurts" if change < -Z * error else "neither"
 
 
@@ -251,8 +240,8 @@ def card(row, tokens, targets, contexts):
     first = {side: some.sort_values("place").head(SHOWN) for side, some in targets.groupby("side")}
     moved = {side: " ".join(f"{code(one.token)} {one.change:+.2f}" for one in some.itertuples())
              for side, some in first.items()}
-    signed = {group: f"{row[f'change_{group}']:+.3f} ± "
-                     f"{row[f'change_{group}_error']:.3f}" for group in ("rare", "common")}
+    signed = {group: f"{row[f'change_{group}']:+.3f} ± {row[f'change_{group}_error']:.3f}"
+              for group in ("rare", "common")}
     often = {name: f"{row[name]:.0%} (all positions {row[f'{name}_base']:.0%})"
              for name in ("word_read", "word_target", "rare_target")}
     lines = [f"### {row['rank']:.0f} · Neuron {row['neuron']:.0f}: {headline(row)}", "", "| | |", "|:--|:--|",

@@ -1,6 +1,4 @@
-"""Drawing spectra, Hill plots, groups of neurons beside their controls and whole layers (notebook 07), and words on
-them.
-"""
+"""Drawing spectra, Hill plots, groups beside their controls and whole layers (notebook 07), and words on them."""
 
 import numpy as np
 import pandas as pd
@@ -54,11 +52,10 @@ def hill(ax, rows):
 
     rows : `weight_hill_curves` of one matrix, after `in_use`.
     """
-    names = list(dict.fromkeys(rows["revision"]))
+    names, color = list(dict.fromkeys(rows["revision"])), axes.COLORS["rare"]
     if len(names) > 1:
         early = rows[rows["revision"] == names[0]]
-        ax.plot(early["k"], early["value"], color=axes.COLORS["rare"], linestyle="--", label="rare group at "
-                                                                                             f"{names[0]}")
+        ax.plot(early["k"], early["value"], color=color, linestyle="--", label=f"rare group at {names[0]}")
     now = rows[rows["revision"] == names[-1]]
     ax.plot(now["k"], now["value"], color=axes.COLORS["rare"], label="rare "
                                                                      f"group{' at ' if names[-1] else ''}{names[-1]}")
@@ -67,8 +64,7 @@ def hill(ax, rows):
         axes.edges(ax, now["k"], now["matched_low"], now["matched_high"], color=axes.DARK, label=axes.LABELS["matched"])
     ax.plot(now["k"], now["shuffled_mean"], color=GREY, linestyle=":")
     at = now[now["k"] == now["chosen"]]
-    ax.plot(at["k"], at["value"], "D", color=axes.COLORS["rare"], markersize=4.5, linestyle="none",
-            label="k by the fix-finger rule")
+    ax.plot(at["k"], at["value"], "D", color=color, markersize=4.5, label="k by the fix-finger rule")
     ax.set(xlabel="tail size k", yscale="log")
     axes.tick_at(ax, (0.5, 1, 2, 5, 10, 20, 50, 100))
 
@@ -221,8 +217,8 @@ def special(fits, column="alpha"):
 def matching(groups):
     """How well matched groups match, matrix by matrix, in Markdown. groups : `weight_groups`"""
     said = ", ".join(f"{abs(row['imbalance_norm']):.2f} SD in {MATRICES[row['matrix']]}"
-                     + ("" if matches(row) else " (**cannot be used "
-                                                "there**)") for _, row in _of_rare(groups).iterrows())
+                     f"{'' if matches(row) else ' (**cannot be used there**)'}"
+                     for _, row in _of_rare(groups).iterrows())
     return (f"In the norm of their rows matched groups miss the rare group by {said}; the limit is "
             f"{controls.POOR_MATCH} SD. Where it is passed they are left out, and the claim is judged on random groups "
             "alone, as partly reproduced at most.")

@@ -9,15 +9,12 @@ PARTS = ("head", "law", "decay")  # of a curve, in columns
 
 
 def named(fit):
-    """What the head of a fit is called, by the column `word` of its table alone: "plateau", ..., or "cannot be tested".
-    """
+    """What the head of a fit is called, by the column `word` alone: "plateau", ..., or "cannot be tested"."""
     return fit["word"] or UNTOLD
 
 
 def between(row, name="", form=".2f"):
-    """The ends of an interval, "0.70 to 0.90". row : with columns name_low and name_high, or low and high; form : a
-    format.
-    """
+    """The ends of an interval, "0.70 to 0.90". row : with name_low and name_high, or low and high ; form : a format."""
     low, high = (row[f"{name}_{end}".lstrip("_")] for end in ("low", "high"))
     return f"{low:{form}} to {high:{form}}"
 
@@ -67,15 +64,12 @@ def by_control(row, say, column="{}", then="; "):
 
 
 def among(row, form):
-    """What the control groups of a row have, in a few words: "random groups 5 %, matched groups 9 %"; form : a format.
-    """
+    """What the control groups of a row have, in short: "random groups 5 %, matched groups 9 %"; form : a format."""
     return ", ".join(f"{kind} groups {row[kind]:{form}}" for kind in controls.KINDS if np.isfinite(row[kind]))
 
 
 def beside(row):
-    """A value with its interval, and its controls: "**0.0312** (0.0203 to 0.0411; random groups 0.0021, p = 0.020;
-    ...)".
-    """
+    """A value with its interval, and its controls: "**0.0312** (0.0203 to 0.0411; random groups 0.0021, ...)"."""
     told = by_control(row, lambda kind: f"{kind} groups {row[kind]:.4f}, {chance(row, kind)}")
     return f"**{row['value']:.4f}** ({between(row, form='.4f')}; {told})"
 
@@ -85,7 +79,7 @@ def against(row):
 
     row : mapping with value, random_low, random_high, and the same of matched (NaN: no matched groups).
     """
-    ends = {kind: (row[f"{kind}_low"], row[f"{kind}_high"]) for kind in controls.KINDS if np.isfinite(row[f"{kind}_low"])}
+    ends = ((kind, row[f"{kind}_low"], row[f"{kind}_high"]) for kind in controls.KINDS)
     sides = (f"{'below' if row['value'] < low else 'above' if row['value'] > high else 'like'} {kind}"
-             for kind, (low, high) in ends.items())
+             for kind, low, high in ends if np.isfinite(low))
     return f"{', '.join(sides)} groups"
