@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from statistics import median
 
 import nbformat
@@ -58,47 +59,39 @@ def command(tree, *arguments):
 SMOKE = {"model": "mini-pythia", "positions": POSITIONS}
 
 
-class ByHand:
-    """A notebook in a kernel of its own, opened from its folder as JupyterLab does: its cells run once and again."""
+@contextmanager
+def by_hand(tree, notebook, values):
+    """A notebook in a kernel of its own, opened from its folder as JupyterLab does, `values` typed into its parameters.
 
-    def __init__(self, tree, notebook, values):
-        self.book = nbformat.read(notebook, as_version=4)
-        self.client = NotebookClient(self.book, timeout=900, kernel_name="python3",
-                                     resources={"metadata": {"path": str(tree / "notebooks")}})
-        self.environment = os.environ | {"PYTHONPATH": str(tree / "src")}
-        self.place = next(at for at, cell in enumerate(self.book.cells) if "parameters"
-                          in cell.metadata.get("tags", []))
-        self.values = values
+    Yields the function that runs all cells, with more lines for the parameters, and returns what the code cells show.
+    """
+    book = nbformat.read(notebook, as_version=4)
+    parameters = next(cell for cell in book.cells if "parameters" in cell.metadata.get("tags", []))
+    for name, value in values.items():
+        parameters.source = re.sub(rf"^({name}: \w+ =) .*$", rf"\1 {value!r}", parameters.source, flags=re.M)
+    client = NotebookClient(book, timeout=900, kernel_name="python3",
+                            resources={"metadata": {"path": str(tree / "notebooks")}})
 
-    def __enter__(self):
-        self.kernel = self.client.setup_kernel(env=self.environment)
-        self.kernel.__enter__()
-        return self
-
-    def __exit__(self, *error):
-        return self.kernel.__exit__(*error)
-
-    def run(self, more=""):
-        """All cells, the parameters set as a person would type them; the outputs of the code cells."""
-        cell = self.book.cells[self.place]
-        for name, value in self.values.items():
-            cell.source = re.sub(rf"^({name}: \w+ =) .*$", rf"\1 {value!r}", cell.source, flags=re.M)
-        cell.source += more
-        for at, cell in enumerate(self.book.cells):
-            self.client.execute_cell(cell, at)
+    def run(more=""):
+        parameters.source += more
+        for at, cell in enumerate(book.cells):
+            client.execute_cell(cell, at)
         return [[output.get("data", output.get("text")) for output in cell.outputs]
-                for cell in self.book.cells if cell.cell_type == "code"]
+                for cell in book.cells if cell.cell_type == "code"]
+
+    with client.setup_kernel(env=os.environ | {"PYTHONPATH": str(tree / "src")}):
+        yield run
 
 
 @pytest.fixture(scope="session")
 def smoke(tree):
     """All notebooks run twice by hand in one kernel, with the smoke setting; where `data`, `figures` lie."""
     for notebook in NOTEBOOKS:
-        with ByHand(tree, notebook, SMOKE) as opened:
-            first, second = opened.run(), opened.run()
+        with by_hand(tree, notebook, SMOKE) as run:
+            first, second = run(), run()
             assert first == second, f"{notebook.name} says something else when it is run again"
             with pytest.raises(CellExecutionError, match="There is no parameter 'positons'"):
-                opened.run("\npositons: int = 300")
+                run("\npositons: int = 300")
     return tree
 
 
@@ -423,8 +416,8 @@ def test_the_runner_takes_what_is_there_repeats_nothing_and_leaves_the_defaults_
 
 
 def test_04_ends_with_a_sentence_for_a_model_without_checkpoints(tree):
-    with ByHand(tree, find(["04"])[0], SMOKE | {"model": str(tree / "data/mini-pythia/step512")}) as opened:
-        said = [output for outputs in opened.run() for output in outputs]
+    with by_hand(tree, find(["04"])[0], SMOKE | {"model": str(tree / "data/mini-pythia/step512")}) as run:
+        said = [output for outputs in run() for output in outputs]
     assert len(said) == 1 and "fewer than two training checkpoints" in str(said[0])
 
 

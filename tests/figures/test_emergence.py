@@ -43,8 +43,8 @@ def phases(words=("rounded", "rounded", "on the line", "plateau")):
     for place, (step, word) in enumerate(zip(STEPS, words)):
         for group, called, delta in (("rare", word, 0.4 * (place - 1)), ("common", "rounded", -0.4)):
             for rule in ("fitted head", "fixed head"):
-                height = {"delta": delta, "delta_low": delta - 0.1, "delta_high": delta + 0.1, "p_law": 1 / 201
-                          if delta > 0.5 else 0.3}
+                height = {"delta": delta, "delta_low": delta - 0.1, "delta_high": delta + 0.1,
+                          "p_law": 1 / 201 if delta > 0.5 else 0.3}
                 rows.append({"step": step, "group": group, "rule": rule} | planted.fit(called, **height) | {
                     "told_head": called == "plateau", "told_power_law": step > 16, "told_decay": True})
     return pd.DataFrame(rows)

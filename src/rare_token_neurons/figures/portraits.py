@@ -31,7 +31,7 @@ def activation(ax, rows, kurtosis):
 
 def by_verdict(table):
     """What the neurons do for rare targets, and the rows of those that do it."""
-    done = np.array([verdict(*pair) for pair in zip(table["change_rare"], table["change_rare_error"])])
+    done = verdicts(table, "change_rare")
     return [(verb, table[done == verb]) for verb in COLORS if (done == verb).any()]
 
 
@@ -218,6 +218,11 @@ def verdict(change, error):
     return "helps" if change > Z * error else "hurts" if change < -Z * error else "neither"
 
 
+def verdicts(table, name):
+    """`verdict` of a column with its error, row by row: an array."""
+    return np.array([verdict(*pair) for pair in zip(table[name], table[f"{name}_error"])])
+
+
 def headline(row):
     """What a neuron does for rare and for common targets, in words."""
     done = {group: verdict(row[f"change_{group}"], row[f"change_{group}_error"]) for group in ("rare", "common")}
@@ -287,12 +292,12 @@ def tally(table):
     chosen, others = table[table["top"]], table[~table["top"]]
     found = {"neurons": len(chosen)}
     for group in ("rare", "common"):
-        verdicts = [verdict(*pair) for pair in zip(chosen[f"change_{group}"], chosen[f"change_{group}_error"])]
-        found |= {f"{verb}_{group}": verdicts.count(verb) for verb in ("helps", "hurts")}
-    shifts = [verdict(*pair) for pair in zip(chosen["unigram_rare"], chosen["unigram_rare_error"])]
+        done = verdicts(chosen, f"change_{group}")
+        found |= {f"{verb}_{group}": int((done == verb).sum()) for verb in ("helps", "hurts")}
+    shifts = verdicts(chosen, "unigram_rare")
     low, high = np.nanquantile(others["kurtosis"], [0.025, 0.975])
     usual = np.nanquantile(others["correlation"].abs(), 0.95)
-    return found | {"against": shifts.count("helps"), "along": shifts.count("hurts"),
+    return found | {"against": int((shifts == "helps").sum()), "along": int((shifts == "hurts").sum()),
                     "frequency": int((chosen["correlation"].abs() > usual).sum()),
                     "rare_share": int((chosen["share"] > others["share"].median()).sum()),
                     "dense": int((chosen["kurtosis"] < low).sum()), "sparse": int((chosen["kurtosis"] > high).sum()),
