@@ -237,7 +237,7 @@ def test_place_against_the_bands_in_words(value, said):
 def test_intervals_and_shares_in_words():
     row = {"low": 0.701, "high": 0.899, "delta_low": -0.1, "delta_high": 0.25}
     assert words.between(row) == "0.70 to 0.90" and words.between(row, "delta", "+.1f") == "-0.1 to +0.2"
-    assert words.shares(planted.fit()) == "3.0 / 12.0 / 85.0"
+    assert words.stretches(planted.fit()) == "3.0 / 12.0 / 85.0"
 
 
 def test_histograms_have_a_right_edge_and_the_groups_colour(ax):

@@ -100,17 +100,17 @@ def markdown(table):
     waiting = [name for name, rows in of.items() if rows["reason"].iloc[0] == PENDING]
     run = [name for name in of if name not in waiting]
     heads = run + ([" and ".join(short(name) for name in waiting)] if waiting else [])
-    table_rows, every = [["claim", "statistic", "paper", *heads], ["---"] * (3 + len(heads))], parts(table)
+    cells, every = [["claim", "statistic", "paper", *heads]], parts(table)
     for name, rows in every.items():
         said = [finding(of[model].loc[name]) if name in of[model].index else ELSEWHERE for model in run]
-        table_rows.append([name, statistic(rows), in_paper(rows.iloc[0]), *said])
+        cells.append([name, statistic(rows), in_paper(rows.iloc[0]), *said])
         claim = rows["id"].iloc[0]
         several = [one for one, part in every.items() if part["id"].iloc[0] == claim]
         if len(several) > 1 and name == several[-1]:
             whole = (of[model].loc[of[model]["id"] == claim, "claim_verdict"].iloc[0] for model in run)
-            table_rows.append([claim, "its parts together", "", *(f"**{found}**" for found in whole)])
-    lines = ["| " + " | ".join(cells + [PENDING] * (3 + len(heads) - len(cells))) + " |" for cells in table_rows]
-    return "\n".join(lines).replace(" --- ", "---")
+            cells.append([claim, "its parts together", "", *(f"**{found}**" for found in whole)])
+    first, *rest = ("| " + " | ".join(row + [PENDING] * (len(cells[0]) - len(row))) + " |" for row in cells)
+    return "\n".join([first, "|" + "---|" * len(cells[0]), *rest])
 
 
 def sentences(table):

@@ -9,7 +9,7 @@ from rare_token_neurons.curve import heads
 from rare_token_neurons.figures import axes
 from rare_token_neurons.figures.axes import DECIDES, legend_below, title  # for the notebook
 from rare_token_neurons.figures.influence import FLOOR, RANKED, largest
-from rare_token_neurons.figures.words import UNTOLD, between, level, named, shares as in_words
+from rare_token_neurons.figures.words import UNTOLD, between, level, named, stretches
 from rare_token_neurons.tables.stage import GROUPS
 
 FIXED = "fixed head"  # the rule by which Delta is compared between steps
@@ -327,7 +327,7 @@ def summary(phases, statistics, rare):
     phases : table `emergence_phases` ; statistics : as `of_gain` takes it ; rare : as `of_lead` takes it.
     """
     rows = phases[(phases["group"] == "rare") & (phases["rule"] == DECIDES)]
-    ends = [f"{in_words(row)} % at step {row['step']:,} (the head: *{named(row)}*)"
+    ends = [f"{stretches(row)} % at step {row['step']:,} (the head: *{named(row)}*)"
             for _, row in rows.iloc[[0, -1]].iterrows()]
     gain, lead = (statistics.loc[("rare", *place, "gain")] for place in ((FIXED, "delta"), ("", "ratio")))
     way = "rises" if gain["low"] > 0 else "sinks" if gain["high"] < 0 else "neither rises nor sinks beyond the interval"

@@ -5,7 +5,7 @@ import pandas as pd
 
 from rare_token_neurons.curve import heads
 from rare_token_neurons.figures.axes import COLORS, DECIDES, legend_below, rank_curve, title
-from rare_token_neurons.figures.words import UNTOLD, between, level, named, shares
+from rare_token_neurons.figures.words import UNTOLD, between, level, named, stretches
 from rare_token_neurons.statistics.rankings import SIDES
 from rare_token_neurons.tables.stage import GROUPS
 
@@ -77,7 +77,7 @@ def fits(found):
             "head (neurons)": row["head"],
             "cliff from rank": row["shelf"] if row["shelf"] < row["law_start"] else np.nan,
             "law (ranks)": f"{row['law_start']:.0f} to {row['law_end']:.0f}",
-            "head / law / decay (%)": shares(row),
+            "head / law / decay (%)": stretches(row),
             "Δ (e-folds)": _with_interval(row, "delta"), "κ of the law": _with_interval(row, "kappa"),
             "slope of the head": _with_interval(row, "slope"), "word": row["word"]}
     made = pd.DataFrame.from_dict(rows, orient="index").rename_axis(["targets", "rule"])
@@ -203,7 +203,7 @@ def summary(found, prominence, by_neuron, top):
                 if np.isfinite(less["value"]) else "")
     return ("The paper (by a public summary) divides the neurons into plateau, power law and decay as 1.7 % / about 10 "
             "% / 87.4 %, the plateau above the law; common tokens lack it. Here head / law / decay are "
-            f"**{shares(rows['rare'])} %** for rare tokens; the head is called *{named(rows['rare'])}*, and the test "
-            f"of the law says: {law['verdict']}. For common tokens they are {shares(rows['common'])} %, and the head "
-            f"is called *{named(rows['common'])}*. {contrast}Of the {top} most influential neurons for rare tokens, "
-            f"{overlap:.0%} are also among the {top} most influential for common ones.")
+            f"**{stretches(rows['rare'])} %** for rare tokens; the head is called *{named(rows['rare'])}*, and the "
+            f"test of the law says: {law['verdict']}. For common tokens they are {stretches(rows['common'])} %, and "
+            f"the head is called *{named(rows['common'])}*. {contrast}Of the {top} most influential neurons for rare "
+            f"tokens, {overlap:.0%} are also among the {top} most influential for common ones.")

@@ -19,7 +19,7 @@ def between(row, name="", form=".2f"):
     return f"{low:{form}} to {high:{form}}"
 
 
-def shares(fit):
+def stretches(fit):
     """The shares of head, law and decay in per cent of the neurons: "3.0 / 12.0 / 85.0"."""
     return " / ".join(f"{100 * fit[f'{part}_share']:.1f}" for part in PARTS)
 
