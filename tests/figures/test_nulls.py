@@ -135,8 +135,8 @@ def test_the_calibration_is_said_with_its_worst_cases():
 
 def test_the_calibration_is_shown_a_row_a_sample():
     shown = nulls.counts(told())
-    assert shown.index.tolist() == [("size", "lognormal"), ("size", "a law"), ("power", "a shelf"),
-                                    ("other", "rounded")]
+    assert shown.index.tolist() == [("size", "lognormal", 1000), ("size", "a law", 1000), ("power", "a shelf", 1000),
+                                    ("other", "rounded", 1000)]
     assert shown[("fitted", "plateau")].tolist() == ["1.0", "2.0", "80.0", "0.0"]
     assert shown[("fixed", "late")].tolist() == ["", "3.0", "1.0", ""]
     assert nulls.pairs(apart()).loc["a shelf of 30 and a law"].tolist() == [70, 70]

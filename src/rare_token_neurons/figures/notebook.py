@@ -117,7 +117,7 @@ def start(namespace, number):
     Example
     -------
     >>> nb = rtn.start({"model": "mini-pythia", "recompute": "never"}, "03")
-    >>> nb.table("phases")["group"].tolist()
+    >>> nb.table("phases")["group"].unique().tolist()
     ['rare', 'common']
     """
     settings = parameters.check(_meant(namespace))

@@ -246,9 +246,10 @@ def counts(told):
 
     told : from `calibrated`.
     """
-    shown = told.rename(columns={"covered": "Δ in its interval"}).set_index(["kind", "sample", "head"])
+    shown = told.rename(columns={"covered": "Δ in its interval"}).set_index(["kind", "sample", "runs", "head"])
     columns = [(head, what) for head in plateaus.BREAKS for what in ("raised", "plateau", "Δ in its interval", "late")]
-    made = shown.unstack("head").swaplevel(axis=1)[columns].mul(100).reindex(told[["kind", "sample"]].drop_duplicates())
+    every = told[["kind", "sample", "runs"]].drop_duplicates()
+    made = shown.unstack("head").swaplevel(axis=1)[columns].mul(100).reindex(every)
     return made.map(lambda share: f"{share:.1f}" if np.isfinite(share) else "")
 
 
@@ -269,11 +270,11 @@ def of_calibration(told, apart):
     lines = []
     for head, rows in told.groupby("head", sort=False):
         size, power = (rows[rows["kind"] == kind].set_index("sample") for kind in ("size", "power"))
-        rounded = rows.set_index("sample").loc["rounded", "plateau"]
+        rounded, worst = rows.set_index("sample").loc["rounded", "plateau"], size.loc[size["raised"].idxmax()]
         lines.append(
             f"- **The {head} head{', which decides' if head == plateaus.DECIDES else ''}**: where nothing is raised it "
-            f"is called raised in at most {size['raised'].max():.1%} of {size['runs'].iloc[0]:,} samples "
-            f"({size['raised'].idxmax()}; the limit is {LIMIT:.1%}). Planted shelves are called a plateau in "
+            f"is called raised in at most {worst['raised']:.1%} of {worst['runs']:,} samples "
+            f"({worst.name}; the limit is {LIMIT:.1%}). Planted shelves are called a plateau in "
             f"{power['plateau'].mean():.0%}, from {power['plateau'].min():.0%} ({power['plateau'].idxmin()}) to "
             f"{power['plateau'].max():.0%}; a rounded head in {rounded:.1%}. The decay is taken for the law in at most "
             f"{rows['late'].max():.1%}. The 95 % interval of Δ holds the true one in {rows['covered'].min():.0%} to "
