@@ -18,6 +18,20 @@ def test_random_groups_hold_each_neuron_once_and_all_equally_often():
     assert np.array_equal(np.sort(controls.random_groups(4, 4, draws=1)[0]), np.arange(4))
 
 
+def test_one_neuron_less_in_the_pool_redraws_only_the_groups_that_held_it():
+    whole, pool = (controls.random_groups(some, 9, draws=400) for some in (100, np.delete(np.arange(100), 40)))
+    held = (whole == 40).any(axis=1)
+    assert 0 < held.mean() < 0.2 and np.array_equal(np.sort(whole[~held]), np.sort(pool[~held]))
+
+
+def test_matched_groups_do_not_depend_on_the_members_order_and_hardly_on_one_member():
+    features, group = np.random.default_rng(0).normal(size=(500, 2)), np.arange(9)
+    matched = controls.matched_groups(features, group, draws=200)
+    assert np.array_equal(controls.matched_groups(features, group[::-1], draws=200)[:, ::-1], matched)
+    other = controls.matched_groups(features, np.append(group[:-1], 9), draws=200)
+    assert (other[:, :-1] == matched[:, :-1]).mean() > 0.8
+
+
 def test_matched_groups_are_closer_than_random_ones_and_never_the_group():
     rng = np.random.default_rng(0)
     features = rng.normal(size=(1500, 2))

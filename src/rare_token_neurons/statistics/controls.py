@@ -19,7 +19,7 @@ FEATURES = ("scale", "norm")  # what `matching_features` tells
 
 
 def random_groups(pool, size, draws, seed=0):
-    """Groups of equal size, drawn without replacement within a group.
+    """Groups of equal size, drawn without replacement within a group; one neuron more in the pool changes only those that hold it.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def random_groups(pool, size, draws, seed=0):
     pool = np.arange(pool) if np.ndim(pool) == 0 else np.asarray(pool)
     if not 1 <= size <= len(pool):
         raise ValueError(f"Groups of {size} neurons cannot be drawn from {len(pool)}.")
-    keys = np.random.default_rng(seed).random((draws, len(pool)))
+    keys = np.random.default_rng(seed).random((pool.max() + 1, draws))[pool].T  # a neuron's keys are its own
     return pool[np.argpartition(keys, size - 1, axis=1)[:, :size]].astype(np.int64)
 
 
@@ -59,7 +59,8 @@ def matched_groups(features, group, pool, *, draws, seed=0):
 
     Distances are Euclidean after each feature is divided by its standard deviation over the pool. No neuron of
     `group` is used, and none twice in a group; members choose in random order (with m candidates one is always left).
-    `imbalance` says how well they match.
+    A member's draws are its own: they depend on `seed` and its number, not on its place in the group. `imbalance` says how
+    well they match.
 
     Parameters
     ----------
@@ -80,14 +81,14 @@ def matched_groups(features, group, pool, *, draws, seed=0):
     distances = np.linalg.norm(scaled[group][:, None] - scaled[pool][None], axis=-1)  # (m, p)
     candidates = pool[np.argsort(distances, axis=1, kind="stable")[:, :size]]  # (m, m)
 
-    rng = np.random.default_rng(seed)
-    turns = rng.random((draws, size)).argsort(axis=1)  # each group's own order of choosing
+    keys = np.stack([np.random.default_rng([seed, neuron]).random((draws, 1 + size), np.float32) for neuron in group])
+    turns = keys[..., 0].T.argsort(axis=1)  # each group's own order of choosing
     used, row = np.zeros((draws, len(features)), dtype=bool), np.arange(draws)
     groups = np.empty((draws, size), dtype=np.int64)
     for member in turns.T:  # (draws,)
         offered = candidates[member]  # (draws, m)
-        keys = rng.random(offered.shape) + 2.0 * used[row[:, None], offered]  # a used one loses against any free one
-        chosen = offered[row, keys.argmin(axis=1)]
+        wanted = keys[member, row, 1:] + 2.0 * used[row[:, None], offered]  # a used one loses against any free one
+        chosen = offered[row, wanted.argmin(axis=1)]
         used[row, chosen] = True
         groups[row, member] = chosen
     return groups

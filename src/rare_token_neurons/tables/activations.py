@@ -14,7 +14,7 @@ import pandas as pd
 
 from rare_token_neurons.curve import heads
 from rare_token_neurons.models import checkpoints as models
-from rare_token_neurons.statistics import controls, geometry
+from rare_token_neurons.statistics import controls, geometry, rankings
 from rare_token_neurons.tables import checkpoints as passes, emergence, influence as influences
 from rare_token_neurons.tables.stage import table
 
@@ -120,7 +120,7 @@ def fitted(fits):
 def ranked(influence_rows):
     """Rows of `influence.influence` of one revision, rare targets, most influential first."""
     rows = influence_rows[influence_rows["group"] == "rare"].sort_values("neuron")
-    return rows.sort_values("mean_abs_a", ascending=False, kind="stable")
+    return rows.iloc[rankings.order_of(rows["mean_abs_a"].to_numpy())]
 
 
 def split(influence_rows, fit):

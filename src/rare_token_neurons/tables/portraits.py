@@ -222,7 +222,7 @@ def portrait_histograms(settings):
     """
     activity, neurons = _activity(settings), top(settings)
     others = np.setdiff1d(np.flatnonzero(activity.sd > 0), neurons)
-    drawn = np.random.default_rng(settings.seed).permutation(others)[:RANDOM]
+    drawn = controls.random_groups(others, min(RANDOM, len(others)), 1, settings.seed)[0]
     band = np.quantile(shares(activity.active[:, drawn], EDGES), [0.05, 0.5, 0.95], axis=1)  # (3, bins)
     found = {"all": activity.active} | {name: _at(settings, activity, name) for name in GROUPS}
     found = {name: shares(values[:, neurons], EDGES) for name, values in found.items()}  # (bins, top)
