@@ -26,9 +26,9 @@ def test_one_neuron_less_in_the_pool_redraws_only_the_groups_that_held_it():
 
 def test_matched_groups_do_not_depend_on_the_members_order_and_hardly_on_one_member():
     features, group = np.random.default_rng(0).normal(size=(500, 2)), np.arange(9)
-    matched = controls.matched_groups(features, group, None, draws=200)
-    assert np.array_equal(controls.matched_groups(features, group[::-1], None, draws=200)[:, ::-1], matched)
-    other = controls.matched_groups(features, np.append(group[:-1], 9), None, draws=200)
+    matched = controls.matched_groups(features, group, np.arange(500), draws=200)
+    assert np.array_equal(controls.matched_groups(features, group[::-1], np.arange(500), draws=200)[:, ::-1], matched)
+    other = controls.matched_groups(features, np.append(group[:-1], 9), np.arange(500), draws=200)
     assert (other[:, :-1] == matched[:, :-1]).mean() > 0.8
 
 
