@@ -64,6 +64,9 @@ def test_heads_are_said_with_their_numbers(found):
     assert "(+0.72 to +0.88): 2.23 times what the law gives" in rare and "easiest: none of 200 null curves." in rare
     assert "in 97% of the draws" in rare and "in 60% of its curves." in rare
     assert common.startswith("- **Common tokens: rounded**") and "p = 0.90" in common
+    assert "there is no head" not in rare
+    unsure = influence.of_heads(found.assign(head_low=0.0)).splitlines()[0]
+    assert unsure.endswith("In some draws of documents the law begins at rank 1: there is no head, and Δ is 0.")
     assert "reliability of the influence 0.80" in influence.of_noise(found) and "2.0e-04 nats (2,000 positions" in influence.of_noise(found)
 
 

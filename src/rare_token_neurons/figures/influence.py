@@ -13,7 +13,7 @@ MEANS = {  # what the words say; `curve.heads` decides them
     "plateau": "it stands above its law and is flatter",
     "outliers": "it stands above its law, but is no flatter",
     "rounded": "it lies below its law, as the head of any sorted sample does",
-    "on the line": "it cannot be told from the law carried on",
+    "on the line": "it is not shown to lie above its law, nor below",
     UNTOLD: "too few neurons or documents"}
 FLOOR = 1 / (1 + heads.DRAWS)  # of a p value against pairs of laws
 RANKED = 1 / 1_001  # of one against ranked half-normal numbers (`nulls.ranked_null`)
@@ -119,6 +119,8 @@ def of_heads(found):
                 f"{row['kappa']:.2f}. The fixed head ({fixed['head']} neurons): {named(fixed)}, Δ = {fixed['delta']:+.2f}. "
                 f"A steeper stretch follows the law in {row['decay_draws']:.0%} of the draws of documents; the null that "
                 f"has one most often has it in {row['decay_null']:.0%} of its curves.")
+            if row["head_low"] < 1 <= row["head"]:
+                said[-1] += " In some draws of documents the law begins at rank 1: there is no head, and Δ is 0."
     return "\n".join(said)
 
 
