@@ -1,5 +1,6 @@
 # Every target builds .venv first when it is missing or older than the pins. Settings: make figures MODELS=mini-pythia
-PYTHON ?= $(shell for p in python3.11 python3; do $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$p && break; done)
+RIGHT = import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))
+PYTHON ?= $(shell for p in python3.11 python3.14 python3.13 python3.12 python3; do $$p -c '$(RIGHT)' 2>/dev/null && echo $$p && break; done)
 TORCH_INDEX ?=
 MODELS ?= mini-pythia,smollm2
 SEED ?= 0
@@ -38,6 +39,7 @@ bench: .venv/.installed  ## time the ablation of every neuron, beside one forwar
 
 test: export OMP_NUM_THREADS=1
 test: .venv/.installed  ## run all tests, a file at a time on each of two cores
+	.venv/bin/python -m ruff check --quiet --no-cache src tests
 	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile
 	@echo "make test: every test passed."
 
@@ -45,8 +47,8 @@ clean:  ## empty data/cache (run records, cached tensors, smollm2's weights); ta
 	rm -rf data/cache .pytest_cache
 
 .venv/.installed: pyproject.toml requirements.lock
-	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
-	{ echo "Python 3.11 is needed; name it with make PYTHON=/path/to/python3.11."; exit 1; }
+	@$(or $(PYTHON),false) -c '$(RIGHT)' || \
+	{ echo "Python 3.11, 3.12, 3.13 or 3.14 is needed; name it with make PYTHON=/path/to/python3.11."; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(if $(TORCH_INDEX),.venv/bin/python -m pip install --quiet --constraint requirements.lock --no-deps --index-url $(TORCH_INDEX) torch)
 	.venv/bin/python -m pip install --quiet --constraint requirements.lock --editable '.[test]'

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
-from small_notebooks import copy_package, write
+from small_notebooks import begin, copy_package, wait_for, write
 
 from rare_token_neurons import files, paths, settings as parameters
 from rare_token_neurons.embedded.mini_pythia import train as training
@@ -62,6 +62,7 @@ def lines(mode, folder):
     done = subprocess.run([sys.executable, HERE / "helpers" / "killed.py", mode, folder], capture_output=True, text=True,
                           env=os.environ | {"PYTHONPATH": str(HERE.parent / "src")})
     assert done.returncode == 0, done.stderr
+    assert ("No locks where" in done.stderr) == (mode == "unlocked")
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
@@ -103,24 +104,10 @@ stage.finish(settings.folder, "01")
 """
 
 
-def start(root, *arguments):
-    """`run` in a copy of the repository, as a process of its own."""
-    environment = os.environ | {"PYTHONPATH": str(root / "src")}
-    return subprocess.Popen([sys.executable, "-m", "rare_token_neurons", "run", *arguments], cwd=root, text=True,
-                            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
 def traced(root):
     """Rows (stage, seed, process) of what was computed."""
     path = root / "trace.txt"
     return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def wait_for(condition, seconds=120):
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert condition()
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +131,7 @@ def test_two_runs_at_once_and_a_run_of_another_setting_that_is_killed_leave_whol
     """Two runs of one notebook compute its stages once. Killed in the second stage of another setting, a run leaves an
     orphaned kernel: it ends by itself, and the same command, begun at once, waits for it and goes on from there."""
     (repository / "go").touch()
-    both = [start(repository), start(repository)]
+    both = [begin(repository, "run"), begin(repository, "run")]
     said = [process.communicate(timeout=180) for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     assert [row[:2] for row in traced(repository)] == [["first", "0"], ["second", "0"]]
@@ -153,11 +140,11 @@ def test_two_runs_at_once_and_a_run_of_another_setting_that_is_killed_leave_whol
     results = repository / "data/results/mini-pythia"
     before = {path: path.read_bytes() for path in results.glob("*.parquet")}
     (repository / "go").unlink()
-    first = start(repository, "-p", "seed", "1")
+    first = begin(repository, "run", "-p", "seed", "1")
     wait_for(lambda: len(traced(repository)) == 4)
     first.kill()
     first.communicate()
-    second = start(repository, "-p", "seed", "1")
+    second = begin(repository, "run", "-p", "seed", "1")
     kernel = traced(repository)[-1][2]
     wait_for(lambda: not alive(kernel))  # nobody is there to take its result
     (repository / "go").touch()

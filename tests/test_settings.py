@@ -1,6 +1,8 @@
 """Parameters: each declared once, checked by name, type and value, and written into every notebook as it is declared."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from dataclasses import fields
@@ -10,6 +12,7 @@ import pytest
 
 from rare_token_neurons import paths, settings as parameters
 from rare_token_neurons.runner import jobs
+from rare_token_neurons.text import documents as texts
 
 WRONG = [
     ({"modell": "smollm2"}, "There is no parameter 'modell': did you mean model? the notebook has model, steps, device, "),
@@ -33,7 +36,9 @@ WRONG = [
     ({"recompute": "yes"}, "recompute is 'yes'; it may be changed or always or never."),
     ({"model": 3}, "model is 3; it must be text (mini-pythia, smollm2, a folder, a GGUF file, or a hub id)."),
     ({"model": " "}, "model is empty; it must be mini-pythia, smollm2, a folder, a GGUF file, or a hub id."),
-    ({"model": "."}, "model is '.'; a model's folder cannot be one that holds this repository."),
+    ({"model": "."}, f"model is '{paths.ROOT}'; a model's folder cannot be one that holds this repository."),
+    ({"model": "x" * 300}, "model is longer than the name of a folder may be."),
+    ({"text": "x" * 300}, "text is 'xxx"),
     ({"text": "no.txt"}, "text is 'no.txt'; it must be mini-pile, or a file that is there."),
     ({"counts": "no.npy"}, "counts is 'no.npy'; it must be auto or wordfreq or text, or a file that is there."),
     ({"device": "tpu"}, "device is 'tpu'; this machine has cpu"),
@@ -72,6 +77,62 @@ def test_only_plain_values_under_public_names_are_given():
 def test_a_default_is_what_may_be_and_nothing_is_declared_without_a_meaning():
     assert parameters.check({}) == parameters.check({one.name: one.default for one in fields(parameters.Settings)})
     assert all(parameters.HELP.values()) and list(parameters.HELP) == [one.name for one in fields(parameters.Settings)]
+
+
+# ---- files and folders
+
+
+@pytest.fixture
+def typed(tree, monkeypatch, tmp_path_factory):
+    """Where a command is typed: a folder outside the repository, itself below the home; each holds a model and a text."""
+    here = tmp_path_factory.mktemp("home", numbered=True) / "work"
+    for name, place in {"notebooks": tree / "notebooks", "root": tree, "work": here, "home": here.parent}.items():
+        (place / f"{name}-model").mkdir(parents=True)
+        (place / f"{name}.txt").write_text("a whale")
+    monkeypatch.setenv("HOME", str(here.parent))
+    monkeypatch.chdir(here)
+    return here
+
+
+def found(name):
+    """The one spelling of a model and of a text whose names begin alike."""
+    settings = parameters.check({"model": f"{name}-model", "text": f"{name}.txt", "counts": f"{name}.txt"})
+    assert settings.text == settings.counts == settings.model.replace("-model", ".txt")
+    return settings.text
+
+
+def test_a_name_is_looked_up_where_the_command_is_typed_then_in_the_root(typed, tree, monkeypatch):
+    assert found("work") == f"{typed}/work.txt" and found("~/home") == found("../home") == f"{typed.parent}/home.txt"
+    assert found("root") == "root.txt" and found("notebooks/notebooks") == "notebooks/notebooks.txt"
+    shutil.copy(typed / "work.txt", typed / "root.txt")
+    shutil.copytree(typed / "work-model", typed / "root-model")
+    assert found("root") == f"{typed}/root.txt"  # the nearer one
+    with pytest.raises(ValueError, match="^root-model is in the repository and in the working directory"):
+        found(f"{tree}/root")
+    monkeypatch.chdir(tree / "notebooks")  # as JupyterLab does
+    assert found("notebooks") == found("./notebooks") == "notebooks/notebooks.txt" and found("root") == "root.txt"
+
+
+def test_one_model_has_one_folder_however_it_is_spelled(typed, tree):
+    (tree / "link").symlink_to(tree / "notebooks")
+    names = ["notebooks/notebooks-model", "./notebooks/notebooks-model/", f"{tree}/notebooks//notebooks-model",
+             "link/notebooks-model", f"{os.path.relpath(tree)}/notebooks/notebooks-model"]
+    assert {parameters.check({"model": name}).folder for name in names} == {"notebooks--notebooks-model"}
+    outside = {parameters.check({"model": name}).folder for name in ("work-model", "./work-model/", "~/work/work-model")}
+    assert len(outside) == 1
+    same = [parameters.check({"model": name}).model for name in ("data/mini-pythia", paths.MINI_PYTHIA.as_posix())]
+    assert same[1:] == ["mini-pythia"]
+
+
+def test_words_and_hub_names_stay_unless_a_file_is_there(typed):
+    (typed / "mini-pile").write_text("a whale")
+    assert parameters.check({"model": "a/b", "text": "mini-pile"}) == parameters.Settings(model="a/b", text="mini-pile")
+    rows = "stas/c4-en-10k[:500]"
+    assert parameters.check({"text": rows}).text == rows
+    (typed / "stas").mkdir()
+    (typed / rows).write_text("a whale")
+    assert parameters.check({"text": rows}).text == f"{typed}/{rows}"
+    assert texts.documents(rows)["text"].tolist() == ["a whale"]
 
 
 def test_folders_name_the_model_and_what_is_no_default():

@@ -18,7 +18,7 @@ INNER = {"row": ("runner.sweep", "row", "one row of a grid, in the process that 
 
 
 def main(argv):
-    """Hand the arguments to the command's function; the exit code is what that returns."""
+    """Hand the arguments to the command's function; the exit code is what that returns, and 130 when interrupted."""
     lines = [f"  {name:<9} {what}" for name, (*_, what) in COMMANDS.items()]
     usage = "\n".join(["usage: python -m rare_token_neurons COMMAND [--help]", "", "commands:", *lines])
     if not argv or argv[0] in ("-h", "--help"):
@@ -28,7 +28,11 @@ def main(argv):
         print(f"There is no command {argv[0]!r}.\n{usage}", file=sys.stderr)
         return 2
     module, function, _ = (COMMANDS | INNER)[argv[0]]
-    return getattr(import_module(f"rare_token_neurons.{module}"), function)(argv[1:])
+    try:
+        return getattr(import_module(f"rare_token_neurons.{module}"), function)(argv[1:])
+    except KeyboardInterrupt:
+        print("\nInterrupted; the same command goes on from what is finished.", file=sys.stderr)
+        return 130
 
 
 def check_model(argv=None):

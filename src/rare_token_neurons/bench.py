@@ -6,6 +6,7 @@ Each measurement is a process of its own, since a process' peak memory never fal
 import argparse
 import multiprocessing
 import resource
+import signal
 import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -30,6 +31,9 @@ POSITIONS = (256, 1024, 4096)
 SCORED = 0.047  # share of the Pile's tokens that the paper's 50 % rule calls rare
 BLOCK = 256
 CHECKED = 64  # neurons, and positions, on which the error is measured
+SQUARE = 3072  # rows of the matrices by which the processor's speed is taken
+FORWARD, HOOKED = 4096, 1024  # tokens of (a) and (b)
+UNEMBEDDED = 4  # neurons of (c)
 
 
 def subject_of(model, whole=True):
@@ -70,10 +74,10 @@ def seconds(function, repeats=1):
     return min(times)
 
 
-def product_speed(size=3072):
+def product_speed():
     """float32 operations a second in a square matrix product."""
-    a, b = torch.randn(2, size, size)
-    return 2 * size**3 / seconds(lambda: a @ b, repeats=3)
+    a, b = torch.randn(2, SQUARE, SQUARE)
+    return 2 * SQUARE**3 / seconds(lambda: a @ b, repeats=3)
 
 
 def peak_gb():
@@ -87,18 +91,18 @@ def peak_gb():
 # ---- one measurement a function; each returns a dict of numbers
 
 
-def forward(model, tokens=4096):
+def forward(model):
     """(a) The forward pass that finds activations and residuals: seconds a token."""
     subject = subject_of(model)
-    read = tokens_of(subject, tokens)
+    read = tokens_of(subject, FORWARD)
     capture(subject, read[:1])
     return {"a_token": seconds(lambda: capture(subject, read)) / read.numel(), "sample": read.numel(), "peak": peak_gb()}
 
 
-def hooked(model, tokens=1024):
+def hooked(model):
     """(b) A hook on one neuron and a forward pass to the logits: seconds a token and neuron."""
     subject = subject_of(model)
-    read = tokens_of(subject, tokens)
+    read = tokens_of(subject, HOOKED)
 
     def ablate(module, inputs):
         activations = inputs[0].clone()
@@ -132,15 +136,15 @@ def by_definition(subject, kept, positions, neurons, dtype):
     return torch.stack(changes, 1)
 
 
-def cached(model, n=1024, neurons=4):
+def cached(model, n):
     """(c) Cached residual and unembedding: seconds a neuron at n positions."""
     subject = subject_of(model, whole=False)
     kept, positions = scored(subject, n)
     run = partial(by_definition, subject, kept, positions, dtype=torch.float32)
     with torch.no_grad():
         run(neurons=torch.arange(1))
-        took = seconds(lambda: run(neurons=torch.arange(neurons)))  # one unembedding a neuron, and one without ablation
-    return {"a_neuron": took / (neurons + 1), "sample": neurons, "peak": peak_gb()}
+        took = seconds(lambda: run(neurons=torch.arange(UNEMBEDDED)))  # one unembedding a neuron, and one without ablation
+    return {"a_neuron": took / (UNEMBEDDED + 1), "sample": UNEMBEDDED, "peak": peak_gb()}
 
 
 def operations(subject, n, neurons):
@@ -148,18 +152,18 @@ def operations(subject, n, neurons):
     return 2 * subject.n_vocab * (subject.d_model * neurons + 6 * n * neurons + n * subject.d_model)
 
 
-def kernel(model, n, memory_gb=2.0):
+def kernel(model, n):
     """(d) This kernel, guard on: all neurons at n positions, after a small warm-up."""
     subject = subject_of(model, whole=False)
     kept, positions = scored(subject, n)
     influence(subject, kept, positions[:8], neurons=torch.arange(8), entropy=False)
     speed, found = product_speed(), []
-    took = seconds(lambda: found.append(influence(subject, kept, positions, entropy=False, memory_gb=memory_gb)))
+    took = seconds(lambda: found.append(influence(subject, kept, positions, entropy=False)))
     share = operations(subject, n, subject.n_neurons) / took / max(speed, product_speed())
     return {"seconds": took, "peak": peak_gb(), "share": share, "fallback": found[0].fallback}
 
 
-def neurons_taken(model, n=256):
+def neurons_taken(model, n):
     """Seconds for a quarter, half and all of the neurons at n positions."""
     subject = subject_of(model, whole=False)
     kept, positions = scored(subject, n)
@@ -169,10 +173,10 @@ def neurons_taken(model, n=256):
     return {"counts": counts, "seconds": took}
 
 
-def errors(model, n=CHECKED):
+def errors(model):
     """Largest error against float64 on the same capture, half of the neurons being the most influential ones."""
     subject = subject_of(model, whole=False)
-    kept, positions = scored(subject, n)
+    kept, positions = scored(subject, CHECKED)
     order = influence(subject, kept, positions, entropy=False).mean_abs.argsort(descending=True)
     half = min(CHECKED, subject.n_neurons) // 2
     neurons = torch.cat([order[:half], order[half :: max(1, (len(order) - half) // half)][:half]])
@@ -181,24 +185,25 @@ def errors(model, n=CHECKED):
     error = (loss_changes(subject, kept, positions, neurons=neurons) - expected).abs()
     allowed = (TOLERANCE[torch.float32].relative * expected.abs()).clamp_min(TOLERANCE[torch.float32].least)
     return {"largest": error.max().item(), "of_tolerance": (error / allowed).max().item(),
-            "neurons": len(neurons), "positions": n}
+            "neurons": len(neurons), "positions": CHECKED}
 
 
 # ---- all of them
 
 
-def alone(function, *arguments, threads=None):
+def alone(function, *arguments, threads):
     """Run a measurement in a process of its own."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(_with_threads, threads, function, *arguments).result()
+    with ProcessPoolExecutor(1, context, _begin, (threads,)) as pool:
+        return pool.submit(function, *arguments).result()
 
 
-def _with_threads(threads, function, *arguments):
+def _begin(threads):
+    """What a process starts with: Ctrl-C ends it without a word, and so many threads."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     if threads:
         torch.set_num_threads(threads)
-    return function(*arguments)
 
 
 def bench(models=(*SHAPES, "smollm2"), positions=POSITIONS, *, threads=None, say=print):

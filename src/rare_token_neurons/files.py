@@ -5,7 +5,6 @@ A process that is killed leaves `.new-*` (what it was writing) and `.lock-*` beh
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -16,12 +15,14 @@ import time
 from pathlib import Path
 
 import pandas as pd
+from filelock import FileLock, Timeout
 from pyarrow import ArrowException
 from safetensors import SafetensorError
 
 from rare_token_neurons.paths import shown
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 SAID = ("No space left on device", "unexpected pos", "file write failed")  # how safetensors and torch.save say so
 DAY = 86_400.0  # seconds; no file takes as long to write
 
@@ -89,40 +90,33 @@ def new_folder(path, *, replace=False):
 def lock(path):
     """Hold the making of `path` alone: another process that wants it waits here, until this one has ended or died.
 
-    Where the file system knows no locks, two processes may do the same work; their files are whole all the same.
+    Where the file system knows no locks, a sentence says that two processes may do the same work; all files are whole.
     """
-    path = Path(path)
-    place = path.with_name(f".lock-{path.name}")
+    place = Path(path).with_name(f".lock-{Path(path).name}")
     place.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        handle = os.open(place, os.O_RDWR | os.O_CREAT, 0o644)
-        _wait_for(handle, path)
-        with contextlib.suppress(FileNotFoundError):  # the one before may have removed it meanwhile
-            if os.stat(place).st_ino == os.fstat(handle).st_ino:
-                break
-        os.close(handle)
+    held = FileLock(place, fallback_to_soft=False)
+    try:
+        held.acquire(blocking=False)
+    except Timeout:
+        print(f"Another process is making {shown(path)}; this one waits for it.", file=sys.stderr, flush=True)
+        held.acquire()
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        print(f"No locks where {shown(path)} is made: another process may do the same work.", file=sys.stderr, flush=True)
     try:
         yield
     finally:
         place.unlink(missing_ok=True)
-        os.close(handle)
+        held.release()
 
 
-def _wait_for(handle, path):
-    with contextlib.suppress(OSError):  # no locks here
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"Another process is making {shown(path)}; this one waits for it.", file=sys.stderr, flush=True)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-
-
-def sweep(*folders, age=DAY):
-    """Remove what killed processes left below the folders: temporary files, folders and locks older than `age` seconds."""
+def sweep(*folders):
+    """Remove what killed processes left below the folders: temporary files, folders and locks of a day ago."""
     for folder in folders:
         for path in [*folder.rglob(".new-*"), *folder.rglob(".lock-*")]:
             with contextlib.suppress(FileNotFoundError):
-                if time.time() - path.stat().st_mtime > age:
+                if time.time() - path.stat().st_mtime > DAY:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 

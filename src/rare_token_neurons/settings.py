@@ -2,15 +2,15 @@
 
 import difflib
 import json
+import os
 import re
 import reprlib
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from types import ModuleType
 
 from rare_token_neurons.files import sha256
 from rare_token_neurons.keys import digest
-from rare_token_neurons.paths import FIGURES, MINI_PYTHIA, RESULTS, ROOT
+from rare_token_neurons.paths import FIGURES, MINI_PYTHIA, RESULTS, ROOT, place, spelled
 from rare_token_neurons.text import documents as texts
 from rare_token_neurons.text.rarity import COUNTS_FILE
 
@@ -31,7 +31,7 @@ def _model(name, value):
         return f"{name} is empty; it must be {HELP[name]}."
     if max(len(part.encode()) for part in value.split("/")) > 255:
         return f"{name} is longer than the name of a folder may be."
-    if "\0" in value or (ROOT / value).resolve() in (ROOT, *ROOT.parents):
+    if "\0" in value or place(value) in (ROOT, *ROOT.parents):
         return f"{name} is {value!r}; a model's folder cannot be one that holds this repository."
 
 
@@ -43,24 +43,15 @@ def _device(name, value):
             return f"{name} is {value!r}; this machine has cpu{', cuda' * torch.cuda.is_available()}."
 
 
-def _file_or(*words):
-    """The check of a parameter that names a file, or is one of the words."""
-
-    def check(name, value):
-        try:
-            there = (ROOT / value).is_file()
-        except OSError:  # longer than a name may be
-            there = False
-        if value not in words and not there and not (name == "text" and texts.names_text(value)):
-            return f"{name} is {value!r}; it must be {' or '.join(words)}, or a file that is there."
-
-    return check
+def _file(name, value):
+    if value not in WORDS[name] and not os.path.isfile(place(value)) and not (name == "text" and texts.names_text(value)):
+        return f"{name} is {value!r}; it must be {' or '.join(WORDS[name])}, or a file that is there."
 
 
 # ---- the parameters
 
 
-def parameter(default, meaning, *, choices=(), least=None, between=None, check=None):
+def parameter(default, meaning, *, choices=(), least=None, between=None, words=None, check=None):
     """Declare a parameter.
 
     Parameters
@@ -68,24 +59,26 @@ def parameter(default, meaning, *, choices=(), least=None, between=None, check=N
     default : of its type; () is a list of training steps.
     meaning : the words beside it in a notebook.
     choices : what it may be ; least : the smallest it may be ; between : two numbers that it must lie between.
+    words : of one that names a file or a folder, what it may be else.
     check : function of name and value that returns a sentence on what is wrong, or None.
     """
     return field(default=default, metadata={"help": meaning, "choices": choices, "least": least, "between": between,
-                                            "check": check})
+                                            "words": words, "check": check})
 
 
 @dataclass(frozen=True)
 class Settings:
     """Checked values of all parameters; a notebook declares those that it reads."""
 
-    model: str = parameter("smollm2", "mini-pythia, smollm2, a folder, a GGUF file, or a hub id", check=_model)
+    model: str = parameter("smollm2", "mini-pythia, smollm2, a folder, a GGUF file, or a hub id",
+                           words=("mini-pythia", "smollm2"), check=_model)
     steps: tuple = parameter((), "training steps, such as [0, 512]; empty: the last one, in 02 and 04 all")
     device: str = parameter("cpu", "cpu or cuda", check=_device)
     keep_weights: bool = parameter(True, "false: delete a hub checkpoint's weights when the next one is taken")
     text: str = parameter("mini-pile", "mini-pile, a text file, or hub rows such as stas/c4-en-10k[:500]",
-                          check=_file_or("mini-pile"))
+                          words=("mini-pile",), check=_file)
     counts: str = parameter("auto", "auto (training text, else general English), wordfreq, text, a .npy by token id, or a "
-                            "text file", check=_file_or("auto", "wordfreq", "text"))
+                            "text file", words=("auto", "wordfreq", "text"), check=_file)
     rare_of: str = parameter("target", "a position is rare by the token it predicts (target) or reads (input)",
                              choices=("target", "input"))
     rare_percentile: float = parameter(50.0, "of the token types that the counts have seen, rarest first", between=(0, 100))
@@ -134,7 +127,7 @@ class Settings:
     @property
     def trained_here(self):
         """Whether the model was trained on the train split of mini-pile: the token counts beside its weights say so."""
-        folder = Path(self.model)
+        folder = place(self.model)
         places = (folder, folder.parent) if re.fullmatch(r"step\d+", folder.name) else (folder,)
         found = {sha256(place / COUNTS_FILE) for place in places} - {None}
         return self.model == "mini-pythia" or sha256(MINI_PYTHIA / COUNTS_FILE) in found
@@ -155,6 +148,7 @@ class Settings:
 
 
 HELP = {one.name: one.metadata["help"] for one in fields(Settings)}  # what each parameter means, by name
+WORDS = {one.name: one.metadata["words"] for one in fields(Settings) if one.metadata["words"]}
 
 
 def cell(names, **defaults):
@@ -182,7 +176,7 @@ def given(namespace):
 
 
 def check(namespace, declared=None):
-    """Check names, types and values, and return them as `Settings`.
+    """Check names, types and values, and return them as `Settings`, files and folders in their one spelling.
 
     Parameters
     ----------
@@ -204,7 +198,7 @@ def check(namespace, declared=None):
             close = difflib.get_close_matches(name, [*known, *(set(HELP) - {name})], n=1)
             hint = f"did you mean {close[0]}? " if close else ""
             raise ValueError(f"There is no parameter {name!r}: {hint}the notebook has {', '.join(known)}.")
-    settings = Settings(**{name: _typed(name, value) for name, value in values.items()})
+    settings = Settings(**{name: _spelled(name, _typed(name, value)) for name, value in values.items()})
     for one in fields(Settings):
         if wrong := _wrong(one.name, getattr(settings, one.name), **one.metadata):
             raise ValueError(wrong)
@@ -228,6 +222,10 @@ def _typed(name, value):
     if type(value) is not type(default):
         raise ValueError(f"{name} is {_brief.repr(value)}; it must be {KINDS[type(default)]} ({HELP[name]}).")
     return value
+
+
+def _spelled(name, value):
+    return spelled(value) if name in WORDS and value not in WORDS[name] else value
 
 
 def _wrong(name, value, *, choices, least, between, check, **_):

@@ -13,6 +13,13 @@ KINDS = ("neox-parallel", "neox-sequential", "llama-tied")
 GROUP = [3, 17, 40, 41, 8]
 
 
+def whole(tiny, tokens, kind, **options):
+    """A small model in float64 and its capture."""
+    subject = tiny(kind, torch.float64, **options)
+    with exact_norms(subject.model):
+        return subject, capture(subject, tokens)
+
+
 def hooked(subject, tokens, kept, positions, group, kind="mean"):
     """Joint loss changes (n,) by one whole forward pass: the group's activations replaced at the positions."""
     block, t = positions.unbind(1)
@@ -30,18 +37,14 @@ def hooked(subject, tokens, kept, positions, group, kind="mean"):
             return -subject.model(tokens).logits.log_softmax(-1)[block, t].gather(1, tokens[block, t + 1][:, None])[:, 0]
 
     before = loss()
-    hook = subject.mlp_out.register_forward_pre_hook(ablate)
-    after = loss()
-    hook.remove()
-    return after - before
+    with subject.mlp_out.register_forward_pre_hook(ablate):
+        return loss() - before
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("how", ABLATIONS)
 def test_joint_changes_are_those_of_the_whole_model(tiny, tokens, kind, how):
-    subject = tiny(kind, torch.float64)
-    with exact_norms(subject.model):
-        kept = capture(subject, tokens)
+    subject, kept = whole(tiny, tokens, kind)
     positions = kept.positions[::3]
     found = groups.joint_changes(subject, kept, positions, [GROUP, [5]], ablation=how)
     assert found[0] == pytest.approx(hooked(subject, tokens, kept, positions, GROUP, how), abs=1e-11)
@@ -62,16 +65,14 @@ def test_float32_is_close_to_float64_for_small_and_for_harsh_changes(tiny, token
 
 
 def test_memory_and_company_do_not_change_the_answer(tiny, tokens):
-    subject = tiny("neox-parallel", torch.float64)
-    kept = capture(subject, tokens)
+    subject, kept = whole(tiny, tokens, "neox-parallel")
     together = groups.joint_changes(subject, kept, kept.positions, [GROUP, [1, 2]], ablation="resample")
     alone = groups.joint_changes(subject, kept, kept.positions, [[1, 2]], ablation="resample", memory_gb=3e-5)
     assert alone[0] == pytest.approx(together[1], abs=1e-12)
 
 
 def test_synergy_by_hand(tiny, tokens):
-    subject = tiny("llama-tied", torch.float64)
-    kept = capture(subject, tokens)
+    subject, kept = whole(tiny, tokens, "llama-tied")
     changes = loss_changes(subject, kept)
     joint = groups.joint_changes(subject, kept, None, [GROUP, [7, 9, 11]])
     added, absolute = groups.sum_of_singles(changes, [GROUP, [7, 9, 11]])
@@ -84,47 +85,45 @@ def test_synergy_by_hand(tiny, tokens):
 
 
 def test_effects_add_up_where_the_prediction_hardly_moves(tiny, tokens):
-    subject = tiny("neox-parallel", torch.float64, strength=0.3)
-    kept = capture(subject, tokens)
+    subject, kept = whole(tiny, tokens, "neox-parallel", strength=0.3)
     joint = groups.joint_changes(subject, kept, None, [GROUP])
     added, absolute = groups.sum_of_singles(loss_changes(subject, kept), [GROUP])
     assert groups.synergy(joint, added, absolute).ratio[0] == pytest.approx(1, abs=0.02)
 
 
+def best_next(subject, kept, positions, chosen, **options):
+    """By brute force, the neuron that raises the group's influence most."""
+    left = [one for one in range(subject.n_neurons) if one not in chosen]
+    scores = groups.joint_changes(subject, kept, positions, [[*chosen, one] for one in left], **options).abs().mean(1)
+    return left[int(scores.argmax())]
+
+
 def test_greedy_search_takes_the_best_next_neuron_at_every_step(tiny, tokens):
-    subject = tiny("neox-sequential", torch.float64)
-    kept = capture(subject, tokens)
+    subject, kept = whole(tiny, tokens, "neox-sequential")
     positions = kept.positions[::2]
     found, chosen = groups.greedy(subject, kept, positions, 3), []
-    for step in range(3):
-        trials = [chosen + [one] for one in range(subject.n_neurons) if one not in chosen]
-        scores = groups.joint_changes(subject, kept, positions, trials).abs().mean(1)
-        chosen = trials[int(scores.argmax())]
-        assert found.influence[step] == pytest.approx(float(scores.max()), abs=1e-8)
+    for _ in range(3):
+        chosen.append(best_next(subject, kept, positions, chosen))
     assert found.neurons.tolist() == chosen
     assert found.alone == pytest.approx(loss_changes(subject, kept, positions).abs().mean(0).numpy(), abs=1e-8)
 
 
 def test_greedy_search_leaves_the_capture_alone_and_works_with_resampling(tiny, tokens):
-    subject = tiny("llama-tied", torch.float64)
-    kept = capture(subject, tokens)
+    subject, kept = whole(tiny, tokens, "llama-tied")
     before = kept.residual.clone()
     found = groups.greedy(subject, kept, kept.positions, 4, ablation="resample", seed=3)
     assert torch.equal(kept.residual, before) and len(set(found.neurons)) == 4
-    joint = groups.joint_changes(subject, kept, None, [found.neurons], ablation="resample", seed=3)
-    assert float(joint.abs().mean()) == pytest.approx(found.influence[-1], abs=1e-8)
+    first, last = found.neurons[:-1].tolist(), found.neurons[-1]
+    assert best_next(subject, kept, None, first, ablation="resample", seed=3) == last
     again = groups.greedy(subject, kept, kept.positions, 4, ablation="resample", seed=3)
     assert np.array_equal(found.neurons, again.neurons)
 
 
-def test_bad_input_by_name(tiny, tokens):
+@pytest.mark.parametrize("measured, asked, message", [
+    (groups.joint_changes, [[1, 1]], "each of them once"),
+    (groups.joint_changes, [np.array([], dtype=int)], "one neuron or more"),
+    (groups.joint_changes, [[1, 480]], "neurons"), (groups.greedy, 49, "cannot be chosen")])
+def test_bad_input_by_name(tiny, tokens, measured, asked, message):
     subject = tiny("neox-parallel")
-    kept = capture(subject, tokens)
-    with pytest.raises(ValueError, match="each of them once"):
-        groups.joint_changes(subject, kept, None, [[1, 1]])
-    with pytest.raises(ValueError, match="one neuron or more"):
-        groups.joint_changes(subject, kept, None, [np.array([], dtype=int)])
-    with pytest.raises(ValueError, match="neurons"):
-        groups.joint_changes(subject, kept, None, [[1, 480]])
-    with pytest.raises(ValueError, match="cannot be chosen"):
-        groups.greedy(subject, kept, kept.positions, 49)
+    with pytest.raises(ValueError, match=message):
+        measured(subject, capture(subject, tokens), None, asked)

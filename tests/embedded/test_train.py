@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from contextlib import suppress
 
 import numpy as np
 import pandas as pd
@@ -22,12 +23,15 @@ TINY = dict(width=32, layers=2, heads=2, mlp=64, vocabulary=61)
 STEPS = 12
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Bit-identity is promised for one number of threads."""
+@pytest.fixture(autouse=True, scope="module")
+def small():
+    """A row of the log every 4 steps, a state at every one; one thread: bit-identity is promised for one number of them."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "EVALUATE_EVERY", 4)
+        patch.setattr(training, "STATE_EVERY", 0.0)
+        yield
     torch.set_num_threads(before)
 
 
@@ -37,9 +41,26 @@ def batches(seed=0):
     return training.Batches([np.cumsum(generator.integers(1, 4, size)) % 61 for size in generator.integers(100, 2_000, 14)], seed)
 
 
-def train(path, *, seed=0, steps=STEPS, **options):
-    model = training.pythia(seed, **TINY)
-    log = training.train(model, batches(seed), steps, path / "state.pt", **options)
+class Stopped(training.Batches):
+    """Batches that end the run where that of step `stop` is asked for."""
+
+    def __getitem__(self, step):
+        if step == self.stop:
+            raise KeyboardInterrupt
+        return super().__getitem__(step)
+
+
+def measure(model):
+    with torch.no_grad():
+        return {"held_out": training.token_losses(model, batches(seed=9)[0]).mean().item()}
+
+
+def train(path, *, steps=STEPS, stop=None, saved_steps=(), save=lambda model, step: None):
+    """Train from the state that lies in `path`: the model and the log (None where it was stopped)."""
+    model, source = training.pythia(0, **TINY), Stopped(batches().ids, 0)
+    source.stop, log = stop, None
+    with suppress(KeyboardInterrupt):
+        log = training.train(model, source, steps, path / "state.pt", saved_steps=saved_steps, save=save, measure=measure)
     return model, log
 
 
@@ -171,14 +192,14 @@ def test_losses_are_those_of_the_next_token():
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     """Weights after 12 steps, the log, and the loss before and after."""
-    torch.set_num_threads(1)
-    model, log = train(tmp_path_factory.mktemp("whole"), measure=measure, evaluate_every=4)
+    model, log = train(tmp_path_factory.mktemp("whole"))
     return model.state_dict(), log
 
 
-def measure(model):
-    with torch.no_grad():
-        return {"held_out": training.token_losses(model, batches(seed=9)[0]).mean().item()}
+def assert_ends_alike(found, uninterrupted):
+    model, log = found
+    assert_equal_states(model.state_dict(), uninterrupted[0])
+    pd.testing.assert_frame_equal(pd.DataFrame(log), pd.DataFrame(uninterrupted[1]), check_exact=True)
 
 
 def test_train_lowers_the_loss(uninterrupted):
@@ -211,19 +232,16 @@ def test_the_first_step_is_adam_with_clipping_and_weight_decay_on_matrices(tmp_p
 
 @pytest.mark.parametrize("stops", [[5], [0, 1, 11], [4, 12]])
 def test_a_run_that_was_stopped_ends_with_the_same_bits(tmp_path, uninterrupted, stops):
-    options = dict(measure=measure, evaluate_every=4)
     for stop in stops:
-        train(tmp_path, stop_after=stop, **options)
-    model, log = train(tmp_path, **options)
-    assert_equal_states(model.state_dict(), uninterrupted[0])
-    pd.testing.assert_frame_equal(pd.DataFrame(log), pd.DataFrame(uninterrupted[1]), check_exact=True)
+        train(tmp_path, stop=stop)
+    assert_ends_alike(train(tmp_path), uninterrupted)
 
 
 def test_a_finished_run_does_nothing_more(tmp_path, uninterrupted):
     train(tmp_path)
     called = []
-    model, _ = train(tmp_path, save=lambda model, step: called.append(step), saved_steps=(0, 8, STEPS))
-    assert_equal_states(model.state_dict(), uninterrupted[0])
+    found = train(tmp_path, stop=0, save=lambda model, step: called.append(step), saved_steps=(0, 8, STEPS))
+    assert_ends_alike(found, uninterrupted)
     assert called == [STEPS]
 
 
@@ -237,25 +255,22 @@ def test_checkpoints_are_saved_at_the_steps_asked_for(tmp_path, uninterrupted):
 
 
 KILLED = textwrap.dedent("""
-    import os, signal, sys
-    from pathlib import Path
+    import os, pathlib, signal, sys, torch
     sys.path.insert(0, sys.argv[2])
-    import torch
-    torch.set_num_threads(1)
     import test_train
+    torch.set_num_threads(1)
+    test_train.training.EVALUATE_EVERY, test_train.training.STATE_EVERY = 4, 0.0
 
-    write, written = torch.save, []
+    write = torch.save
 
     def save(state, path):
-        written.append(state["step"])
+        write(state, path)
         if state["step"] == 7:  # half of the file, then the end
-            write(state, path)
             os.truncate(path, os.path.getsize(path) // 2)
             os.kill(os.getpid(), signal.SIGKILL)
-        write(state, path)
 
     torch.save = save
-    test_train.train(Path(sys.argv[1]), state_every=0.0, measure=test_train.measure, evaluate_every=4)
+    test_train.train(pathlib.Path(sys.argv[1]))
 """)
 
 
@@ -263,9 +278,7 @@ def test_a_run_that_was_killed_while_it_wrote_its_state_ends_with_the_same_bits(
     done = subprocess.run([sys.executable, "-c", KILLED, tmp_path, os.path.dirname(__file__)], capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 6  # the last whole one
-    model, log = train(tmp_path, measure=measure, evaluate_every=4)
-    assert_equal_states(model.state_dict(), uninterrupted[0])
-    pd.testing.assert_frame_equal(pd.DataFrame(log), pd.DataFrame(uninterrupted[1]), check_exact=True)
+    assert_ends_alike(train(tmp_path), uninterrupted)
 
 
 # ---- the suite
@@ -330,13 +343,8 @@ def root(tmp_path_factory):
         for name, value in {"MINI_PYTHIA": root / "mini-pythia", "CACHE": root / "cache", "RESULTS": root / "results",
                             "EVALUATION_BLOCKS": 8, "STEPS": 4, "SAVED_STEPS": (0, 2, 4)}.items():
             patch.setattr(training, name, value)
-        torch.set_num_threads(1)
         training.suite(seed=0, steps=4)
         yield root
-
-
-def contents(folder):
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "training-state.pt"}
 
 
 def test_the_suite_has_the_shape_of_the_hubs(root):
@@ -358,17 +366,16 @@ def test_the_training_log_is_a_table(root):
     assert log.drop(columns="train_loss").notna().all(axis=None)
 
 
-def test_starting_again_repeats_nothing(root):
-    before = contents(root)
+def test_starting_again_repeats_nothing_and_another_seed_or_length_leaves_the_suite_alone(root):
+    def contents():
+        return {path: path.read_bytes() for path in root.rglob("*") if path.is_file() and path.name != "training-state.pt"}
+
+    before = contents()
     training.suite(seed=0, steps=4)
-    assert contents(root) == before
-
-
-def test_another_seed_or_length_leaves_the_suite_alone(root):
-    before = contents(root / "mini-pythia"), contents(root / "results")
+    assert contents() == before
     training.suite(seed=1, steps=4)
     training.suite(seed=0, steps=2)
-    assert contents(root / "mini-pythia") == before[0] and before[1].items() <= contents(root / "results").items()
+    assert before.items() < contents().items()
     others = "mini-pythia-seed1-steps4", "mini-pythia-seed0-steps2"
     assert {path.name for path in (root / "results").iterdir()} == {"mini-pythia", *others}
     hashes = [checkpoints.weight_hash(str(root / name), "step2") for name in ("mini-pythia", *(f"cache/{name}" for name in others))]

@@ -1,6 +1,5 @@
-"""Groups beside their controls: matched groups that cannot be used are neither drawn nor told; signs, windows, words."""
+"""Groups beside their controls: matched groups that cannot be used are neither drawn nor told; signs, words."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,15 +8,9 @@ from rare_token_neurons.figures import activations, axes as plots
 from rare_token_neurons.statistics import controls
 
 
-@pytest.fixture
-def ax():
-    figure, axes = plots.panels()
-    yield axes
-    plt.close(figure)
-
-
 def row(**changed):
-    made = {"where": "rare", "group": "rare", "statistic": "effective dimension", "side": "less", "size": 27, "tokens": 1011,
+    made = {"where": "rare", "group": "rare", "statistic": "effective dimension", "side": "less", "size": 27,
+            "tokens": 1011,
             "documents": 132, "constant": 0, "imbalance_scale": 0.1, "imbalance_norm": -0.05, "value": 0.8, "low": 0.7,
             "high": 0.9}
     for kind, mean in (("random", 0.9), ("matched", 0.85)):
@@ -30,13 +23,15 @@ def table(*rows):
     return pd.DataFrame([row(**changed) for changed in rows])
 
 
-GOOD, POOR, NONE = {}, {"imbalance_scale": -0.3}, {"imbalance_scale": np.nan, "imbalance_norm": np.nan, "matched": np.nan}
+GOOD, POOR, NONE = {}, {"imbalance_scale": -0.3}, {"imbalance_scale": np.nan, "imbalance_norm": np.nan,
+                                                   "matched": np.nan}
 
 
 # ---- matched groups
 
 
-@pytest.mark.parametrize("imbalance, good", [(GOOD, True), (POOR, False), (NONE, False), ({"imbalance_norm": 0.26}, False)])
+@pytest.mark.parametrize("imbalance, good", [(GOOD, True), (POOR, False), (NONE, False),
+                                             ({"imbalance_norm": 0.26}, False)])
 def test_matched_groups_count_within_a_quarter_of_a_standard_deviation(imbalance, good):
     rows = table(imbalance)
     assert activations.matches(rows.iloc[0]) == good
@@ -60,22 +55,23 @@ def test_rows_without_an_account_are_judged_by_that_of_their_positions():
     assert activations.usable(curves, behind)["matched_low"].notna().tolist() == [False, True, False]
 
 
-def test_groups_without_usable_controls_leave_no_trace_in_the_legend(ax):
+def test_groups_without_usable_controls_leave_no_trace_in_the_legend(ax, legend):
     for imbalance, names in ((GOOD, {"random", "matched", "group,"}), (POOR, {"random", "group,"})):
         ax.clear()
         activations.of_groups(ax, activations.usable(table(imbalance)))
         activations.drop_empty(ax)
-        assert {name.split()[0] for name in ax.get_legend_handles_labels()[1]} == names
+        assert {name.split()[0] for name in legend()} == names
     rows = activations.usable(table(POOR, POOR)).assign(components=[1, 2])
     ax.clear()
     activations.of_curve(ax, rows, label="rare group")
-    assert not any("matched" in name for name in ax.get_legend_handles_labels()[1])
+    assert not any("matched" in name for name in legend())
     assert len(ax.lines) == 1 and len(ax.collections) == 2  # the curve, and the bands of random groups and of the group
 
 
 def test_matching_in_words():
     said = activations.matching(activations.account(table(GOOD, {"where": "all"})))
-    assert said.startswith("Matched groups miss the rare group by 0.10 SD in activation scale (rare positions), 0.10 SD")
+    assert said.startswith("Matched groups miss the rare group by 0.10 SD in activation scale (rare positions), 0.10 "
+                           "SD")
     assert said.endswith("the limit is 0.25 SD. They are a good match.")
     said = activations.matching(activations.account(table(GOOD, POOR | {"where": "all"})))
     assert "0.30 SD in activation scale (all positions); the limit" in said
@@ -99,10 +95,10 @@ def test_boost_and_suppress_together_are_twice_as_many():
 
 def test_controls_that_cannot_be_used_are_named_so():
     found = activations.usable(table(GOOD, POOR))
-    assert activations.beside(found.iloc[0], 2) == (
-        "**0.80** (0.70 to 0.90; random groups 0.90, none of 1,000 random groups is as far out; matched groups 0.85, none "
-        "of 1,000 matched groups is as far out)")
-    assert activations.beside(found.iloc[1], 2).endswith("is as far out; matched groups cannot be used)")
+    assert activations.beside(found.iloc[0]) == (
+        "**0.8000** (0.7000 to 0.9000; random groups 0.9000, none of 1,000 random groups is as far out; matched groups "
+        "0.8500, none of 1,000 matched groups is as far out)")
+    assert activations.beside(found.iloc[1]).endswith("is as far out; matched groups cannot be used)")
     assert [activations.among(one, ".0%") for _, one in found.iterrows()] == ["random groups 90%, matched groups 85%",
                                                                              "random groups 90%"]
 
@@ -118,29 +114,30 @@ def training():
     return activations.usable(rows)
 
 
-def test_steps_beyond_the_controls_are_counted_where_these_can_be_used(ax):
+def test_steps_beyond_the_controls_are_counted_where_these_can_be_used(ax, legend):
     rows = training()
     assert activations.beyond(rows, "random", "below") == ([64, 512], 3)
     assert activations.beyond(rows, "matched", "below") == ([512], 2)
     assert activations.beyond(rows, "matched", "above") == ([0], 2)
     assert activations.steps_beyond(rows, "below") == "below random at 2 of 3,\nbelow matched at 1 of 2"
     assert activations.course(rows, "below", "effective dimension") == (
-        " Over training the rare group lies below random groups at 2 of 3 checkpoints (first at step 64) and below matched "
-        "groups at 1 of 2 checkpoints (first at step 512).")
+        " Over training the rare group lies below random groups at 2 of 3 checkpoints (first at step 64) and below "
+        "matched groups at 1 of 2 checkpoints (first at step 512).")
     assert activations.course(rows.iloc[:0], "below", "effective dimension") == ""
     activations.over_steps(ax, rows)
     gaps = [line for line in ax.lines if np.isnan(line.get_ydata()).any()]
     assert len(gaps) == 2 and {line.get_marker() for line in gaps} == {"_"}
     ax.clear()
     activations.over_steps(ax, activations.usable(rows.assign(imbalance_scale=1.0)))
-    assert not any("matched" in name for name in ax.get_legend_handles_labels()[1])
+    assert not any("matched" in name for name in legend())
 
 
 def test_dimensions_in_words():
     rows = table(*({"where": where, "statistic": name, **match} for where, match in (("rare", GOOD), ("all", POOR))
                    for name in ("effective dimension", "whole components")))
     said = activations.dimensions(activations.usable(rows), pd.DataFrame())
-    assert "it is **0.80** (0.80 in whole components) against 0.90 for random groups: -0.10 against random groups (-" in said
+    assert ("it is **0.80** (0.80 in whole components) against 0.90 for random groups: -0.10 against random groups "
+            "(-") in said
     assert "-0.05 against matched groups (-0.20 to +0.00; none of 1,000 matched groups is as far out). At all" in said
     assert "matched groups cannot be used. The level depends" in said
     assert "107 rare positions and 1,011 of all positions, from 9 and 132 documents" in activations.behind_it(
@@ -159,7 +156,8 @@ def test_windows_stand_at_their_scale_and_the_group_beside_them(ax):
     assert group.get_ydata() == pytest.approx([0.7]) and group.get_color() == plots.COLORS["rare"]
     assert activations.loudest(rows) == "rare group 0.70,\nthe loudest windows 0.80 to 0.84"
     said = activations.along_the_scale(rows)
-    assert said.startswith("*Exploratory.* The activation scale of the rare group is 2.0 times that of the loudest window")
+    assert said.startswith("*Exploratory.* The activation scale of the rare group is 2.0 times that of the loudest "
+                           "window")
     assert "Its effective dimension over group size is 0.700; the three loudest windows have 0.800 to 0.840" in said
     assert "a rank correlation of -1.00" in said
     assert "Its mean |r| is 0.700" in activations.along_the_scale(rows.assign(statistic="mean absolute"))
@@ -181,9 +179,11 @@ def test_flipping_gated_neurons_turns_signed_correlations_and_leaves_their_size(
         assert found[name].to_numpy() == pytest.approx(plain[name])
     i, j = np.unravel_index(np.abs(block - np.eye(8)).argmax(), block.shape)
     assert plain["r of the pair"] == block[i, j]
-    assert found["mean r"].max() == found["mean r"].iloc[-1] == pytest.approx(plain["mean |r|"], abs=1e-6)  # all are alike
+    assert found["mean r"].max() == found["mean r"].iloc[-1] == pytest.approx(plain["mean |r|"],
+                                                                              abs=1e-6)  # all are alike
     flipped = values * np.where(np.arange(8) % 2, -1, 1)
-    assert found.loc["every second one flipped", "mean r"] == pytest.approx(activations.mean_pair(np.corrcoef(flipped.T)))
+    assert found.loc["every second one flipped",
+                     "mean r"] == pytest.approx(activations.mean_pair(np.corrcoef(flipped.T)))
 
 
 def pair_table(gated):
@@ -200,13 +200,15 @@ def test_a_gated_model_is_told_by_what_has_no_sign():
     gated, plain = pair_table(True), pair_table(False)
     assert activations.statistics_of(gated) == ("mean absolute",) and activations.statistics_of(plain)[0] == "mean"
     said = activations.co_activate(gated)
-    assert "mean absolute correlation **within** the group is **0.3000**" in said and "at all positions **0.3100**" in said
+    assert "mean absolute correlation **within** the group is **0.3000**" in said
+    assert "at all positions **0.3100**" in said
     assert "**Between** the group and the others: cannot be tested" in said and "**0.1" not in said
     assert "mean absolute value of the uncentred cosine is **0.3000**" in activations.beyond_the_mean(gated)
     said = activations.co_activate(plain)
     assert "**within** the group is **0.1000**" in said and "**between** it and the others **0.1000**" in said
     assert "At all positions it is **0.1100**" in said
-    assert "10% of its pairs are negative (90% in random groups, 85% in matched ones)" in activations.beyond_the_mean(plain)
+    said = activations.beyond_the_mean(plain)
+    assert "10% of its pairs are negative (90% in random groups, 85% in matched ones)" in said
 
 
 def test_each_sign_is_drawn_in_its_colour_and_told_in_a_line(ax):

@@ -5,9 +5,6 @@ import shutil
 from pathlib import Path
 
 import matplotlib
-
-matplotlib.use("Agg")
-
 import matplotlib.font_manager
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,18 +13,16 @@ import planted_heads as planted
 import pytest
 from matplotlib.colors import to_hex
 
-from rare_token_neurons.figures import axes as plots
+from rare_token_neurons.figures import axes as plots, words
 
 
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
+def rank_curve(ax, curve=None, fit=planted.fit()):
+    plots.rank_curve(ax, planted.curve() if curve is None else curve, fit, label="rare", color=plots.COLORS["rare"])
 
 
 def draw():
     figure, ax = plots.panels(width=plots.COLUMN)
-    plots.rank_curve(ax, planted.curve(), planted.fit(), label="rare")
+    rank_curve(ax)
     plots.title(ax, "Three phases")
     ax.legend()
     return figure
@@ -101,9 +96,8 @@ def lines(ax):
     return {line.get_label(): line for line in ax.lines}
 
 
-def test_a_rank_curve_skips_the_dead_and_stands_over_its_nulls():
-    figure, ax = plots.panels()
-    plots.rank_curve(ax, planted.curve(np.append(planted.influence(), np.zeros(7))), label="rare")
+def test_a_rank_curve_skips_the_dead_and_stands_over_its_nulls(ax):
+    rank_curve(ax, planted.curve(np.append(planted.influence(), np.zeros(7))))
     drawn = lines(ax)["rare"]
     assert np.all(np.diff(drawn.get_ydata()[:1000]) <= 0) and np.isnan(drawn.get_ydata()[1000:]).all()
     assert ax.get_xscale() == ax.get_yscale() == "log" and to_hex(drawn.get_color()) == plots.COLORS["rare"]
@@ -115,9 +109,8 @@ def test_a_rank_curve_skips_the_dead_and_stands_over_its_nulls():
     assert len(filled) == 1 and to_hex(filled[0].get_facecolor()[0]) == plots.GREY
 
 
-def test_the_laws_line_is_carried_to_rank_1_and_ends_with_the_law():
-    figure, ax = plots.panels()
-    plots.rank_curve(ax, planted.curve(), planted.fit(), label="rare")
+def test_the_laws_line_is_carried_to_rank_1_and_ends_with_the_law(ax):
+    rank_curve(ax)
     (line,) = [line for label, line in lines(ax).items() if label.startswith("line: the law, carried to rank 1")]
     assert list(line.get_xdata()) == [1, planted.LAW] and "0.70" in line.get_label()
     assert line.get_ydata() == pytest.approx(np.exp(planted.BETA - planted.KAPPA * np.log([1, planted.LAW])))
@@ -127,8 +120,7 @@ def stretches(ax):
     return [text.get_text() for text in ax.texts]
 
 
-def test_phases_are_shaded_as_the_fit_found_them_with_the_cliff_hatched():
-    figure, ax = plots.panels()
+def test_phases_are_shaded_as_the_fit_found_them_with_the_cliff_hatched(ax):
     plots.shade_phases(ax, planted.fit())
     assert stretches(ax) == ["shelf\n2.0 %", "cliff\n1.0 %", "power law\n12.0 %", "decay\n85.0 %"]
     (cliff,) = [patch for patch in ax.patches if patch.get_hatch()]
@@ -138,28 +130,26 @@ def test_phases_are_shaded_as_the_fit_found_them_with_the_cliff_hatched():
 
 
 @pytest.mark.parametrize("word", ["outliers", "rounded", "on the line"])
-def test_only_a_plateau_has_a_shelf(word):
-    figure, ax = plots.panels()
+def test_only_a_plateau_has_a_shelf(word, ax):
     plots.shade_phases(ax, planted.fit(word))
     assert stretches(ax)[:2] == ["head\n2.0 %", "cliff\n1.0 %"]
 
 
-def test_empty_stretches_are_not_drawn():
-    for changes, shown in (({"head": 0, "shelf": 1.0, "law_start": 1.0, "decay_share": 0.0}, ["power law\n100.0 %"]),
-                           ({"shelf": 30.4}, ["head\n3.0 %", "power law\n12.0 %", "decay\n85.0 %"]),  # no cliff
-                           ({"head": 17, "shelf": 17.0, "law_start": 40.2}, ["shelf\n1.7 %", "cliff\n2.3 %", "power law\n11.0 %",
-                                                                            "decay\n85.0 %"])):  # beyond a fixed head
-        figure, ax = plots.panels()
-        plots.shade_phases(ax, planted.fit(**changes))
-        assert stretches(ax) == shown
+@pytest.mark.parametrize("changes, shown", [
+    ({"head": 0, "shelf": 1.0, "law_start": 1.0, "decay_share": 0.0}, ["power law\n100.0 %"]),
+    ({"shelf": 30.4}, ["head\n3.0 %", "power law\n12.0 %", "decay\n85.0 %"]),  # no cliff
+    ({"head": 17, "shelf": 17.0, "law_start": 40.2},  # beyond a fixed head
+     ["shelf\n1.7 %", "cliff\n2.3 %", "power law\n11.0 %", "decay\n85.0 %"])])
+def test_empty_stretches_are_not_drawn(ax, changes, shown):
+    plots.shade_phases(ax, planted.fit(**changes))
+    assert stretches(ax) == shown
 
 
-def test_a_curve_that_could_not_be_fitted_is_drawn_without_phases():
-    figure, ax = plots.panels()
+def test_a_curve_that_could_not_be_fitted_is_drawn_without_phases(ax):
     row = planted.missing(planted.fit())
-    plots.rank_curve(ax, planted.curve(), row, label="rare")
-    assert not ax.patches and not ax.texts and plots.named(row) == "cannot be tested"
-    assert plots.named(planted.fit("on the line")) == "on the line"
+    rank_curve(ax, fit=row)
+    assert not ax.patches and not ax.texts and words.named(row) == "cannot be tested"
+    assert words.named(planted.fit("on the line")) == "on the line"
 
 
 def test_a_legend_below_has_each_entry_once_and_none_of_a_panels_own():
@@ -172,24 +162,21 @@ def test_a_legend_below_has_each_entry_once_and_none_of_a_panels_own():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["both"]
 
 
-def test_zipf_counts_the_rare_band():
-    figure, ax = plots.panels()
+def test_zipf_counts_the_rare_band(ax):
     plots.zipf(ax, [100, 50, 2, 2, 0], rare_at=2)
     labels = [patch.get_label() for patch in ax.patches]
     assert labels == ["rare: 50 % of types, 2.6 % of uses"]
 
 
-def test_steps_have_a_place_for_zero():
-    figure, ax = plots.panels()
+def test_steps_have_a_place_for_zero(ax):
     plots.over_steps(ax, [0, 16, 64, 1024], [1, 2, 3, 4], low=[0, 1, 2, 3], high=[2, 3, 4, 5], label="rare")
     assert np.isfinite(ax.transData.transform((0, 1))).all()
     assert ax.get_xlabel() == "training step"
 
 
-def test_heat_map_draws():
-    figure, ax = plots.panels()
-    plots.heat_map(ax, [[1, -0.5], [-0.5, 1]], label="cosine similarity")
-    assert ax.collections[0].get_clim() == (-1, 1)
+def test_heat_map_draws(ax):
+    plots.heat_map(ax, [[1, -0.5], [-0.5, 1]])
+    assert ax.collections[0].get_clim() == (-0.6, 0.6)
 
 
 def test_a_clustering_puts_alike_neurons_side_by_side():
@@ -203,13 +190,9 @@ def test_a_clustering_puts_alike_neurons_side_by_side():
 # ---- a group over its controls
 
 
-@pytest.fixture
-def ax():
-    return plots.panels()[1]
-
-
 def rows(**columns):
-    base = {"value": [1.0, 3.0], "low": [0.5, 2.0], "high": [2.0, 3.5], "random": 2.0, "random_low": 1.5, "random_high": 2.5,
+    base = {"value": [1.0, 3.0], "low": [0.5, 2.0], "high": [2.0, 3.5], "random": 2.0, "random_low": 1.5,
+            "random_high": 2.5,
             "matched": [1.8, np.nan], "matched_low": [1.4, np.nan], "matched_high": [2.2, np.nan], "size": [27, 27]}
     return pd.DataFrame(base | columns)
 
@@ -227,42 +210,42 @@ def test_groups_stand_at_their_values_with_their_interval(ax):
 def test_steps_show_the_group_of_each_checkpoint_and_the_last_one(ax):
     table = pd.concat([rows(group="rare", step=[16, 0]), rows(group="last rare", step=[0, 16], value=[5.0, 6.0])])
     plots.group_over_steps(ax, table.astype({"step": "Int64"}))
-    lines = {line.get_label(): line for line in ax.lines}
-    own = lines["rare group of the checkpoint"]
+    own = lines(ax)["rare group of the checkpoint"]
     assert list(own.get_xdata()) == [0, 16] and list(own.get_ydata()) == [3.0, 1.0]
-    assert list(lines["rare group of the last one"].get_ydata()) == [5.0, 6.0]
+    assert list(lines(ax)["rare group of the last one"].get_ydata()) == [5.0, 6.0]
     assert ax.get_xscale() == "symlog"
 
 
-@pytest.mark.parametrize("p, words", [(0.0009, "p = 0.001"), (0.034, "p = 0.034"), (0.5, "p = 0.50"),
-                                      (np.nan, "no p value")])
-def test_p_in_words(p, words):
-    assert plots.level(p) == words
+@pytest.mark.parametrize("given, said", [
+    ((0.0009,), "p = 0.001"), ((0.034,), "p = 0.034"), ((0.5,), "p = 0.50"), ((np.nan,), "no p value"),
+    ((1 / 201, 1 / 201), "none of 200 null curves"), ((1 / 1001, 1 / 1001, "draws"),
+                                                      "none of 1,000 draws"),  # at its floor
+    ((2 / 201, 1 / 201), "p = 0.010"), ((np.nan, 1 / 201), "no p value")])
+def test_p_in_words(given, said):
+    assert words.level(*given) == said
 
 
-def test_a_p_at_its_floor_is_written_as_what_it_is():
-    assert plots.level(1 / 201, 1 / 201) == "none of 200 null curves"
-    assert plots.level(1 / 1001, 1 / 1001, "draws") == "none of 1,000 draws"
-    assert plots.level(2 / 201, 1 / 201) == "p = 0.010" and plots.level(np.nan, 1 / 201) == "no p value"
-
-
-@pytest.mark.parametrize("value, words", [(1.0, "below random, like matched groups"),
-                                          (2.3, "like random, above matched groups"),
-                                          (2.0, "like random, like matched groups")])
-def test_place_against_the_bands_in_words(value, words):
+@pytest.mark.parametrize("value, said", [(1.0, "below random, like matched groups"),
+                                         (2.3, "like random, above matched groups"),
+                                         (2.0, "like random, like matched groups")])
+def test_place_against_the_bands_in_words(value, said):
     row = {"value": value, "random_low": 1.5, "random_high": 2.5, "matched_low": 0.9, "matched_high": 2.2}
-    assert plots.against(row) == words
-    alone = row | {"matched_low": np.nan, "matched_high": np.nan}
-    assert plots.against(alone) == words.split(",")[0] + " groups"
+    assert words.against(row) == said
+    assert words.against(row | {"matched_low": np.nan, "matched_high": np.nan}) == said.split(",")[0] + " groups"
+
+
+def test_intervals_and_shares_in_words():
+    row = {"low": 0.701, "high": 0.899, "delta_low": -0.1, "delta_high": 0.25}
+    assert words.between(row) == "0.70 to 0.90" and words.between(row, "delta", "+.1f") == "-0.1 to +0.2"
+    assert words.stretches(planted.fit()) == "3.0 / 12.0 / 85.0"
 
 
 def test_histograms_have_a_right_edge_and_the_groups_colour(ax):
     bins = pd.DataFrame({"left": [-1.0, 0.0], "share": [0.25, 0.75], "low": [0.1, 0.5], "high": [0.4, 0.9]})
     plots.of_pairs(ax, {"rare": bins, "random": bins.set_axis([2, 3])})
-    lines = {line.get_label(): line for line in ax.lines}
-    rare = lines["rare group"]
+    rare = lines(ax)["rare group"]
     assert list(rare.get_xdata()) == [-1, 0, 1] and list(rare.get_ydata()) == [0.25, 0.75, 0.75]
-    assert rare.get_color() == plots.COLORS["rare"] and "matched groups, mean" not in lines
+    assert rare.get_color() == plots.COLORS["rare"] and "matched groups, mean" not in lines(ax)
 
 
 def test_empty_bins_at_the_ends_are_out_of_reach():

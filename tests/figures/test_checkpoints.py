@@ -1,19 +1,11 @@
 """Losses over training and by frequency: what is drawn and said is what the table holds."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 
 from rare_token_neurons import files, paths, settings as parameters
-from rare_token_neurons.figures import axes, checkpoints
-
-
-@pytest.fixture
-def ax():
-    figure, ax = axes.panels()
-    yield ax
-    plt.close(figure)
+from rare_token_neurons.figures import checkpoints
 
 
 def losses(steps=(0, 16, 64), rare=(9.0, 10.0, 7.0)):
@@ -31,18 +23,20 @@ def test_losses_over_training_are_drawn_with_their_intervals(ax):
     assert np.ptp(ax.collections[1].get_paths()[0].vertices[:, 1]) == pytest.approx(3 + 2 * 1.96 * 0.1)
 
 
-def test_losses_by_decile_are_drawn_rarest_first(ax):
+def test_losses_by_decile_are_drawn_rarest_first(ax, legend):
     table = losses(steps=(64,)).set_index("group")
     checkpoints.by_decile(ax, table.loc[[str(decile) for decile in range(1, 11)]])
-    assert list(ax.lines[0].get_xdata()) == list(range(1, 11)) and list(ax.lines[0].get_ydata()) == list(range(10, 0, -1))
-    assert ax.get_legend_handles_labels()[1] == ["by target (n = 1,000)"]
+    assert list(ax.lines[0].get_xdata()) == list(range(1, 11))
+    assert list(ax.lines[0].get_ydata()) == list(range(10, 0, -1))
+    assert legend() == ["by target (n = 1,000)"]
 
 
 def test_the_summary_tells_the_gap_at_both_ends_and_how_long_it_got_worse():
     said = checkpoints.summary("own", losses(), 1_000)
-    assert said.startswith("At step 0 rare and common targets differ by 5.00 nats, at step 64 by 3.00. Rare words get worse "
-                           "before they get better: up to step 16 their loss is above that at the start")
-    assert "5.00 nats over all 100 scored positions, 7.00 on rare and 4.00 on common words (a blind guess costs 6.91" in said
+    assert said.startswith("At step 0 rare and common targets differ by 5.00 nats, at step 64 by 3.00. Rare words get "
+                           "worse before they get better: up to step 16 their loss is above that at the start")
+    assert ("5.00 nats over all 100 scored positions, 7.00 on rare and 4.00 on common words (a blind guess costs "
+            "6.91") in said
     steady = checkpoints.summary("own", losses(rare=(9.0, 8.0, 7.0)), 1_000)
     assert "get worse" not in steady
     finished = checkpoints.summary("own", losses(steps=(64,)).astype({"step": "Int64"}), 1_000)

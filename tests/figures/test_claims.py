@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rare_token_neurons.figures import axes, claims as claim_figures
+from rare_token_neurons.figures import claims as claim_figures
 from rare_token_neurons.statistics import claims
 from rare_token_neurons.statistics.claims import Evidence, NOT, PARTLY, REPRODUCED, UNTESTED
 from rare_token_neurons.tables.claims import PENDING
@@ -36,10 +36,13 @@ def row(name, model="small"):
 
 @pytest.mark.parametrize("name, said", [
     ("C1", "**reproduced** (beyond all controls): 28.9 [27.7, 30.4], null 4, q = 0.007"),
-    ("C2 head", "**reproduced** (plateau; beyond all controls): 0.8 [0.6, 1], null 0, none of 200 null curves reaches it, q = 0.0087"),
+    ("C2 head",
+     "**reproduced** (plateau; beyond all controls): 0.8 [0.6, 1], null 0, none of 200 null curves reaches it, q = "
+     "0.0087"),
     ("C2 law", "**reproduced** (power law: not rejected): 0.67 [0.6, 0.7]"),
     ("C2 decay", "**partly** (as in any sample): 98 %, null 99 %"),
-    ("C7 common", "**reproduced** (rounded, interval below 0.25, the spread of the law's own samples): -0.3 [-0.4, -0.2], null 0"),
+    ("C7 common",
+     "**reproduced** (rounded, interval below 0.25, the spread of the law's own samples): -0.3 [-0.4, -0.2], null 0"),
     ("C5 between", "*cannot be tested*: not measured")])
 def test_a_finding_says_word_value_null_and_chance(name, said):
     assert claim_figures.finding(row(name)) == said
@@ -52,9 +55,11 @@ def test_a_head_that_is_not_raised_is_named_too():
 def test_the_page_has_a_row_a_part_and_says_where_an_mlp_has_none():
     page = claim_figures.markdown(table()).splitlines()
     lines = {line.split(" | ")[0].removeprefix("| "): line for line in page[2:] if "its parts together" not in line}
-    assert list(lines) == list(dict.fromkeys(claim.name for claim in claims.EVERY)) and {line.count("|") for line in page} == {7}
+    assert list(lines) == list(dict.fromkeys(claim.name for claim in claims.EVERY))
+    assert {line.count("|") for line in page} == {7}
     assert lines["C6 W_in"].split(" | ")[3] == claim_figures.ELSEWHERE == lines["C6 gate"].split(" | ")[4]
-    assert "(gated MLPs); modularity of the group's correlations (positive edges), less that of control groups (other MLPs)" in lines["C8"]
+    plain = "modularity of the group's correlations (positive edges), less that of control groups (other MLPs)"
+    assert f"(gated MLPs); {plain}" in lines["C8"]
     together = [line for line in page if "its parts together" in line]
     assert [line[2:4] for line in together] == ["C2", "C3", "C5", "C6", "C7"] and f"**{PARTLY}**" in together[0]
     assert together[0].count("**") == 4 and lines["C1"].endswith(f"| {PENDING} |")
@@ -65,21 +70,16 @@ def test_every_verdict_has_a_sentence():
     said = claim_figures.sentences(rows)
     assert said.count("\n- **C") == len(rows[rows["model"] != "owner/one"]) and said.endswith("**one**: not run yet.\n")
     assert "- **C4**. Cannot be tested: not measured." in said
-    assert "- **C2 head**, reproduced. Mean height of the head above its law" in said and "none of 200 null curves reaches it" in said
+    assert "- **C2 head**, reproduced. Mean height of the head above its law" in said
+    assert "none of 200 null curves reaches it" in said
 
 
 def test_the_question_of_each_part_stands_in_a_row():
     asked = claim_figures.asked()
     assert len(asked) == len(claims.EVERY) and asked.loc["C8 (gated MLPs)", "margin"] == 0.05
-    assert asked.loc["C2 head", "controls"].endswith("and the law itself") and asked.loc["C7 common", "direction"] == "no plateau, one-sided"
+    assert asked.loc["C2 head", "controls"].endswith("and the law itself")
+    assert asked.loc["C7 common", "direction"] == "no plateau, one-sided"
     assert asked.loc["C2 decay", ["controls", "margin"]].tolist() == ["", ""]
-
-
-@pytest.fixture
-def ax():
-    figure, ax = axes.panels()
-    yield ax
-    axes.plt.close(figure)
 
 
 def test_no_plateau_has_a_field_that_is_open_below(ax):
@@ -95,7 +95,8 @@ def test_a_share_of_draws_has_a_dot_without_an_interval(ax):
     rows = table().query("name == 'C2 decay' and model == 'small'")
     claim_figures.panel_of(ax, rows, claim_figures.limits(rows))
     dots = [line for line in ax.lines if line.get_marker() == "o" and len(line.get_xdata())]
-    assert [list(line.get_xdata()) for line in dots] == [[0.98]] and ax.texts[0].get_text() == "partly: as in any sample"
+    assert [list(line.get_xdata()) for line in dots] == [[0.98]]
+    assert ax.texts[0].get_text() == "partly: as in any sample"
 
 
 def test_a_part_that_an_mlp_has_not_is_left_blank(ax):
@@ -122,4 +123,5 @@ def test_the_summary_counts_a_claim_once_and_names_what_was_not_run():
     assert first == f"- **one**: {REPRODUCED}: C1, C5; {NOT}: C3; {UNTESTED}: C2." and second.startswith("- **two**: ")
     assert last.startswith("These models are small")
     last = claim_figures.summary(table, ["owner/three", "four"]).splitlines()[-1]
-    assert last.startswith("The paper's own models (three, four) were not run here: their column is empty. These models are")
+    assert last.startswith("The paper's own models (three, four) were not run here: their column is empty. These "
+                           "models are")

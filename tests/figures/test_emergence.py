@@ -1,6 +1,5 @@
 """Drawing over training steps: what is drawn is what the tables hold."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import planted_heads as planted
@@ -10,13 +9,6 @@ from matplotlib.colors import to_hex
 from rare_token_neurons.figures import axes as plots, emergence
 
 STEPS = [0, 16, 64, 256]
-
-
-@pytest.fixture
-def ax():
-    figure, axes = plots.panels()
-    yield axes
-    plt.close(figure)
 
 
 def lines(ax, label):
@@ -35,23 +27,24 @@ def test_colours_darken_with_the_step_and_zero_has_one():
     assert np.isfinite(emergence.shade([0]).to_rgba(0)).all()
 
 
-def test_a_curve_a_checkpoint_and_the_nulls_of_the_last(ax):
+def test_a_curve_a_checkpoint_and_the_nulls_of_the_last(ax, legend):
     rows = pd.concat([planted.curve(planted.influence() * (step + 1), step=step) for step in STEPS])
     emergence.rank_curves(ax, rows, emergence.shade(STEPS))
     curves = [line for line in ax.lines if not line.get_label().startswith("null") and line.get_color() != plots.GREY]
     assert [line.get_ydata()[-1] / planted.influence()[-1] for line in curves] == pytest.approx([1, 17, 65, 257])
     assert [line.get_linestyle() for line in curves] == ["--", "-", "-", "-"]
-    labels = ax.get_legend_handles_labels()[1]
+    labels = legend()
     assert labels[:2] == ["step 0", "step 256 (95 % over documents)"] and "null: the law itself, 95 %" in labels
 
 
 def phases(words=("rounded", "rounded", "on the line", "plateau")):
-    """The table `emergence_phases` of four steps: Delta rises from -0.4 by 0.4 a step, words as given; common stays rounded."""
+    """The table `emergence_phases` of four steps: Delta rises from -0.4 by 0.4, words as given; common is rounded."""
     rows = []
     for place, (step, word) in enumerate(zip(STEPS, words)):
         for group, called, delta in (("rare", word, 0.4 * (place - 1)), ("common", "rounded", -0.4)):
             for rule in ("fitted head", "fixed head"):
-                height = {"delta": delta, "delta_low": delta - 0.1, "delta_high": delta + 0.1, "p_law": 1 / 201 if delta > 0.5 else 0.3}
+                height = {"delta": delta, "delta_low": delta - 0.1, "delta_high": delta + 0.1,
+                          "p_law": 1 / 201 if delta > 0.5 else 0.3}
                 rows.append({"step": step, "group": group, "rule": rule} | planted.fit(called, **height) | {
                     "told_head": called == "plateau", "told_power_law": step > 16, "told_decay": True})
     return pd.DataFrame(rows)
@@ -61,32 +54,36 @@ def of(table, group, rule):
     return table[(table["group"] == group) & (table["rule"] == rule)]
 
 
-def test_delta_has_a_marker_by_its_word_over_the_laws_samples(ax):
+def test_delta_has_a_marker_by_its_word_over_the_laws_samples(ax, legend):
     emergence.heights(ax, of(phases(), "rare", "fixed head"))
     drawn = {(line.get_marker(), to_hex(line.get_markerfacecolor())): list(line.get_xdata())
              for line in ax.lines if line.get_linestyle() == "None" and len(line.get_xdata())}
     assert drawn == {("v", "#ffffff"): [0, 16], ("s", "#ffffff"): [64], ("o", plots.COLORS["rare"]): [256]}
-    labels = ax.get_legend_handles_labels()[1]
-    assert labels == ["samples of the law itself, 95 %", "plateau", "outliers", "rounded", "on the line", "cannot be tested"]
+    labels = legend()
+    assert labels == ["samples of the law itself, 95 %", "plateau", "outliers", "rounded", "on the line",
+                      "cannot be tested"]
 
 
 def test_what_is_not_told_is_open(ax):
     emergence.shares(ax, of(phases(), "rare", "fitted head"))
     (filled,) = lines(ax, "head")
     assert filled.get_ydata() == pytest.approx(np.full(4, 3.0))
-    opened = [list(line.get_xdata()) for line in ax.lines if line.get_markerfacecolor() == "white" and len(line.get_xdata())]
+    opened = [list(line.get_xdata()) for line in ax.lines if line.get_markerfacecolor() == "white"
+              and len(line.get_xdata())]
     assert opened == [[0, 16, 64], [0, 16]]
 
 
 def test_kappa_is_drawn_by_both_heads(ax):
     emergence.parameter(ax, phases(), "kappa")
-    assert [line.get_label() for line in ax.lines] == ["rare, fixed head", "rare, fitted head", "common, fixed head", "common, fitted head"]
+    assert [line.get_label() for line in ax.lines] == ["rare, fixed head", "rare, fitted head", "common, fixed head",
+                                                       "common, fitted head"]
 
 
 def test_titles_tell_the_first_and_the_last_step():
     rows = of(phases(), "rare", "fixed head")
     assert emergence.finding(rows) == "Rare: rounded at step 0,\nplateau at 256 (Δ = +0.80)"
-    assert emergence.finding(rows.assign(word="", delta=np.nan)) == "Rare: cannot be tested at step 0,\ncannot be tested at 256"
+    untold = emergence.finding(rows.assign(word="", delta=np.nan))
+    assert untold == "Rare: cannot be tested at step 0,\ncannot be tested at 256"
     assert emergence.of_shares(rows) == "Rare: head 3.0 % at step 0,\n3.0 % at 256"
     assert emergence.of_parameter(rows, "kappa") == "Rare: kappa 0.70 at step 0, 0.70 at 256"
     ratio = pd.Series([2.0, 9.0, 5.0, 4.0], index=STEPS)
@@ -94,7 +91,8 @@ def test_titles_tell_the_first_and_the_last_step():
     assert emergence.of_best(ratio) == "Rare: 9.0 times the median at best\n(step 16), 4.0 at step 256"
     agreement = pd.DataFrame({("rare", "common"): [0.9, 0.5], ("rare", "rare"): [0.9, 0.8]}, index=[0, 256])
     assert emergence.of_agreement(agreement) == "Rare with common: 0.90 at step 0,\n0.50 at 256 (ceiling 0.80)"
-    assert "by 0.90 at step 0, 0.50 at the lowest (step 256) and **0.50** at" in emergence.of_parting(agreement["rare", "common"])
+    said = emergence.of_parting(agreement["rare", "common"])
+    assert "by 0.90 at step 0, 0.50 at the lowest (step 256) and **0.50** at" in said
 
 
 def rankings():
@@ -136,7 +134,8 @@ def test_the_heat_map_has_a_row_a_neuron_by_place(ax):
 
 def test_the_course_has_a_row_a_step_with_the_words_of_the_table():
     told = emergence.course(phases())
-    assert told.index.tolist() == STEPS and told["rare", "word"].tolist() == ["rounded", "rounded", "on the line", "plateau"]
+    assert told.index.tolist() == STEPS
+    assert told["rare", "word"].tolist() == ["rounded", "rounded", "on the line", "plateau"]
     assert told["rare", "Δ (e-folds)"].iloc[-1] == "+0.80 [+0.70, +0.90]" and told["common", "word"].eq("rounded").all()
     assert told["rare", "as high by chance"].tolist() == ["p = 0.30"] * 3 + ["none of 200 null curves"]
 
@@ -144,15 +143,20 @@ def test_the_course_has_a_row_a_step_with_the_words_of_the_table():
 def test_a_phase_is_told_first_and_since():
     when = emergence.when_told(phases())
     assert when.loc[("fixed head", "rare", "plateau")].tolist() == [256, 256]
-    assert when.loc[("fitted head", "rare", "power law")].tolist() == [64, 64] and when.loc[("fixed head", "rare", "decay")].tolist() == [0, 0]
+    assert when.loc[("fitted head", "rare", "power law")].tolist() == [64, 64]
+    assert when.loc[("fixed head", "rare", "decay")].tolist() == [0, 0]
     assert when.loc[("fixed head", "common", "plateau")].isna().all()
 
 
 def statistics(**gain):
-    rows = [{"part": "first", "step": 0, "value": -0.4, "word": "rounded"}, {"part": "last", "step": 256, "value": 0.8, "word": "plateau"},
-            {"part": "gain", "value": 1.2, "low": 1.0, "high": 1.4, "word": "", "p_laws": 1 / 201, "null_sd": 0.25} | gain]
-    table = pd.concat([pd.DataFrame(rows).assign(group=group, rule="fixed head", statistic="delta") for group in ("rare", "common")]
-                      + [pd.DataFrame([{"part": "gain", "group": "rare", "rule": "", "statistic": "ratio", "value": 5.0, "low": 4.0,
+    rows = [{"part": "first", "step": 0, "value": -0.4, "word": "rounded"},
+            {"part": "last", "step": 256, "value": 0.8, "word": "plateau"},
+            {"part": "gain", "value": 1.2, "low": 1.0, "high": 1.4, "word": "", "p_laws": 1 / 201, "null_sd": 0.25}
+            | gain]
+    table = pd.concat([pd.DataFrame(rows).assign(group=group, rule="fixed head", statistic="delta") for group
+                       in ("rare", "common")]
+                      + [pd.DataFrame([{"part": "gain", "group": "rare", "rule": "", "statistic": "ratio",
+                                        "value": 5.0, "low": 4.0,
                                         "high": 6.0}])])
     return table.astype({"step": "Int64"}).set_index(["group", "rule", "statistic", "part"]).sort_index()
 
@@ -160,15 +164,18 @@ def statistics(**gain):
 def test_the_gain_is_said_beside_two_laws():
     said = emergence.of_gain(statistics()).splitlines()
     assert len(said) == 2 and said[0] == (
-        "- **Rare targets**: Δ goes from -0.40 (rounded) at step 0 to +0.80 (plateau) at step 256, a gain of **+1.20** e-folds (95 %: +1.00 "
-        "to +1.40). Two laws alone differ with a standard deviation of 0.25; as much between them: none of 200 pairs.")
+        "- **Rare targets**: Δ goes from -0.40 (rounded) at step 0 to +0.80 (plateau) at step 256, a gain of **+1.20** "
+        "e-folds (95 %: +1.00 to +1.40). Two laws alone differ with a standard deviation of 0.25; as much between "
+        "them: none of 200 pairs.")
     assert "as much between them: p = 0.20" in emergence.of_gain(statistics(p_laws=0.2))
 
 
-@pytest.mark.parametrize("low, high, way", [(1.0, 1.4, "rises"), (-1.4, -1.0, "sinks"), (-1.0, 1.0, "neither rises nor sinks")])
+@pytest.mark.parametrize("low, high, way", [(1.0, 1.4, "rises"), (-1.4, -1.0, "sinks"),
+                                            (-1.0, 1.0, "neither rises nor sinks")])
 def test_the_summary_takes_each_number_from_its_table(low, high, way):
     rare = pd.DataFrame({"ratio": [2.0, 9.0], "ranked": [4.0, 4.0]}, index=[0, 256])
     said = emergence.summary(phases(), statistics(low=low, high=high), rare)
-    for words in ("3.0 / 12.0 / 85.0 % at step 0 (the head: *rounded*)", "at step 256 (the head: *plateau*)", f"their law *{way}", "+1.20 e-folds",
+    for words in ("3.0 / 12.0 / 85.0 % at step 0 (the head: *rounded*)", "at step 256 (the head: *plateau*)",
+                  f"their law *{way}", "+1.20 e-folds",
                   "grows 5.0 times (95 %: 4.0 to 6.0), to 9.0; ranking half-normal numbers alone gives 4.0"):
         assert words in said

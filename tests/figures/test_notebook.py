@@ -24,7 +24,7 @@ from rare_token_neurons.tables import rare_tokens, stage
 
 DECLARED = parameters.cell(["model", "seed", "recompute"], model="mini-pythia", recompute="never")
 START = 'nb = start(globals(), "04")'
-OWN = "top = 26\nlabels = ['a', 'b']\nseeds_of = {'one': 1}\nfor place in range(3):\n    pass"  # a notebook's own variables
+OWN = "top = 26\nlabels = ['a', 'b']\nseeds_of = {'one': 1}\nfor place in range(3):\n    pass"  # a notebook's variables
 
 
 @pytest.fixture(autouse=True)
@@ -181,8 +181,14 @@ def test_steps_that_are_asked_for_stay():
 # ---- what is loaded
 
 
+def runs(code):
+    """Run code in a process of its own, in which nothing is loaded yet."""
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_drawing_loads_neither_torch_nor_transformers_nor_weightwatcher():
-    code = textwrap.dedent("""
+    runs("""
         import importlib, pkgutil, sys
         import rare_token_neurons.figures as figures
         assert "matplotlib" not in sys.modules and "rare_token_neurons.figures.notebook" not in sys.modules
@@ -192,12 +198,10 @@ def test_drawing_loads_neither_torch_nor_transformers_nor_weightwatcher():
             found = {"torch", "transformers", "weightwatcher"} & set(sys.modules)
             assert not found, f"figures.{module.name} loads {', '.join(found)}"
     """)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
 
 
 def test_the_package_hands_on_its_names_when_they_are_asked_for():
-    code = textwrap.dedent("""
+    runs("""
         import sys
         import rare_token_neurons as package
         assert not {"torch", "numpy", "pandas"} & set(sys.modules)
@@ -210,8 +214,6 @@ def test_the_package_hands_on_its_names_when_they_are_asked_for():
         except AttributeError as error:
             assert "no attribute 'fit'" in str(error)
     """)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
 
 
 # ---- the end

@@ -3,7 +3,6 @@
 import html
 import re
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,13 +10,6 @@ import pytest
 from rare_token_neurons.figures import axes, portraits as portrait_figures
 
 NASTY = "a|b *c* `d` $e$ <b>&amp;\n#[x](y) _z_ ~"
-
-
-@pytest.fixture
-def ax():
-    figure, made = axes.panels()
-    yield made
-    plt.close(figure)
 
 
 def test_text_of_any_kind_is_no_markup():
@@ -48,7 +40,8 @@ def neuron_row(**changed):
 def test_the_title_says_whom_it_helps():
     assert portrait_figures.headline(neuron_row()) == "helps rare targets, no clear mean effect on common ones"
     assert portrait_figures.headline(neuron_row(change_common=-0.1)) == "helps rare targets, hurts common targets"
-    assert portrait_figures.headline(neuron_row(change_rare=-0.1, change_common=-0.1)) == "hurts rare and common targets"
+    assert portrait_figures.headline(neuron_row(change_rare=-0.1,
+                                                change_common=-0.1)) == "hurts rare and common targets"
     assert portrait_figures.headline(neuron_row(change_rare=0)) == "no clear mean effect"
 
 
@@ -70,7 +63,8 @@ def test_the_tally_counts_the_top_neurons_against_the_others():
     top = pd.DataFrame([neuron_row(), other])
     found = portrait_figures.tally(pd.concat([top, others], ignore_index=True))
     assert found == {"neurons": 2, "helps_rare": 1, "hurts_rare": 1, "helps_common": 0, "hurts_common": 0, "against": 1,
-                     "along": 1, "frequency": 1, "rare_share": 1, "dense": 1, "sparse": 1, "word_read": 2, "word_target": 0}
+                     "along": 1, "frequency": 1, "rare_share": 1, "dense": 1, "sparse": 1, "word_read": 2,
+                     "word_target": 0}
 
 
 def test_sentences_set_the_top_neurons_beside_the_others():
@@ -94,25 +88,30 @@ def test_sentences_set_the_top_neurons_beside_the_others():
 
 
 def linear_table(raised=True, step=9):
-    """Ten neurons of the head, linear maps that are always on but for the last three, and ninety others, none of them."""
+    """Ten neurons of the head, linear maps that are always on but for the last three, and ninety others."""
     rank = np.arange(1, 101)
     one = pd.DataFrame({"step": step, "neuron": rank[::-1], "rank": rank, "in_head": (rank <= 10) & raised,
                         "openness": np.where(rank <= 7, 1.0, 0.5), "cv": np.where(rank <= 10, 0.1, 2.0),
-                        "r2": np.where(rank <= 10, 0.95, 0.2), "gated": True, "size": 10 if raised else 2, "direction": 0.4,
+                        "r2": np.where(rank <= 10, 0.95, 0.2), "gated": True, "size": 10 if raised else 2,
+                        "direction": 0.4,
                         "random_direction": 0.1, "random_low": 0.05, "random_high": 0.15})
     return pd.concat([one.assign(group="rare"), one.assign(group="common", openness=0.5)], ignore_index=True)
 
 
 def test_neurons_of_the_head_are_counted_that_are_linear_and_always_on():
     said = portrait_figures.made_of(linear_table())
-    assert said.startswith("Of the 10 neurons of the head, **7** are at rare targets open at 95% of the positions or more "
-                           "with an R² of 0.9 or more (0 at common ones; of the other neurons 0%): **most work as linear maps")
-    for words in ("openness 1.00 (others 0.50); variation of the gate over its mean 0.10 (others 2.00); R² 0.95 (others 0.20)",
-                  "One direction holds 40% of the sum of squares of their gate weights, more than in random groups of 10 (10%"):
+    assert said.startswith("Of the 10 neurons of the head, **7** are at rare targets open at 95% of the positions or "
+                           "more with an R² of 0.9 or more (0 at common ones; of the other neurons 0%): **most work as "
+                           "linear maps")
+    for words in ("openness 1.00 (others 0.50); variation of the gate over its mean 0.10 (others 2.00); R² 0.95 "
+                  "(others 0.20)",
+                  "One direction holds 40% of the sum of squares of their gate weights, more than in random groups of "
+                  "10 (10%"):
         assert words in said
     table = linear_table().assign(openness=0.5, gated=False, direction=0.1)
     said = portrait_figures.made_of(table)
-    assert "**0** are" in said and "**most do not work as linear maps" in said and "input weights, no more than in" in said
+    assert "**0** are" in said and "**most do not work as linear maps" in said
+    assert "input weights, no more than in" in said
     assert "variation of the pre-activation" in said
 
 
@@ -120,7 +119,8 @@ def test_without_a_raised_head_the_rare_group_stands_for_it():
     table = linear_table(raised=False)
     inside, name = portrait_figures.of_head(table)
     assert set(table.loc[inside, "rank"]) == {1, 2} and name == "rare group (no head is raised)"
-    assert portrait_figures.made_of(table).startswith("Of the 2 neurons of the rare group (no head is raised), **2** are")
+    assert portrait_figures.made_of(table).startswith("Of the 2 neurons of the rare group (no head is raised), **2** "
+                                                      "are")
 
 
 def test_the_head_is_drawn_among_all_neurons_and_followed_over_training(ax):

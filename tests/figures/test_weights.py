@@ -1,6 +1,5 @@
 """Drawing of spectra: what is drawn is what the tables hold; the last layer's place; sentences."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,15 +7,9 @@ import pytest
 from rare_token_neurons.figures import axes as plots, weights
 
 
-@pytest.fixture
-def ax():
-    figure, axes = plots.panels()
-    yield axes
-    plt.close(figure)
-
-
 def test_groups_have_places_of_their_own(ax):
-    table = pd.DataFrame([{"matrix": matrix, "group": group, "rows": rows, "size": 27, "value": 1.0, "low": 0.5, "high": 1.5,
+    table = pd.DataFrame([{"matrix": matrix, "group": group, "rows": rows, "size": 27, "value": 1.0, "low": 0.5,
+                           "high": 1.5,
                            "random_low": 1.0, "random_high": 3.0, "random_mean": 2.0, "matched_low": 1.0,
                            "matched_high": 3.0, "matched_mean": 2.0} for matrix in ("gate", "out")
                           for group, rows in (("rare", "raw"), ("rare", "standardised"), ("common", "raw"))])
@@ -29,17 +22,17 @@ def test_groups_have_places_of_their_own(ax):
     assert sorted(np.concatenate([dot.get_ydata() for dot in dots])) == sorted(cases["y"])
 
 
-def test_the_hill_plot_marks_the_chosen_tail(ax):
+def test_the_hill_plot_marks_the_chosen_tail(ax, legend):
     part = pd.DataFrame({"k": [1, 2, 3], "value": [3.0, 2.0, 1.5], "chosen": 2, "random_low": 2.5, "random_high": 9.0,
                          "matched_low": 1.8, "matched_high": 8.0, "shuffled_mean": 5.0})
     both = pd.concat([part.assign(revision="step0", value=[8.0, 7.0, 6.0]), part.assign(revision="step9")])
     weights.hill(ax, both)
     mark = next(line for line in ax.lines if line.get_marker() == "D")
     assert (mark.get_xdata()[0], mark.get_ydata()[0]) == (2, 2.0)
-    assert {"rare group at step0", "rare group at step9", "matched groups, 95 %"} <= set(ax.get_legend_handles_labels()[1])
+    assert {"rare group at step0", "rare group at step9", "matched groups, 95 %"} <= set(legend())
     ax.clear()
     weights.hill(ax, both.assign(matched_low=np.nan, matched_high=np.nan))
-    assert "matched groups, 95 %" not in ax.get_legend_handles_labels()[1]
+    assert "matched groups, 95 %" not in legend()
     assert weights.below_bands(part) == "Below the controls' band\nfor, of all k,\n67% (random), 33% (matched)"
     assert weights.below_bands(part.assign(matched_low=np.nan)).endswith("\n67% (random)")
 
@@ -67,12 +60,13 @@ def groups_of(**changed):
                    "high": 2.5, "missing": 0.0, "positions": 900, "documents": 120, "shuffled_mean": 9.0,
                    "imbalance_norm": 0.4 if matrix == "gate" else 0.01}
             for kind in ("random", "matched"):
-                one |= {f"{kind}_mean": 3.0, f"{kind}_low": 2.6, f"{kind}_high": 3.5, f"p_{kind}": p, f"{kind}_draws": 1000}
+                one |= {f"{kind}_mean": 3.0, f"{kind}_low": 2.6, f"{kind}_high": 3.5, f"p_{kind}": p,
+                        f"{kind}_draws": 1000}
             made.append(one | changed)
     return pd.DataFrame(made)
 
 
-def test_matched_groups_that_cannot_be_used_are_left_out_matrix_by_matrix(ax):
+def test_matched_groups_that_cannot_be_used_are_left_out_matrix_by_matrix(ax, legend):
     every = groups_of()
     spectra = pd.DataFrame({"matrix": ["gate", "gate", "up", "up"], "kind": ["matched", "random"] * 2})
     assert weights.in_use(spectra, every).index.tolist() == [1, 2, 3]
@@ -86,7 +80,7 @@ def test_matched_groups_that_cannot_be_used_are_left_out_matrix_by_matrix(ax):
     assert weights.lower(used).tolist() == [False, True, False, True] + [False] * 4
     placed, _ = weights.places(used.assign(size=27).query("statistic == 'entropy' and matrix == 'gate'"))
     weights.groups(ax, placed)
-    assert not any("matched" in name for name in ax.get_legend_handles_labels()[1])
+    assert not any("matched" in name for name in legend())
 
 
 # ---- layer by layer
@@ -97,7 +91,8 @@ def test_the_last_layers_place_among_the_others():
                           "alpha": [2.0, 1.0, np.nan, 5.0, 2.5, 4.0, 3.0, np.nan, 9.0]})
     found = weights.special(table)
     assert list(found.index) == ["a", "b"]
-    assert found.loc["a", ["last", "median", "lowest", "highest", "below", "others"]].tolist() == [2.5, 2.0, 1.0, 5.0, 2, 3]
+    assert found.loc["a", ["last", "median", "lowest", "highest", "below", "others"]].tolist() == [2.5, 2.0, 1.0, 5.0,
+                                                                                                   2, 3]
     assert found.loc["a", "p"] == 1.0 and np.isnan(found.loc["b", ["last", "p"]].astype(float)).all()
 
 
@@ -114,7 +109,8 @@ def test_failed_fits_are_told_matrix_by_matrix_and_too_many_are_marked():
                           "matrix": ["in", "out", "in", "in"], "statistic": "alpha", "missing": [0.05, 0.5, 0.9, 0.9],
                           "under_trained": 0.25, "log": ["", "odd", "", "odd"]})
     first, second, last = weights.failures(table).splitlines()
-    assert "5.0% of" in first and "**" not in first and first.endswith("25% of the random groups are called under-trained.")
+    assert "5.0% of" in first and "**" not in first
+    assert first.endswith("25% of the random groups are called under-trained.")
     assert "50.0% of weightwatcher's fits failed (**above 20 %" in second and last == "- Its words on failures: odd."
 
 
@@ -126,13 +122,17 @@ def test_the_summary_tells_each_matrix_and_which_measures_agree():
                              for matrix in ("gate", "up") for name in ("alpha_hill", "alpha_hill_half")
                              for value in (0.0, -1.0)])
     said = weights.summary(rare, share, training, fitted, "mini-pythia").splitlines()
-    assert said[0].startswith("- $W_{in}$ gate: Hill exponent **2.00** [1.50, 2.50]; random groups 3.00 (p = 0.30), matched "
-                              "groups cannot be used, own elements shuffled 9.00. A heavier tail than random groups by Hill "
-                              "at k = m/2, entropy; not by Hill by fix-finger, stable rank. One direction holds 25%")
-    assert "matched groups 3.00 (p = 0.30), own" in said[1] and "than random groups and matched groups by Hill at" in said[1]
-    assert said[2].endswith("goes from +0.00 to -1.00; with k = m/2 for all from +0.00 to -1.00.") and "50.0%" in said[-1]
+    assert said[0].startswith("- $W_{in}$ gate: Hill exponent **2.00** [1.50, 2.50]; random groups 3.00 (p = 0.30), "
+                              "matched groups cannot be used, own elements shuffled 9.00. A heavier tail than random "
+                              "groups by Hill at k = m/2, entropy; not by Hill by fix-finger, stable rank. One "
+                              "direction holds 25%")
+    assert "matched groups 3.00 (p = 0.30), own" in said[1]
+    assert "than random groups and matched groups by Hill at" in said[1]
+    assert said[2].endswith("goes from +0.00 to -1.00; with k = m/2 for all from +0.00 to -1.00.")
+    assert "50.0%" in said[-1]
     assert len(said) == 6
-    assert weights.summary(rare, share, pd.DataFrame(), fitted, "smollm2").splitlines()[-1].endswith("noise of its own.")
+    assert weights.summary(rare, share, pd.DataFrame(), fitted,
+                           "smollm2").splitlines()[-1].endswith("noise of its own.")
 
 
 def test_output_weights_stand_beside_the_claim():

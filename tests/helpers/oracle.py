@@ -1,6 +1,6 @@
 """Brute force: hooks on the whole model, one forward pass a neuron, for the tests of the ablation arithmetic."""
 
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import torch
@@ -31,35 +31,28 @@ def exact_norms(model):
 
 def _logits(subject, tokens, replace=None, scale_of=None):
     """Logits (blocks, length, vocabulary), with `replace` = (neuron, values (blocks, length)), or a frozen norm scale."""
-    hooks = []
-    if replace is not None:
-        def ablate(module, inputs):
-            activations = inputs[0].clone()
-            activations[..., replace[0]] = replace[1]
-            return (activations,)
-        hooks.append(subject.mlp_out.register_forward_pre_hook(ablate))
-    if scale_of is not None:
-        def keep_scale(module, inputs, output):
-            x, base = inputs[0], scale_of
-            if subject.norm == "layer":
-                x, base = x - x.mean(-1, keepdim=True), base - base.mean(-1, keepdim=True)
-            output = subject.norm_gain * x / (base.square().mean(-1, keepdim=True) + subject.norm_eps).sqrt()
-            return output if subject.norm_bias is None else output + subject.norm_bias
-        hooks.append(subject.final_norm.register_forward_hook(keep_scale))
-    try:
-        with torch.no_grad():
-            return subject.model(tokens).logits
-    finally:
-        for hook in hooks:
-            hook.remove()
+    def ablate(module, inputs):
+        activations = inputs[0].clone()
+        activations[..., replace[0]] = replace[1]
+        return (activations,)
+
+    def keep_scale(module, inputs, output):
+        x, base = (part - part.mean(-1, keepdim=True) if subject.norm == "layer" else part for part in (inputs[0], scale_of))
+        output = subject.norm_gain * x / (base.square().mean(-1, keepdim=True) + subject.norm_eps).sqrt()
+        return output if subject.norm_bias is None else output + subject.norm_bias
+
+    with ExitStack() as hooks, torch.no_grad():
+        if replace is not None:
+            hooks.enter_context(subject.mlp_out.register_forward_pre_hook(ablate))
+        if scale_of is not None:
+            hooks.enter_context(subject.final_norm.register_forward_hook(keep_scale))
+        return subject.model(tokens).logits
 
 
 def _final_residual(subject, tokens):
     kept = []
-    hook = subject.final_norm.register_forward_pre_hook(lambda module, inputs: kept.append(inputs[0]))
-    with torch.no_grad():
+    with subject.final_norm.register_forward_pre_hook(lambda module, inputs: kept.append(inputs[0])), torch.no_grad():
         subject.model(tokens)
-    hook.remove()
     return kept[0]
 
 

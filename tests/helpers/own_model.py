@@ -1,7 +1,9 @@
 """A small checkpoint of one's own in a folder: what it is made of, and ways to damage it."""
 
+import contextlib
 import json
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -44,8 +46,9 @@ def edit_config(path, **values):
     (path / "config.json").write_text(json.dumps({name: value for name, value in config.items() if value is not None}))
 
 
-def sentence(error):
-    """The message of an error, checked to be one line."""
-    text = str(error.value)
-    assert "\n" not in text and len(text) < 400, text
-    return text
+@contextlib.contextmanager
+def refused(kind, words):
+    """What is done inside raises an error of a kind, one sentence that matches the words."""
+    with pytest.raises(kind, match=words) as error:
+        yield
+    assert "\n" not in str(error.value) and len(str(error.value)) < 400, error.value

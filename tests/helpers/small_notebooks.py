@@ -1,6 +1,11 @@
 """Small notebooks, one behaviour each, and what they leave: for tests that run notebooks."""
 
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import nbformat
@@ -35,3 +40,18 @@ def copy_package(folder):
     """Copy the package to src/ of a folder, which is then a repository of its own; returns that src/."""
     shutil.copytree(PACKAGE, folder / "src" / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
     return folder / "src"
+
+
+def begin(root, *arguments):
+    """A command in a copy of the repository, the first of a process group of its own, as in a terminal."""
+    return subprocess.Popen([sys.executable, "-m", "rare_token_neurons", *arguments], cwd=root, start_new_session=True,
+                            env=os.environ | {"PYTHONPATH": str(root / "src")}, text=True, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+
+
+def wait_for(condition, seconds=300):
+    """Wait until a condition holds; it is asserted in the end."""
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.1)
+    assert condition()

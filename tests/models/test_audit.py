@@ -150,7 +150,7 @@ def trained(tmp_path_factory):
             return torch.cumsum(torch.randint(1, 3, (8, 24), generator=torch.Generator().manual_seed(step)), 1) % 96
 
     training.train(training.pythia(0, **TINY), Batches(), STEPS[-1], folder.parent / "state.pt", saved_steps=STEPS,
-                   save=lambda model, step: training.save_checkpoint(model, folder / f"step{step}"))
+                   save=lambda model, step: training.save_checkpoint(model, folder / f"step{step}"), measure=lambda model: {})
     return folder
 
 

@@ -6,6 +6,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from own_model import refused
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from rare_token_neurons.models import checkpoints, gguf as converting
@@ -106,28 +107,20 @@ def test_it_is_converted_once_and_again_when_the_file_is_another(tmp_path):
     assert checkpoints.locate(str(path)) != folder and checkpoints.weight_hash(str(path)) != hashed
 
 
-def sentence(error):
-    text = str(error.value)
-    assert "\n" not in text and len(text) < 400, text
-    return text
-
-
 @pytest.mark.parametrize("share", [0, 0.01, 0.3, 0.6, 0.99])
 def test_a_damaged_file_is_one_sentence(tmp_path, share):
     path = write(tmp_path / "tiny.gguf", network())
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    with pytest.raises(ValueError, match="^The GGUF file tiny.gguf cannot be read: ") as error:
+    with refused(ValueError, "^The GGUF file tiny.gguf cannot be read: "):
         checkpoints.load(str(path))
-    sentence(error)
     assert not list(converting.FOLDERS.glob("*"))
 
 
 @pytest.mark.parametrize("content", [b"x" * 5000, b"version https://git-lfs.github.com/spec/v1\n", b"GGUF" + b"\xff" * 2000])
 def test_what_is_no_gguf_is_one_sentence(tmp_path, content):
     (tmp_path / "tiny.gguf").write_bytes(content)
-    with pytest.raises(ValueError, match="^The GGUF file tiny.gguf cannot be read: ") as error:
+    with refused(ValueError, "^The GGUF file tiny.gguf cannot be read: "):
         checkpoints.load(str(tmp_path / "tiny.gguf"))
-    sentence(error)
 
 
 def test_a_file_without_one_weight_is_one_sentence(tmp_path):
@@ -139,6 +132,5 @@ def test_a_file_without_one_weight_is_one_sentence(tmp_path):
 
 def test_a_file_that_is_not_there_is_one_sentence(tmp_path):
     for call in (checkpoints.load, checkpoints.revisions, checkpoints.weight_hash, checkpoints.load_tokenizer):
-        with pytest.raises(FileNotFoundError, match="^There is no GGUF file .*none.gguf") as error:
+        with refused(FileNotFoundError, "^There is no GGUF file .*none.gguf"):
             call(str(tmp_path / "none.gguf"))
-        sentence(error)

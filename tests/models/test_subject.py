@@ -5,12 +5,14 @@ import copy
 import pytest
 import torch
 from oracle import exact_norms, hooked_changes
+from own_model import sentence
 from safetensors.torch import load_file, save_file
 from tiny_models import BUILDERS, FAMILIES, LLAMA_LIKE, NEURONS, OPT, VOCABULARY, WIDTH
 from tokenizers import Tokenizer, models
 from transformers import (AutoModelForCausalLM, CohereConfig, Gemma2Config, Gemma3TextConfig, GPT2Config, GraniteConfig,
                           Olmo2Config, Olmo3Config, OPTConfig, PreTrainedTokenizerFast, VaultGemmaConfig)
 
+from rare_token_neurons.ablation import capture as captures
 from rare_token_neurons.ablation.capture import capture, ingredients
 from rare_token_neurons.ablation.neurons import loss_changes
 from rare_token_neurons.models import checkpoints
@@ -68,9 +70,10 @@ def test_the_pieces_have_one_shape_and_rebuild_the_logits(tiny, tokens, kind):
 
 
 @pytest.mark.parametrize("kind", [*BUILDERS, *FAMILIES])
-def test_a_neuron_is_made_of_what_the_last_mlp_reads(tiny, tokens, kind):
+def test_a_neuron_is_made_of_what_the_last_mlp_reads(tiny, tokens, kind, monkeypatch):
     """Against hooks on the whole model, without those that `ingredients` sets: the last MLP's input by hand."""
     subject, read = tiny(kind), []
+    monkeypatch.setattr(captures, "BATCH", 2)
     mlp = next(module for module in subject.model.modules() if subject.mlp_out in module.children())  # OPT: the layer
     biases = {name: getattr(part, "bias", None) for name, part in subject.mlp_in.items()}
     first = next(iter(subject.mlp_in.values()))
@@ -82,7 +85,7 @@ def test_a_neuron_is_made_of_what_the_last_mlp_reads(tiny, tokens, kind):
     positions = positions[positions[:, 0] != 2]  # a block without a position
     block, t = positions.unbind(1)
     at = read[0].view(*tokens.shape, WIDTH)[block, t]
-    found, kept = ingredients(subject, tokens, positions, batch=2), capture(subject, tokens)
+    found, kept = ingredients(subject, tokens, positions), capture(subject, tokens)
     assert found.keys() == subject.w_in.keys() | {"activation"} and not first._forward_hooks
     for name, weight in subject.w_in.items():
         expected = at @ weight.T + (0 if biases[name] is None else biases[name])
@@ -156,41 +159,27 @@ def test_blocks_longer_than_the_learned_positions_are_refused(tiny, kind):
 # ---- refused
 
 
-def refused(folder, config, **settings):
-    """The sentence that a random model of a family is refused with when it is loaded from a folder."""
-    save(AutoModelForCausalLM.from_config(config(vocab_size=20, **settings)), folder)
+NORM = "a norm follows its last MLP, so that the MLP does not write"
+CAPS = "caps its logits after the unembedding (final_logit_softcapping)"
+POST = {"do_layer_norm_before": False}
+
+
+@pytest.mark.parametrize("config, settings, what", [
+    (Gemma2Config, {"final_logit_softcapping": None}, NORM), (Gemma3TextConfig, {}, NORM), (Olmo2Config, {}, NORM),
+    (Olmo3Config, {}, NORM), (Gemma2Config, {}, CAPS), (VaultGemmaConfig, {}, CAPS),
+    (CohereConfig, {}, "scales its logits after the unembedding (logit_scale)"),
+    (GraniteConfig, {"logits_scaling": 8.0}, "scales its logits after the unembedding (logits_scaling)"),
+    (OPTConfig, POST, "its layers end in a norm, as OPT-350m's do"),
+    (OPTConfig, POST | {"word_embed_proj_dim": 16}, "its layers end in a norm, as OPT-350m's do"),
+    (OPTConfig, {"word_embed_proj_dim": 16}, "a projection stands between its final norm and its unembedding"),
+    (OPTConfig, {"_remove_final_layer_norm": True}, "it has no norm before its unembedding")])
+def test_a_family_that_the_arithmetic_does_not_fit_is_refused_with_the_reason(tmp_path, config, settings, what):
+    shape = OPT | {"pad_token_id": 1} if config is OPTConfig else LLAMA_LIKE | {"pad_token_id": None}
+    save(AutoModelForCausalLM.from_config(config(vocab_size=20, **shape | settings)), tmp_path)
     with pytest.raises(ValueError) as error:
-        checkpoints.load(str(folder))
-    sentence = str(error.value)
-    assert "\n" not in sentence and sentence.startswith(f"{folder} cannot be measured: ") and sentence.endswith(".")
-    return sentence
-
-
-@pytest.mark.parametrize("config, settings", [
-    (Gemma2Config, {"final_logit_softcapping": None}), (Gemma3TextConfig, {}),
-    (Olmo2Config, {"pad_token_id": None}), (Olmo3Config, {"pad_token_id": None})])
-def test_a_norm_after_the_last_mlp_is_refused(tmp_path, config, settings):
-    said = refused(tmp_path, config, **LLAMA_LIKE | settings)
-    assert "a norm follows its last MLP, so that the MLP does not write" in said
-
-
-@pytest.mark.parametrize("config, what", [
-    (Gemma2Config, "caps its logits after the unembedding (final_logit_softcapping)"),
-    (VaultGemmaConfig, "caps its logits after the unembedding (final_logit_softcapping)"),
-    (CohereConfig, "scales its logits after the unembedding (logit_scale)"),
-    (GraniteConfig, "scales its logits after the unembedding (logits_scaling)")])
-def test_capped_and_scaled_logits_are_refused(tmp_path, config, what):
-    settings = {"logits_scaling": 8.0} if config is GraniteConfig else {}
-    assert what in refused(tmp_path, config, **LLAMA_LIKE, pad_token_id=None, **settings)
-
-
-@pytest.mark.parametrize("settings, what", [
-    ({"do_layer_norm_before": False}, "its layers end in a norm, as OPT-350m's do"),
-    ({"do_layer_norm_before": False, "word_embed_proj_dim": 16}, "its layers end in a norm, as OPT-350m's do"),
-    ({"word_embed_proj_dim": 16}, "a projection stands between its final norm and its unembedding"),
-    ({"_remove_final_layer_norm": True}, "it has no norm before its unembedding")])
-def test_opt_with_another_end_is_refused(tmp_path, settings, what):
-    assert what in refused(tmp_path, OPTConfig, **OPT | {"pad_token_id": 1} | settings)
+        checkpoints.load(str(tmp_path))
+    said = sentence(error)
+    assert said.startswith(f"{tmp_path} cannot be measured: ") and said.endswith(".") and what in said
 
 
 def test_an_unknown_family_is_named():

@@ -12,8 +12,9 @@ import time
 import nbformat
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
-from small_notebooks import PARAMETERS, copy_package, marks, write
+from small_notebooks import PARAMETERS, begin, copy_package, marks, wait_for, write
 
 from rare_token_neurons import files, keys, paths
 from rare_token_neurons.__main__ import COMMANDS, INNER
@@ -176,37 +177,52 @@ def test_a_kernel_that_does_not_start_is_tried_again(tree, monkeypatch):
     assert len(tries) == run.KERNEL_STARTS
 
 
+INTERRUPTED = "\nInterrupted; the same command goes on from what is finished.\n"
+
+
+def below(process):
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def loads_torch(process):
+    return any("libtorch" in mapped.path for mapped in psutil.Process(process.pid).memory_maps())
+
+
+@pytest.mark.parametrize("arguments, begun", [
+    (["sweep", "grid.csv"], lambda process, root: marks(root)),
+    (["audit", "mini-pythia"], lambda process, root: loads_torch(process)),
+    (["bench"], lambda process, root: loads_torch(process)),
+    (["calibrate", "--jobs", "2"], lambda process, root: len(below(process)) == 2),
+], ids=lambda value: value[0] if isinstance(value, list) else "")
+def test_ctrl_c_is_one_sentence_and_ends_all_processes(tmp_path, arguments, begun):
+    copy_package(tmp_path)
+    write(tmp_path, "01_waits", "import time\ntime.sleep(600)")
+    (tmp_path / "grid.csv").write_text("notebooks,seed\n01,0\n01,1\n")
+    process = begin(tmp_path, *arguments)
+    wait_for(lambda: begun(process, tmp_path))
+    time.sleep(1)
+    started = below(process)
+    os.killpg(process.pid, signal.SIGINT)
+    out, said = process.communicate(timeout=120)
+    assert (process.returncode, said) == (130, INTERRUPTED) and "Traceback" not in out
+    assert not psutil.wait_procs(started, timeout=60)[1]
+    assert marks(tmp_path) == (["01_waits 0 []"] if arguments[0] == "sweep" else [])
+
+
 @pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT])
 def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, blow):
     copy_package(tmp_path)
     write(tmp_path, "01_one")
     write(tmp_path, "02_waits", "import os, time\nwhile not os.path.exists('go'):\n    time.sleep(0.1)")
-    command = [sys.executable, "-m", "rare_token_neurons", "run"]
-    environment = os.environ | {"PYTHONPATH": str(tmp_path / "src")}
-    first = subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a shell's background ignores it
-    deadline = time.time() + 120
-    while len(marks(tmp_path)) < 2 and time.time() < deadline:
-        time.sleep(0.1)
-    time.sleep(0.3)
-    first.send_signal(blow)
-    said = first.communicate(timeout=60)[1]
-    assert first.returncode == (130 if blow == signal.SIGINT else -9)
-    assert ("goes on where this one stopped" in said) == (blow == signal.SIGINT)
+    first = begin(tmp_path, "run")
+    wait_for(lambda: len(marks(tmp_path)) == 2)
+    os.killpg(first.pid, blow)
+    said = first.communicate(timeout=120)[1]
+    assert (first.returncode, said) == ((130, INTERRUPTED) if blow == signal.SIGINT else (-9, ""))
     (tmp_path / "go").touch()
-    second = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
-    assert second.returncode == 0 and "01_one    mini-pythia ... unchanged" in second.stdout
+    second = begin(tmp_path, "run")
+    assert "01_one    mini-pythia ... unchanged" in second.communicate(timeout=120)[0] and second.returncode == 0
     assert [line.split()[0] for line in marks(tmp_path)] == ["01_one", "02_waits", "02_waits"]
-
-
-def test_a_misspelled_parameter_on_the_command_line_names_the_right_one(tmp_path):
-    command = [sys.executable, "-m", "rare_token_neurons", "run", "03", "-p", "rare_percentil", "15"]
-    write(tmp_path, "03_three", declared=PARAMETERS + "\nrare_percentile: float = 50.0")
-    copy_package(tmp_path)
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(tmp_path / "src")}, capture_output=True, text=True)
-    assert done.returncode == 2 and done.stdout == ""
-    assert "did you mean rare_percentile?" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_dry_run_starts_nothing_and_tells_minutes(tree, capsys):

@@ -1,20 +1,17 @@
 """A grid of settings: checked before it starts, a row in a process of its own, a failing row stops no other."""
 
-import io
+import json
 import os
-import signal
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import nbformat
 import psutil
 import pytest
 from distributed import LocalCluster
-from small_notebooks import PARAMETERS, copy_package, marks, write
+from small_notebooks import PARAMETERS, copy_package, marks, wait_for, write
 
 from rare_token_neurons import paths
 from rare_token_neurons.runner import jobs, sweep
-from rare_token_neurons.runner.sweep import Status, duration
 
 
 @pytest.fixture
@@ -63,11 +60,11 @@ def test_a_row_is_a_command_and_what_two_lines_ask_for_is_there_once(grid):
     (what, models), (closing, alls) = sweep.waves(rows)
     assert (what, closing) == ("rows", "runs of notebooks about all models")
     assert [(row.line, row.arguments) for row in models] == [
-        (2, ["01", "03", "-y", '{"model": "mini-pythia", "seed": "1", "ablation": "zero"}']),
-        (3, ["01", "-y", '{"model": "smollm2"}'])]
+        (2, ["01", "03", "-y", '{"model": "mini-pythia", "seed": 1, "ablation": "zero"}']),
+        (3, ["01"])]  # smollm2 is notebook 01's own model
     assert [(row.line, row.arguments) for row in alls] == [(3, ["11"])]
     assert models[0].log == f"data/cache/runs/mini-pythia/ablation=zero,seed=1/{models[0].name}.log"
-    assert jobs.plan(models[0].arguments[:2], values=rows[0].values) == list(models[0].jobs)
+    assert jobs.plan(models[0].arguments[:2], values=json.loads(models[0].arguments[3])) == list(models[0].jobs)
 
 
 def test_two_rows_that_would_overwrite_each_other_are_refused(grid):
@@ -86,52 +83,6 @@ def test_without_places_nothing_starts(grid, capsys, monkeypatch, arguments, mes
     assert message in capsys.readouterr().err
 
 
-# ---- the status line
-
-
-class Screen(io.StringIO):
-    """A stream that is a terminal, or not."""
-
-    def __init__(self, terminal):
-        super().__init__()
-        self.isatty = lambda: terminal
-
-
-def report(terminal):
-    """What a grid of five rows prints until two have ended."""
-    now, screen = [0.0], Screen(terminal)
-    status = Status("rows", 5, stream=screen, clock=lambda: now[0])
-    status.ended("line 2")
-    for now[0] in (1, 2, 200):
-        status.show(2)
-    status.ended("line 3", 190.0)
-    status.ended("line 4", 4.0, failed=True)
-    status.show(1)
-    return screen.getvalue()
-
-
-def test_the_status_is_a_line_whenever_something_changes():
-    assert report(False).splitlines() == [
-        "line 2: unchanged",
-        "1 of 5 rows done, 2 running, 0 failed, 2 waiting; 1 s",
-        "line 3: 3 min",
-        "line 4: failed",
-        "2 of 5 rows done, 1 running, 1 failed, 1 waiting; 3 min, about 6 min left",
-    ]
-
-
-def test_on_a_terminal_the_status_is_rewritten_and_never_longer_than_it(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "40")
-    lines = [piece for line in report(True).split("\n") for piece in line.split("\r\033[K")]
-    assert all(len(piece) <= 39 for piece in lines) and lines[-1] == "2 of 5 rows done, 1 running, 1 failed, "
-    assert report(True).count("\n") == 3  # those of the rows that have ended
-
-
-@pytest.mark.parametrize("seconds, words", [(45.4, "45 s"), (600, "10 min"), (11_400, "3 h 10 min")])
-def test_durations(seconds, words):
-    assert duration(seconds) == words
-
-
 # ---- rows in processes: small notebooks in a repository of their own
 
 
@@ -143,14 +94,6 @@ def small(tree, monkeypatch):
     monkeypatch.syspath_prepend(source)  # Dask's workers get it from here
     write(tree, "01_one")
     return tree
-
-
-def wait_for(condition, seconds=300):
-    """Wait until a condition holds; it is asserted in the end."""
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.1)
-    assert condition()
 
 
 def test_failing_and_killed_rows_stop_no_other_and_are_told_at_the_end(small, grid, capsys, monkeypatch):
@@ -167,8 +110,7 @@ ValueError: no rare position
 its output: {folder}/ablation=zero/row-""" in said.err
     assert """line 3 failed (ablation resample):
 The row's process was ended by SIGKILL; most often the machine had no memory left.""" in said.err
-    assert said.out.startswith("line 5 asks for what an earlier line does; it is done once.\n"
-                               "0 of 3 rows done, 2 running, 0 failed, 1 waiting; ")
+    assert said.out.startswith("line 5 asks for what an earlier line does; it is done once.\n")
     assert "line 2 (ablation zero): failed" in said.out
     assert said.out.endswith("\n1 of 3 rows done.\n")
     assert marks(small).count("01_one 0 []") == 1 and len(marks(small)) == 4  # the three rows share 01
@@ -180,28 +122,6 @@ The row's process was ended by SIGKILL; most often the machine had no memory lef
 
     assert sweep.main([str(grid("ablation\nmean\n"))]) == 0
     assert "line 2 (ablation mean): unchanged\n\n1 of 1 rows done.\n" in capsys.readouterr().out and len(marks(small)) == 4
-
-
-def test_an_interrupted_grid_ends_its_rows(small, grid, capsys):
-    write(small, "02_waits", "import time\ntime.sleep(600)")
-    children, before_it = [], psutil.Process().children(recursive=True)  # other tests leave helpers of multiprocessing
-
-    def interrupt():
-        try:
-            wait_for(lambda: marks(small))
-            children.extend(set(psutil.Process().children(recursive=True)).difference(before_it))
-        finally:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
-    with ThreadPoolExecutor(1) as helper:
-        interruption = helper.submit(interrupt)
-        assert sweep.main([str(grid("notebooks,seed\n02,0\n02,1\n"))]) == 130
-        interruption.result()
-    signal.signal(signal.SIGINT, before)
-    assert "the same command goes on where this one stopped" in capsys.readouterr().err
-    assert len(children) >= 2 and not psutil.wait_procs(children, timeout=60)[1]
-    assert marks(small) == ["02_waits 0 []"]
 
 
 def test_the_row_of_a_killed_dask_worker_goes_to_another_one_and_none_is_done_twice(small, grid, capsys):

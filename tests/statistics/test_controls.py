@@ -18,11 +18,25 @@ def test_random_groups_hold_each_neuron_once_and_all_equally_often():
     assert np.array_equal(np.sort(controls.random_groups(4, 4, draws=1)[0]), np.arange(4))
 
 
+def test_one_neuron_less_in_the_pool_redraws_only_the_groups_that_held_it():
+    whole, pool = (controls.random_groups(some, 9, draws=400) for some in (100, np.delete(np.arange(100), 40)))
+    held = (whole == 40).any(axis=1)
+    assert 0 < held.mean() < 0.2 and np.array_equal(np.sort(whole[~held]), np.sort(pool[~held]))
+
+
+def test_matched_groups_do_not_depend_on_the_members_order_and_hardly_on_one_member():
+    features, group = np.random.default_rng(0).normal(size=(500, 2)), np.arange(9)
+    matched = controls.matched_groups(features, group, np.arange(500), draws=200)
+    assert np.array_equal(controls.matched_groups(features, group[::-1], np.arange(500), draws=200)[:, ::-1], matched)
+    other = controls.matched_groups(features, np.append(group[:-1], 9), np.arange(500), draws=200)
+    assert (other[:, :-1] == matched[:, :-1]).mean() > 0.8
+
+
 def test_matched_groups_are_closer_than_random_ones_and_never_the_group():
     rng = np.random.default_rng(0)
     features = rng.normal(size=(1500, 2))
     group = np.argsort(features[:, 0] + 0.3 * rng.normal(size=1500))[-208::8]  # larger than most
-    matched = controls.matched_groups(features, group, draws=500, seed=1)
+    matched = controls.matched_groups(features, group, np.arange(1500), draws=500, seed=1)
     assert matched.shape == (500, 26) and not np.isin(matched, group).any()
     assert all(len(set(other)) == 26 for other in matched)
     plain = controls.random_groups(1500, 26, draws=500, seed=1)
@@ -31,14 +45,14 @@ def test_matched_groups_are_closer_than_random_ones_and_never_the_group():
     missed = controls.missed(features, group, plain)
     assert missed["imbalance_scale"] == controls.imbalance(features, group, plain)[0] > controls.POOR_MATCH
     assert controls.missed(features[:, 1:], group, plain) == pytest.approx({"imbalance_norm": missed["imbalance_norm"]})
-    assert np.isnan(list(controls.missed(features, group).values())).all()
+    assert np.isnan(list(controls.missed(features, group, None).values())).all()
     assert len(np.unique(matched)) > 100
-    assert np.array_equal(matched, controls.matched_groups(features, group, draws=500, seed=1))
+    assert np.array_equal(matched, controls.matched_groups(features, group, np.arange(1500), draws=500, seed=1))
 
 
 def test_with_as_many_candidates_as_members_every_member_still_finds_one():
     features = np.zeros((8, 2))
-    groups = controls.matched_groups(features, [0, 1, 2, 3], draws=50)
+    groups = controls.matched_groups(features, [0, 1, 2, 3], np.arange(8), draws=50)
     assert np.array_equal(np.sort(groups, axis=1), np.tile(np.arange(4, 8), (50, 1)))
 
 
@@ -48,9 +62,9 @@ def test_matching_features_leave_out_what_is_constant():
     features = controls.matching_features(activations, 2.0 * np.ones((9, 60)))
     assert features[:, 1] == pytest.approx(np.log(6.0)) and features[5, 0] == -np.inf
     assert features[0, 0] == pytest.approx(np.log(activations[:, 0].std()))
-    assert 5 not in controls.matched_groups(features, [0, 1], draws=20)
-    with pytest.raises(ValueError, match="dead or constant"):
-        controls.matched_groups(features, [5], draws=2)
+    for group, pool in (([5], np.arange(5)), ([0], np.arange(60))):
+        with pytest.raises(ValueError, match="dead or constant"):
+            controls.matched_groups(features, group, pool, draws=2)
 
 
 def test_windows_cut_the_pool_along_the_scale():
@@ -78,9 +92,9 @@ def test_the_p_value_of_a_true_null_is_uniform():
 
 def test_bad_input_by_name():
     with pytest.raises(ValueError, match="cannot be drawn"):
-        controls.random_groups(5, 6)
+        controls.random_groups(5, 6, 1)
     with pytest.raises(ValueError, match="candidates"):
-        controls.matched_groups(np.zeros((6, 2)), [0, 1, 2, 3])
+        controls.matched_groups(np.zeros((6, 2)), [0, 1, 2, 3], np.arange(6), draws=1)
     with pytest.raises(ValueError, match="side"):
         controls.empirical_p(1.0, [1.0], "upper")
 
@@ -178,7 +192,7 @@ def test_a_planted_avoidance_is_seen_between():
 def test_the_difference_has_the_spread_of_documents_and_of_controls():
     rng = np.random.default_rng(0)
     samples, base = rng.normal(5, 0.3, size=(4000, 1)), 4 + rng.normal(0, 0.4, size=(50, 1, 1)) + np.zeros((50, 4000, 1))
-    row, = controls.against({"x": "greater"}, np.array([5.0]), samples, {"random": base[:, 0]}, {"random": base})
+    row, = controls.beside({"x": "greater"}, np.array([5.0]), samples, {"random": base[:, 0]}, {"random": base})
     assert row["less_random"] == pytest.approx(5 - base.mean())
     width = row["less_random_high"] - row["less_random_low"]
     assert width / 2 == pytest.approx(1.96 * np.hypot(0.3, base[:, 0].std()), rel=0.1)
@@ -208,7 +222,7 @@ def test_samples_of_a_phase_have_their_mean_and_no_p(planted, nulls):
 def test_two_groups_are_compared_with_pairs_of_groups(planted):
     first, second = GROUP[:8], np.r_[GROUP[8:12], 100:104]
     nulls = controls.control_groups(planted, np.r_[first, second], seed=0)
-    rows = rows_of(controls.across(planted, first, second, nulls, resamples=20))
+    rows = rows_of(controls.across(planted, first, second, nulls, centred=True, seed=0))
     matrix = np.corrcoef(planted.values.astype(np.float64).T)
     block, null = matrix[np.ix_(first, second)], [matrix[np.ix_(one[:8], one[8:])].mean() for one in nulls["random"]]
     assert rows["mean"]["value"] == pytest.approx(block.mean(), abs=1e-6) and rows["mean"]["side"] == "less"

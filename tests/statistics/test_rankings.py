@@ -15,6 +15,30 @@ def rng():
     return np.random.default_rng(0)
 
 
+def test_equal_influences_stand_in_order_of_number():
+    values = np.array([[2.0, 3.0, 0.0, 2.0, 3.0], [1.0, 1.0, 1.0, 1.0, 1.0]])
+    assert rankings.order_of(values).tolist() == [[1, 4, 0, 3, 2], [0, 1, 2, 3, 4]]
+    assert rankings.top(values, 2).tolist() == [[1, 4], [0, 1]]
+    order, curve = rankings.rank_curve(values[0])
+    assert order.tolist() == [1, 4, 0, 3, 2] and curve.tolist() == [3, 3, 2, 2, 0]
+
+
+def test_a_near_tie_that_swaps_moves_two_neighbours_and_hardly_a_statistic(rng):
+    values = np.exp(rng.standard_normal(NEURONS))
+    order = rankings.order_of(values)
+    first, second = order[TOP - 1:TOP + 1]  # on either side of the top group's edge
+    values[first] = values[second] * (1 + 1e-7)
+    swapped = values.copy()
+    swapped[[first, second]] = values[[second, first]]
+    assert np.flatnonzero(rankings.order_of(swapped) != rankings.order_of(values)).tolist() == [TOP - 1, TOP]
+    assert rankings.rank_curve(swapped)[1] == pytest.approx(rankings.rank_curve(values)[1], rel=2e-7)
+    assert rankings.shared(values, swapped, TOP) == TOP - 1
+    assert rankings.rank_correlation(values, swapped) > 1 - 1e-6
+    for members in (order[:TOP], order[TOP // 2:NEURONS // 2]):
+        assert rankings.over_median(swapped, members) == pytest.approx(rankings.over_median(values, members), rel=2e-7)
+        assert abs(rankings.median_rank(swapped, members) - rankings.median_rank(values, members)) <= 1
+
+
 def test_top_and_overlap_by_hand():
     first, second = np.array([5.0, 4, 3, 2, 1]), np.array([5.0, 1, 4, 2, 3])
     assert rankings.top(first, 2).tolist() == [0, 1] and rankings.top(second, 3).tolist() == [0, 2, 4]

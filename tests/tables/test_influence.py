@@ -33,46 +33,47 @@ def groups(members):
 
 def test_the_ratio_of_a_planted_group(planted):
     members = np.arange(10)
-    row = influences.ratio(*planted, members, groups(members), draws=300)
+    row = influences.ratio(*planted, members, groups(members), seed=0)
     assert row["value"] == pytest.approx(10, rel=0.05) and row["low"] < row["value"] < row["high"]
-    assert row["low"] > nulls.ranked_null(*planted, IN_A, 10, draws=200).max()
+    assert row["low"] > nulls.ranked_null(*planted, IN_A, 10, seed=0).max()
     assert row["random"] == pytest.approx(1 + 9 * 10 / NEURONS, rel=0.1) and row["matched"] == pytest.approx(1, rel=0.02)
 
 
 def test_a_group_like_the_others_has_the_median_influence(planted):
     members = np.arange(300, 310)
-    row = influences.ratio(*planted, members, groups(members), draws=300)
+    row = influences.ratio(*planted, members, groups(members), seed=0)
     assert row["value"] == pytest.approx(1, abs=0.05)
-    assert row["high"] < nulls.ranked_null(*planted, IN_A, 10, draws=200).min()
+    assert row["high"] < nulls.ranked_null(*planted, IN_A, 10, seed=0).min()
 
 
 def test_documents_of_unlike_length_count_by_their_positions():
     sums, counts = np.array([[9.0, 1, 1], [3.0, 1, 1]]), np.array([3.0, 1])
-    row = influences.ratio(sums, counts, np.array([0]), {}, draws=50)
+    row = influences.ratio(sums, counts, np.array([0]), {}, seed=0)
     assert row["value"] == pytest.approx((12 / 4) / (2 / 4))
 
 
 def test_ranking_alone_lifts_the_top_to_four_times_the_median():
     # mean of |z| beyond its 98.24 % quantile is 2 phi(q) / 0.0176 with q = 2.374; the median is 0.6745
     sums = np.tile(np.abs(np.random.default_rng(0).normal(size=1536)), (40, 1))  # every document alike: no noise
-    null = nulls.ranked_null(sums, np.ones(40), np.arange(40) < 20, 27, draws=300)
+    null = nulls.ranked_null(sums, np.ones(40), np.arange(40) < 20, 27, seed=0)
     assert null.mean() == pytest.approx(2 * 0.02383 / 0.01758 / 0.6745, rel=0.02)
-    other = nulls.ranked_null(sums, np.ones(40), np.arange(40) < 20, 27, draws=300, seed=1)
-    assert null.shape == (300,) and other.mean() != null.mean()
+    other = nulls.ranked_null(sums, np.ones(40), np.arange(40) < 20, 27, seed=1)
+    assert null.shape == (nulls.RANKED,) and other.mean() != null.mean()
     dead = np.pad(sums, ((0, 0), (0, 400)))
-    assert nulls.ranked_null(dead, np.ones(40), np.arange(40) < 20, 27, draws=300).mean() > 1.2 * null.mean()
+    assert nulls.ranked_null(dead, np.ones(40), np.arange(40) < 20, 27, seed=0).mean() > 1.2 * null.mean()
 
 
-def test_half_normal_neurons_do_not_stand_out():
+def test_half_normal_neurons_do_not_stand_out(monkeypatch):
     """Chosen on half A, measured on half B, with the documents' noise: p is uniform, whatever the network's size."""
+    monkeypatch.setattr(nulls, "RANKED", 200)
     p, rng = [], np.random.default_rng(0)
     for _ in range(40):
         true = np.abs(rng.normal(size=NEURONS))
         sums, counts = rng.gamma(2, true / 2, size=(60, NEURONS)), np.ones(60)
         in_a = np.arange(60) % 2 == 0
         members = np.argsort(-sums[in_a].sum(0))[:10]
-        value = influences.ratio(sums[~in_a], counts[~in_a], members, {}, draws=20)["value"]
-        p.append(controls.empirical_p(value, nulls.ranked_null(sums, counts, in_a, 10, draws=200), "greater"))
+        value = influences.ratio(sums[~in_a], counts[~in_a], members, {}, seed=0)["value"]
+        p.append(controls.empirical_p(value, nulls.ranked_null(sums, counts, in_a, 10, seed=0), "greater"))
     assert np.mean(np.array(p) < 0.05) <= 0.15 and 0.25 < np.mean(p) < 0.75
 
 
@@ -227,7 +228,7 @@ def test_matched_controls_hold_no_neuron_of_the_group_or_of_a_raised_head(tell, 
     size = influences.fitted(settings, "step9", "rare")[0].own["fitted"].size[0]
     assert np.array_equal(members, influences.rare_group(rows)) and len(apart) == size > len(members)
     assert np.array_equal(apart[: len(members)], members)
-    monkeypatch.setattr(heads, "WORDS", ("none", "none"))  # no word is that of a raised head
+    monkeypatch.setattr(influences, "RAISED", ())  # no word is that of a raised head
     influences._controls(settings, "step9", rows)
     assert len(asked[1][1]) == 0
 

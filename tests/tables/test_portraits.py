@@ -38,20 +38,14 @@ def test_output_effects_are_what_the_norm_and_the_unembedding_make_of_the_weight
         assert column == pytest.approx(np.array(logits) - np.mean(logits))
 
 
-def test_a_neuron_that_raises_common_tokens_is_told_from_one_that_raises_rare_ones():
+def test_a_neuron_that_raises_common_tokens_is_told_from_one_that_raises_rare_ones(monkeypatch):
+    monkeypatch.setattr(portraits, "EXTREMES", 1)
     counts = np.array([1, 10, 100, 1000, 10_000])
     up = np.log(counts) - np.log(counts).mean()
     effects = np.stack([up, -up, np.zeros(5)], axis=1)
-    found = portraits.frequency_of(effects, counts, extremes=1)
+    found = portraits.frequency_of(effects, counts)
     assert found["correlation"][:2] == pytest.approx([1, -1]) and np.isnan(found["correlation"][2])
     assert found["promoted"][:2] == pytest.approx([1, 0]) and found["suppressed"][:2] == pytest.approx([0, 1])
-
-
-def test_means_over_documents_count_positions_and_their_error_documents():
-    mean, error = portraits.over_documents(np.array([[2.0, 6.0], [4.0, 2.0]]), np.array([1.0, 3.0]))
-    assert mean == pytest.approx([1.5, 2])  # excess over the mean: 0.5 and -0.5, 4 and -4
-    assert error == pytest.approx(np.sqrt(2 * np.array([0.5, 32])) / 4)
-    assert np.isnan(portraits.over_documents(np.ones((1, 2)), np.array([5.0]))[1]).all()
 
 
 def test_the_strongest_positions_and_what_they_have_in_common():
@@ -75,11 +69,13 @@ def test_targets_are_listed_with_enough_positions_and_documents():
     assert found["target"].tolist() == [2, 1] and found["change"].tolist() == [0.5, -7.5] and found["n"].tolist() == [5, 6]
 
 
-def test_context_at_the_start_of_a_block_and_in_it():
+def test_context_at_the_start_of_a_block_and_in_it(monkeypatch):
     tokens = np.arange(10, 20)
-    found = portraits.context(lambda ids: ",".join(map(str, ids)), tokens, 4, window=(2, 2))
+    monkeypatch.setattr(portraits, "WINDOW", (2, 2))
+    found = portraits.context(lambda ids: ",".join(map(str, ids)), tokens, 4)
     assert found == {"before": "12,13", "token": "14", "target": "15", "after": "16,17"}
-    assert portraits.context(lambda ids: len(ids), tokens, 1, window=(5, 20)) == {"before": 1, "token": 1, "target": 1, "after": 7}
+    monkeypatch.setattr(portraits, "WINDOW", (5, 20))
+    assert portraits.context(lambda ids: len(ids), tokens, 1) == {"before": 1, "token": 1, "target": 1, "after": 7}
 
 
 def test_shares_keep_what_lies_outside_in_the_outermost_bins():
@@ -158,7 +154,7 @@ def test_contexts_are_the_strongest_places_of_half_b(planted, tokens):
 
 def test_targets_hold_mean_changes_of_half_b(planted, tokens, monkeypatch):
     settings, subject, kept, chosen = planted
-    monkeypatch.setattr(portraits.by_target, "__defaults__", (1,))
+    monkeypatch.setattr(portraits, "LEAST", 1)
     found, neuron = portraits.portrait_targets(settings), portraits.top(settings)[0]
     rows = torch.tensor(chosen.loc[chosen["half"] == "B", ["block", "t"]].to_numpy())
     changes = pd.Series(ablation.loss_changes(subject, kept, rows)[:, neuron], index=tokens[rows[:, 0], rows[:, 1] + 1].numpy())

@@ -1,6 +1,7 @@
 """The robustness grid: its settings and positions, a cell's statistics on planted effects, and how all of it is judged."""
 
 from dataclasses import asdict, replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ import torch
 from rare_token_neurons import settings as parameters
 from rare_token_neurons.curve import calibration
 from rare_token_neurons.statistics import claims, controls, documents as over_documents
-from rare_token_neurons.tables import claims as claim_tables, rare_tokens, robustness
+from rare_token_neurons.tables import claims as claim_tables, influence as influences, rare_tokens, robustness
 
 
 # ---- cells and their positions
@@ -83,6 +84,13 @@ def test_sums_by_document_and_lookup_by_position():
 # ---- one cell's statistics: what is there is found, what is not is not
 
 NEURONS, SPECIAL = 300, 6
+STATISTICS = robustness.statistics(gated=False)
+all_of, head_of = (partial(part, ranking="split_half", seed=0) for part in (robustness.all_of, robustness.head))
+lean = partial(robustness.lean, seed=0)
+
+
+def group_of(measured):
+    return robustness.ranked(measured)[: influences.group_size(NEURONS)]
 
 
 def measured(n=400, boost=1.0, together=0.0, seed=0):
@@ -105,10 +113,10 @@ def measured(n=400, boost=1.0, together=0.0, seed=0):
 
 def test_the_group_is_the_top_of_half_a():
     made = measured()
-    assert set(robustness.group(made)) == set(range(SPECIAL))
+    assert set(group_of(made)) == set(range(SPECIAL))
     late = made.in_b["rare"]
     made.effects["rare"][np.ix_(late, range(100, 106))] = 1e6  # half B has no say
-    assert set(robustness.group(made)) == set(range(SPECIAL))
+    assert set(group_of(made)) == set(range(SPECIAL))
 
 
 @pytest.mark.parametrize("boost, there", [(2.0, True), (1.0, False)])
@@ -116,20 +124,20 @@ def test_a_lean_to_rare_targets_is_found_where_it_is(boost, there):
     made = measured(boost=boost)
     nulls = {"random": controls.random_groups(NEURONS, SPECIAL, 200),
              "matched": controls.random_groups(np.arange(50, 200), SPECIAL, 200)}
-    found = robustness.lean(made.effects, made.owners, np.arange(SPECIAL), nulls)
+    found = lean(made.effects, made.owners, np.arange(SPECIAL), nulls)
     assert found.value == pytest.approx(np.log(boost), abs=0.1)
     assert (found.low > 0 and max(found.p) < 0.05) == there and found.low < found.value < found.high
     assert found.positions == 400
 
 
 def test_all_statistics_and_planted_co_activation():
-    (found, shelf), (plain, _) = (robustness.all_of(measured(boost=2.0, together=part)) for part in (2.0, 0.0))
-    assert list(found) == list(robustness.STATISTICS) and 1 <= shelf < NEURONS
+    (found, shelf), (plain, _) = (all_of(measured(boost=2.0, together=part)) for part in (2.0, 0.0))
+    assert list(found) == list(STATISTICS) and 1 <= shelf < NEURONS
     assert found["co-activation"].value > 0.5 and found["co-activation"].low > 0 and found["co-activation"].p[0] < 0.05
     assert found["effective dimension"].high < 0 and plain["effective dimension"].high > 0
     assert abs(plain["co-activation"].value) < 0.1 and plain["Hill exponent"].low < 0 < plain["Hill exponent"].high
     for name, item in found.items():
-        claim = robustness.STATISTICS[name]
+        claim = STATISTICS[name]
         assert len(item.p) == len(claim.controls) and np.isfinite([item.value, item.low, item.high]).all()
         assert item.positions == (400 if name == "head" else pytest.approx(200, abs=40))
 
@@ -137,7 +145,7 @@ def test_all_statistics_and_planted_co_activation():
 def test_of_a_gated_mlp_absolute_correlations_are_taken():
     made = measured(together=2.0)
     made.activations[:, :SPECIAL:2] *= -1  # the same neurons, other signs
-    signed, gated = (robustness.all_of(replace(made, rows=rows))[0]["co-activation"]
+    signed, gated = (all_of(replace(made, rows=rows))[0]["co-activation"]
                      for rows in (made.rows, {"gate": made.rows["in"], "up": made.rows["in"]}))
     assert signed.high < 0.5 < gated.value and gated.low > 0
     assert "absolute" in robustness.statistics(True)["co-activation"].statistic
@@ -158,17 +166,17 @@ def on_a_shelf(raised, size=20, n=400):
 
 def test_a_planted_shelf_is_a_plateau_and_the_law_itself_is_none():
     made, order = on_a_shelf(1.5)
-    found, shelf, size = robustness.head(made)
+    found, shelf, size = head_of(made)
     assert found.word == "plateau" and found.low > 0 and found.floor == 1 / 101 and len(found.p) == 3
     assert shelf == pytest.approx(20, abs=4) and 20 <= size < 60
     assert set(order[:20]) <= set(robustness.ranked(made)[:size])
-    lawful, _, size = robustness.head(on_a_shelf(0)[0])
+    lawful, _, size = head_of(on_a_shelf(0)[0])
     assert lawful.word not in ("plateau", "outliers") and size == 0
 
 
 def test_no_matched_group_holds_a_neuron_of_the_raised_head(matched):
     made, order = on_a_shelf(1.5)
-    robustness.all_of(made)
+    all_of(made)
     assert len(matched) == 2  # by activations, and by the rows of the one matrix
     for group, groups in matched:
         assert len(group) == 6 and not np.isin(groups, order[:20]).any()
@@ -177,8 +185,8 @@ def test_no_matched_group_holds_a_neuron_of_the_raised_head(matched):
 def test_a_head_of_few_neurons_cannot_be_tested():
     made = measured()
     few = replace(made, effects={name: part[:, :150] for name, part in made.effects.items()})
-    found, shelf, size = robustness.head(few)
-    assert claims.verdict(robustness.STATISTICS["head"], found, np.full(3, np.nan)) == (
+    found, shelf, size = head_of(few)
+    assert claims.verdict(STATISTICS["head"], found, np.full(3, np.nan)) == (
         claims.UNTESTED, "too few neurons or documents")
     assert np.isnan(shelf) and size == 0
 
@@ -195,7 +203,7 @@ def alike(made, many=30):
 def row_inside(made, members):
     late = made.in_b["rare"]
     sample = controls.sample(made.activations[late], made.owners["rare"][late], made.w_out)
-    apart = np.union1d(members, robustness.ranked(made)[: robustness.head(made)[2]])
+    apart = np.union1d(members, robustness.ranked(made)[: head_of(made)[2]])
     nulls = controls.control_groups(sample, members, robustness.GROUPS, apart=apart)
     row = controls.within(sample, members, nulls, controls.PAIRS, controls.pairs, resamples=robustness.RESAMPLES,
                           baselines=robustness.BASELINES)[0]
@@ -204,10 +212,10 @@ def row_inside(made, members):
 
 def test_what_matched_groups_show_too_is_no_finding():
     made = alike(measured())
-    row, found = row_inside(made, robustness.group(made)), robustness.all_of(made)[0]["co-activation"]
+    row, found = row_inside(made, group_of(made)), all_of(made)[0]["co-activation"]
     assert row["less_random"] > 0.5 and row["less_random_low"] > 0 and abs(row["less_matched"]) < 0.1 and not found.unmatched
     assert (found.value, found.low, found.high) == tuple(row[name] for name in claims.difference("matched", (0, 0, 0)))
-    assert claims.verdict(robustness.STATISTICS["co-activation"], found, np.array(found.p))[0] == claims.NOT
+    assert claims.verdict(STATISTICS["co-activation"], found, np.array(found.p))[0] == claims.NOT
 
 
 def louder(made):
@@ -219,9 +227,9 @@ def louder(made):
 @pytest.mark.parametrize("plant", [alike, lambda made: made, louder])
 def test_the_grid_and_the_claims_table_choose_alike(plant):
     made = plant(measured())
-    row = row_inside(made, robustness.group(made))
+    row = row_inside(made, group_of(made))
     table = pd.DataFrame([row | {"where": "rare", "group": "rare", "relation": "within", "measure": "correlation"}])
-    in_table, in_grid = claim_tables.within(table), robustness.all_of(made)[0]["co-activation"]
+    in_table, in_grid = claim_tables.within(table), all_of(made)[0]["co-activation"]
     assert (in_table.value, in_table.low, in_table.high, in_table.unmatched) == (in_grid.value, in_grid.low, in_grid.high,
                                                                                   in_grid.unmatched)
     assert np.array_equal(in_table.p, in_grid.p, equal_nan=True) and in_grid.unmatched == (plant is louder)
@@ -233,7 +241,7 @@ def test_of_two_matrices_the_grid_takes_the_less_favourable(monkeypatch):
     made.rows["up"][:30] *= np.linspace(1, 20, 16)  # heavy tails, but those of look-alikes are as heavy
     choose, members = claims.lightest, np.arange(SPECIAL)
     monkeypatch.setattr(claims, "lightest", lambda given: choose(rows.extend(given) or rows))
-    found = robustness.heavy_tail(made, members, controls.random_groups(np.arange(100, 300), SPECIAL, 200), members)
+    found = robustness.heavy_tail(made, members, controls.random_groups(np.arange(100, 300), SPECIAL, 200), members, 0)
     each = [choose([row]) for row in rows]
     assert len(rows) == 2 and found.high == max(one.high for one in each) and found in each
     up = rows[1]
@@ -247,8 +255,8 @@ def test_a_lean_that_matched_groups_have_too_is_no_finding():
     made = measured(boost=2.0)
     made.effects["rare"][:, 50:200] *= 2.0
     random, matched = (controls.random_groups(np.arange(*ends), SPECIAL, 200) for ends in ((200, 300), (50, 200)))
-    found = robustness.lean(made.effects, made.owners, np.arange(SPECIAL), {"random": random, "matched": matched})
-    plain = robustness.lean(made.effects, made.owners, np.arange(SPECIAL), {"random": random}, kinds=("random",))
+    found = lean(made.effects, made.owners, np.arange(SPECIAL), {"random": random, "matched": matched})
+    plain = lean(made.effects, made.owners, np.arange(SPECIAL), {"random": random}, kinds=("random",))
     assert plain.value == pytest.approx(np.log(2), abs=0.1) and plain.low > 0 and len(plain.p) == 1
     assert abs(found.value) < 0.1 and found.low < 0 < found.high and found.p[0] == plain.p[0] < 0.05 < found.p[1]
 
@@ -256,20 +264,20 @@ def test_a_lean_that_matched_groups_have_too_is_no_finding():
 def test_without_matched_groups_a_contrast_holds_partly_at_most():
     made = measured(boost=2.0)
     nulls, members = {"random": controls.random_groups(NEURONS, SPECIAL, 200)}, np.arange(SPECIAL)
-    found = robustness.lean(made.effects, made.owners, members, nulls)
+    found = lean(made.effects, made.owners, members, nulls)
     assert np.isfinite([found.value, found.low, found.high]).all() and np.isnan(found.p[1]) and found.unmatched
     assert claims.verdict(robustness.LEAN, found, np.array(found.p)) == (claims.PARTLY, claims.UNMATCHED)
     nulls["matched"] = controls.random_groups(np.arange(50, 200), SPECIAL, 200)
-    poor = robustness.lean(made.effects, made.owners, members, nulls, missed={"imbalance_scale": 0.3, "imbalance_norm": 0.0})
+    poor = lean(made.effects, made.owners, members, nulls, missed={"imbalance_scale": 0.3, "imbalance_norm": 0.0})
     assert (poor.value, poor.p[0], poor.unmatched) == (found.value, found.p[0], True)
-    assert not robustness.lean(made.effects, made.owners, members, nulls).unmatched
+    assert not lean(made.effects, made.owners, members, nulls).unmatched
 
 
 def test_few_positions_are_counted_and_not_judged():
-    found, shelf = robustness.all_of(measured(n=90))
+    found, shelf = all_of(measured(n=90))
     assert np.isnan(shelf)
     for name, item in found.items():
-        verdict, reason = claims.verdict(robustness.STATISTICS[name], item, np.full(3, np.nan))
+        verdict, reason = claims.verdict(STATISTICS[name], item, np.full(3, np.nan))
         assert verdict == claims.UNTESTED and item.positions < 100 and str(item.positions) in reason
 
 
@@ -277,12 +285,12 @@ def test_few_positions_are_counted_and_not_judged():
 
 
 def test_the_claims_rule_with_p_values_adjusted_over_the_whole_grid():
-    claim = robustness.STATISTICS["co-activation"]
+    claim = STATISTICS["co-activation"]
     items = [(claim, claims.Evidence(0.2, 0.1, 0.3, 0.0, (0.01, 0.02), 200)),
              (claim, claims.Evidence(0.2, 0.1, 0.3, 0.0, (0.04, 0.9), 200)),
              (claim, claims.Evidence(-0.2, -0.3, -0.1, 0.0, (1.0, 1.0), 200)), (claim, claims.Evidence(positions=34)),
              (robustness.LAYER_CLAIM, claims.Evidence(0.2, 0.1, 0.3, 0.0, (0.001,), 150)),
-             (robustness.STATISTICS["head"],
+             (STATISTICS["head"],
               claims.Evidence(0.5, 0.1, 0.9, 0.0, (0.001,) * 3, 150, word="outliers", floor=0.001)),
              (claim, claims.Evidence(0.2, 0.1, 0.3, 0.0, (0.01, np.nan), 200, unmatched=True))]
     found = robustness.judged(items)

@@ -7,6 +7,7 @@ import torch
 from planted import HEAD, NEURONS, PLANTED
 
 from rare_token_neurons.ablation.layers import layers_of
+from rare_token_neurons.statistics import controls
 from rare_token_neurons.tables import routes
 
 
@@ -58,7 +59,7 @@ def test_means_and_their_resamples_over_documents(rng):
     documents = np.repeat([3, 8, 9, 11], [5, 1, 2, 12])
     values = rng.normal(size=(2, 20)) + np.array([[0.0], [5.0]])
     means = routes.means(values, documents, seed=0)
-    assert means.shape == (1 + routes.RESAMPLES, 2) and means[0] == pytest.approx(values.mean(axis=1))
+    assert means.shape == (1 + controls.RESAMPLES, 2) and means[0] == pytest.approx(values.mean(axis=1))
     alone = [values[0, documents == document].mean() for document in (3, 8, 9, 11)]
     assert means[1:, 0].min() >= min(alone) - 1e-12 and means[1:, 0].max() <= max(alone) + 1e-12
     same = routes.means(np.ones((1, 20)), documents, seed=0)
@@ -83,18 +84,19 @@ def test_windows_end_at_positions_and_spread_over_documents():
     tokens = torch.arange(40 * 64).reshape(40, 64)
     documents = torch.arange(40) // 2
     positions = torch.cartesian_prod(torch.arange(40), torch.tensor([3, 20, 30, 33, 61]))
-    made, kept, rows = routes.choose_windows(tokens, documents, positions, width=16, budget=16 * 20)
+    anywhere = torch.ones(len(positions), dtype=bool)
+    made, kept, rows = routes.choose_windows(tokens, documents, positions, width=16, budget=16 * 20, ends=anywhere)
     assert made.shape == (20, 16) and len(set(rows.tolist())) == len(rows) >= 20
     assert len(set(documents[positions[rows, 0]].tolist())) == 20
     block, t = positions[rows].unbind(1)
     assert torch.equal(made[kept[:, 0], kept[:, 1]], tokens[block, t])
     assert torch.equal(made[kept[:, 0], kept[:, 1] + 1], tokens[block, t + 1])
-    again = routes.choose_windows(tokens, documents, positions, width=16, budget=16 * 20)
+    again = routes.choose_windows(tokens, documents, positions, width=16, budget=16 * 20, ends=anywhere)
     assert all(torch.equal(a, b) for a, b in zip((made, kept, rows), again))
-    whole = routes.choose_windows(tokens, documents, positions, width=64, budget=64)
+    whole = routes.choose_windows(tokens, documents, positions, width=64, budget=64, ends=anywhere)
     assert whole[0].shape == (1, 64) and set(whole[1][:, 1].tolist()) <= {3, 20, 30, 33, 61}
     with pytest.raises(ValueError, match="Windows"):
-        routes.choose_windows(tokens, documents, positions, width=65)
+        routes.choose_windows(tokens, documents, positions, width=65, budget=2000, ends=anywhere)
 
 
 def test_windows_end_where_they_may():
@@ -106,9 +108,10 @@ def test_windows_end_where_they_may():
     assert torch.unique(positions[rows, 1]).tolist() == [20, 23] and len(rows) == 20
 
 
-def test_what_is_affordable(tiny):
+@pytest.mark.parametrize("works, tokens", [(50, 48), (0, 8), (1e6, 2000)])
+def test_what_is_affordable(tiny, monkeypatch, works, tokens):
     subject = tiny("llama-tied")
     layer = sum(weight.numel() for weight in layers_of(subject)[0].parameters())
     cost = 2 * 4 * 3 * layer  # a token: multiply and add, four heads a layer, two layers from the first, one from the last
-    assert routes.affordable(subject, 8, work=cost * 50) == 48 and routes.affordable(subject, 8, work=1) == 8
-    assert routes.affordable(subject, 8, work=cost * 1e6) == 2000
+    monkeypatch.setattr(routes, "WORK", cost * works)
+    assert routes.affordable(subject, 8) == tokens

@@ -1,7 +1,5 @@
 """A neuron of a gated MLP has no sign of its own: flips change no prediction, and in the tables only what is signed."""
 
-from functools import partial
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -39,7 +37,6 @@ def made(tiny, computed, monkeypatch):
                               (modules, "MODULE_RESAMPLES", 10), (modules, "SEEDS", 2), (weights, "DRAWS", 9),
                               (weights, "FITS", 9)):
         monkeypatch.setattr(module, name, few)
-    monkeypatch.setattr(weights, "resampled_groups", partial(weights.resampled_groups, draws=6))
 
     def of(flipped):
         subject = tiny("llama-tied")

@@ -1,14 +1,13 @@
 """Which weights are a neuron's; groups and what they are matched on; spectra at the ends of training, where a planted heavy
 tail appears and noise shows nothing; names of layers."""
 
-from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from planted import HEAD, NEURONS, PLANTED, phase_rows
+from planted import HEAD, NEURONS, phase_rows
 
 from rare_token_neurons import settings as parameters
 from rare_token_neurons.statistics import controls, spectra as spectra_of
@@ -52,13 +51,13 @@ def grouped(planted_model, monkeypatch):
     subject.w_out = torch.from_numpy(rng.normal(size=(120, NEURONS)) * rng.uniform(1, 3, NEURONS))
     monkeypatch.setattr(passes, "captured", lambda settings, revision: (subject, None))
     monkeypatch.setattr(passes, "load", lambda settings, revision: subject)
-    places = pd.DataFrame({"document": range(40), "half": ["A", "B"] * 20, "group": np.repeat(["rare", "common"], 20)})
+    places = pd.DataFrame({"block": range(40), "t": 3, "document": range(40), "half": ["A", "B"] * 20,
+                           "group": np.repeat(["rare", "common"], 20)})
     monkeypatch.setattr(rare_tokens, "positions", lambda settings: places)
     sums = SimpleNamespace(documents=torch.arange(40), n=torch.ones(40), abs_sum=torch.from_numpy(rng.random((40, NEURONS))))
     monkeypatch.setattr(influences, "influence_sums", lambda settings, revision, group: sums)
     for name, few in (("DRAWS", 40), ("FITS", 9), ("SPECTRA", 5)):
         monkeypatch.setattr(weights, name, few)
-    monkeypatch.setattr(weights, "resampled_groups", partial(weights.resampled_groups, draws=6))
     weights.rare_and_random.cache_clear()
     weights.look_alikes.cache_clear()
     yield planted_model
@@ -69,7 +68,7 @@ def grouped(planted_model, monkeypatch):
 def test_the_head_is_a_group_where_it_is_raised_and_neither_small_nor_large(grouped, monkeypatch):
     assert set(weights.chosen_groups(grouped, "step1", 120)) == {"rare", "common", "head"}
     group, anew = weights.chosen_groups(grouped, "step1", 120)["head"]
-    assert group.tolist() == HEAD.tolist() and anew.shape == (6, 30)
+    assert group.tolist() == HEAD.tolist() and anew.shape == (9, 30)
     assert set(weights.chosen_groups(grouped, "step1", 119)) == {"rare", "common"}
     monkeypatch.setattr(influences, "phases", lambda settings: phase_rows(["step1"], "rounded"))
     assert set(weights.chosen_groups(grouped, "step1", 120)) == {"rare", "common"}
@@ -157,15 +156,6 @@ def test_the_power_law_test_sees_random_groups_and_shuffles_too(planted):
     assert counts["step9", "rare"] == 1 and counts["step9", "random"] == counts["step9", "shuffled"] == weights.TESTED
     rare = table[(table["kind"] == "rare") & (table["revision"] == "step9")].iloc[0]
     assert rare["alpha"] == pytest.approx(2, abs=0.4) and rare["p_fit"] > 0.1 and rare["verdict"] != "rejected"
-
-
-def test_weightwatcher_counts_the_planted_spikes(planted, monkeypatch):
-    monkeypatch.setattr(weights, "SLOW", 2)
-    table = weights.weight_bulk_fits(SETTINGS).set_index(["revision", "kind"])
-    assert len(table) == 6 and isinstance(table, pd.DataFrame)
-    assert table.loc[("step9", "rare"), "num_spikes"].item() > table.loc[("step9", "random"), "num_spikes"].max()
-    assert table.loc[("step9", "rare"), "rand_distance"].item() > table.loc[("step9", "random"), "rand_distance"].max()
-    assert (table["num_traps"] == 0).all()
 
 
 # ---- layer by layer

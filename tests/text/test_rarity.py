@@ -39,16 +39,18 @@ def mask(*tokens, size=7):
 # ---- tokens and blocks
 
 
-def test_no_block_crosses_documents():
+def test_no_block_crosses_documents(monkeypatch):
+    monkeypatch.setattr(rarity, "BLOCK", 4)
     ids = [np.arange(10), np.arange(100, 103), np.arange(200, 208)]
-    found = rarity.blocks(ids, [5, 6, 9], length=4)
+    found = rarity.blocks(ids, [5, 6, 9])
     np.testing.assert_array_equal(found.tokens, [[0, 1, 2, 3], [4, 5, 6, 7], [200, 201, 202, 203], [204, 205, 206, 207]])
     np.testing.assert_array_equal(found.document, [5, 5, 9, 9])
     assert found.tokens.dtype == found.document.dtype == np.int64
 
 
-def test_a_random_offset_reaches_every_part_of_a_document_in_the_end():
-    starts = {int(rarity.blocks([np.arange(10)], [0], length=4, offset=np.random.default_rng(seed)).tokens[0, 0])
+def test_a_random_offset_reaches_every_part_of_a_document_in_the_end(monkeypatch):
+    monkeypatch.setattr(rarity, "BLOCK", 4)
+    starts = {int(rarity.blocks([np.arange(10)], [0], offset=np.random.default_rng(seed)).tokens[0, 0])
               for seed in range(50)}
     assert starts == {0, 1, 2}
 
@@ -176,9 +178,10 @@ def test_without_words_only_every_chosen_token_counts():
     assert rows(words_only=False, rare_of="input") == [[0, 4], [0, 7]]  # position 11 has no target
 
 
-def test_the_first_positions_of_a_block_are_not_scored():
-    assert rows(words_only=False, first=4) == [[0, 6], [0, 10]]
-    assert rows(words_only=False, first=10) == [[0, 10]]
+@pytest.mark.parametrize("first, scored", [(4, [[0, 6], [0, 10]]), (10, [[0, 10]])])
+def test_the_first_positions_of_a_block_are_not_scored(monkeypatch, first, scored):
+    monkeypatch.setattr(rarity, "FIRST", first)
+    assert rows(words_only=False) == scored
 
 
 def test_positions_name_their_block():

@@ -3,6 +3,7 @@
 Also what every measurement on a capture shares: its checks, and the activations that replace the real ones.
 """
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from rare_token_neurons.ablation.readout import full_precision
 
 ABLATIONS = ("mean", "zero", "resample")
+BATCH = 8  # blocks in one forward pass
 
 
 @dataclass
@@ -43,7 +45,7 @@ class Capture:
 
 
 @full_precision()
-def capture(subject, tokens, *, first=3, documents=None, batch=8):
+def capture(subject, tokens, *, first=3, documents=None):
     """Run the model once and keep what ablation needs.
 
     Parameters
@@ -52,7 +54,6 @@ def capture(subject, tokens, *, first=3, documents=None, batch=8):
     tokens : int64 (blocks, length)
     first : int, the first scored position of a block; the last one is length - 2, which predicts the last token.
     documents : int64 (blocks,) or None, each block's document (None: every block is its own).
-    batch : int, blocks in one forward pass.
 
     Returns
     -------
@@ -84,14 +85,12 @@ def capture(subject, tokens, *, first=3, documents=None, batch=8):
     if documents.shape != tokens.shape[:1]:
         raise ValueError(f"documents must name one document a block, {len(tokens)} in all, not {tuple(documents.shape)}.")
     kept = {subject.mlp_out: [], subject.final_norm: []}
-    hooks = [module.register_forward_pre_hook(lambda module, inputs: kept[module].append(inputs[0][:, first:-1].clone()))
-             for module in kept]
-    try:
-        for part in tokens.split(batch):
+    with ExitStack() as hooks:
+        for module in kept:
+            hooks.enter_context(module.register_forward_pre_hook(
+                lambda module, inputs: kept[module].append(inputs[0][:, first:-1].clone())))
+        for part in tokens.split(BATCH):
             subject.model.base_model(part, use_cache=False)
-    finally:
-        for hook in hooks:
-            hook.remove()
     activations, residual = (torch.cat(parts) for parts in kept.values())
     for name, values in (("activations", activations), ("residual stream", residual)):
         if not torch.isfinite(values).all():
@@ -100,7 +99,7 @@ def capture(subject, tokens, *, first=3, documents=None, batch=8):
 
 
 @full_precision()
-def ingredients(subject, tokens, positions, *, batch=8):
+def ingredients(subject, tokens, positions):
     """What the final layer's neurons are made of at some positions: one forward pass of the blocks that hold them.
 
     Parameters
@@ -108,7 +107,6 @@ def ingredients(subject, tokens, positions, *, batch=8):
     subject : Subject
     tokens : int64 (blocks, length)
     positions : int64 (n, 2) rows (block, t), t the token READ.
-    batch : int, blocks in one forward pass.
 
     Returns
     -------
@@ -122,24 +120,22 @@ def ingredients(subject, tokens, positions, *, batch=8):
     def keep(name):
         return lambda module, inputs, output: seen.update({name: inputs[0] if name == "activation" else output})
 
-    hooks = [module.register_forward_hook(keep(name)) for name, module in modules.items()]
-    try:
-        for part in block.unique().split(batch):
+    with ExitStack() as hooks:
+        for name, module in modules.items():
+            hooks.enter_context(module.register_forward_hook(keep(name)))
+        for part in block.unique().split(BATCH):
             subject.model.base_model(tokens[part], use_cache=False)
             rows = torch.isin(block, part).nonzero()[:, 0]
             place = torch.searchsorted(part, block[rows]), t[rows]
             for name, values in seen.items():
                 made[name][rows] = values.view(*tokens[part].shape, -1)[place]  # OPT's first projection reads flat blocks
-    finally:
-        for hook in hooks:
-            hook.remove()
     return made
 
 
 # ---- checks
 
 
-def checked_positions(subject, capture, positions, *, ablation="mean", memory_gb=1.0):
+def checked_positions(subject, capture, positions, memory_gb, *, ablation="mean"):
     """The positions, int64 (n, 2) on the capture's device (None: every scored one), after the checks of a measurement.
 
     Raises

@@ -37,7 +37,7 @@ def joint_changes(subject, capture, positions, groups, *, ablation="mean", seed=
     ValueError
         An empty group, a neuron twice in a group, and whatever `neurons.loss_changes` raises.
     """
-    positions = checked_positions(subject, capture, positions, ablation=ablation, memory_gb=memory_gb)
+    positions = checked_positions(subject, capture, positions, memory_gb, ablation=ablation)
     groups = [checked_neurons(subject, torch.as_tensor(np.asarray(group))) for group in groups]
     for group in groups:
         if not len(group) or len(group.unique()) < len(group):
@@ -118,17 +118,16 @@ def synergy(joint, added, absolute):
 
 @dataclass(frozen=True)
 class Greedy:
-    """A group grown one neuron at a time: neurons (size,) in order of choice; influence (size,) of the group so far.
+    """A group grown one neuron at a time: neurons (size,) in order of choice.
 
     alone (neurons of the model,): each neuron's influence by itself, on the same positions.
     """
 
     neurons: np.ndarray
-    influence: np.ndarray
     alone: np.ndarray
 
 
-def greedy(subject, capture, positions, size=10, *, ablation="mean", seed=0, memory_gb=2.0):
+def greedy(subject, capture, positions, size, *, ablation="mean", seed=0, memory_gb=2.0):
     """Grow a group by the neuron that raises its influence, mean |joint change|, most: all scored on the same positions.
 
     With a group ablated, the residual stream is a new one, on which the kernel gives the effect of every further
@@ -144,12 +143,12 @@ def greedy(subject, capture, positions, size=10, *, ablation="mean", seed=0, mem
     -------
     Greedy
     """
-    positions = checked_positions(subject, capture, positions, ablation=ablation, memory_gb=memory_gb)
+    positions = checked_positions(subject, capture, positions, memory_gb, ablation=ablation)
     if not 1 <= size <= subject.n_neurons:
         raise ValueError(f"A group of {size} cannot be chosen from {subject.n_neurons} neurons.")
     block, index = positions[:, 0], positions[:, 1] - capture.first
     total = torch.zeros(len(positions), dtype=torch.float64, device=subject.device)
-    current, chosen, reached, alone = capture, [], [], None
+    current, chosen, alone = capture, [], None
     for _ in range(size):
         changes = loss_changes(subject, current, positions, ablation=ablation, seed=seed, memory_gb=memory_gb)
         joint = total[:, None] + changes.double()  # (n, neurons)
@@ -158,7 +157,6 @@ def greedy(subject, capture, positions, size=10, *, ablation="mean", seed=0, mem
         scores[chosen] = -1.0
         best = int(scores.argmax())
         chosen.append(best)
-        reached.append(float(scores[best]))
         total = joint[:, best]
         neuron = torch.tensor([best], device=subject.device)
         now = capture.activations[block, index][:, neuron].double()
@@ -166,4 +164,4 @@ def greedy(subject, capture, positions, size=10, *, ablation="mean", seed=0, mem
         residual = current.residual.clone()
         residual[block, index] += (delta @ subject.w_out[:, neuron].T.double()).to(residual.dtype)
         current = replace(current, residual=residual)
-    return Greedy(np.array(chosen, dtype=np.int64), np.array(reached), alone)
+    return Greedy(np.array(chosen, dtype=np.int64), alone)

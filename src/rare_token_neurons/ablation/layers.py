@@ -9,12 +9,14 @@ The result is that of hooks on the whole model, for the cost of the layers from 
 """
 
 import inspect
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
 
+from rare_token_neurons.ablation.capture import BATCH
 from rare_token_neurons.ablation.readout import full_precision
 from rare_token_neurons.models.subject import Subject
 
@@ -34,15 +36,67 @@ def find(module, paths):
     raise ValueError(f"A {type(module).__name__} has none of {', '.join(paths)}: its family is not known here.")
 
 
-def arguments(layer, inputs, named):
-    """What a layer was called with: its input (blocks, length, d), and the other arguments by their names."""
-    given = dict(zip(inspect.signature(layer.forward).parameters, inputs)) | named
-    return given.pop("hidden_states"), given
-
-
 def layers_of(subject):
     """The model's layers from the first to the last, nn.ModuleList."""
     return find(subject.model.base_model, LAYERS)
+
+
+@contextmanager
+def watched(stack, modules, scored):
+    """What passes through layers and modules while the model runs.
+
+    Parameters
+    ----------
+    stack : the layers ; modules : modules whose input is added up ; scored : slice, the positions it is added up over.
+
+    Returns
+    -------
+    seen : layer -> its last input (b, length, d), and the other arguments by their names
+    sums : module -> sum of its inputs so far, float64
+    """
+    seen, sums = {}, dict.fromkeys(modules, 0.0)
+
+    def enter(layer, inputs, named):
+        given = dict(zip(inspect.signature(layer.forward).parameters, inputs)) | named
+        seen[layer] = given.pop("hidden_states"), given
+
+    def add(module, inputs):
+        sums[module] = sums[module] + inputs[0][:, scored].sum((0, 1), dtype=torch.float64)
+
+    with ExitStack() as hooks:
+        for layer in stack:
+            hooks.enter_context(layer.register_forward_pre_hook(enter, with_kwargs=True))
+        for module in modules:
+            hooks.enter_context(module.register_forward_pre_hook(add))
+        yield seen, sums
+
+
+def edited(module, edit):
+    """While it lasts, a module reads what the callable `edit` makes of its input; None: nothing is changed."""
+    if module is None:
+        return nullcontext()
+    return module.register_forward_pre_hook(lambda _, inputs: (edit(inputs[0]), *inputs[1:]))
+
+
+def through(subject, layer, state, options):
+    """The final residual stream, from the input of a layer (b, length, d) and the other arguments of it and those above it."""
+    for step, others in zip(layers_of(subject)[layer:], options):
+        state = step(state, **others)
+        state = state[0] if isinstance(state, tuple) else state
+    return state
+
+
+def losses_of(subject, residual, targets):
+    """(n,) nats, from the final residual stream (n, d)."""
+    logits = nn.functional.linear(subject.final_norm(residual), subject.unembedding, subject.unembedding_bias)
+    return nn.functional.cross_entropy(logits, targets, reduction="none")
+
+
+def replacement(means, ablation):
+    """What replaces the input of a module: its mean, or zero."""
+    if ablation not in ("mean", "zero"):
+        raise ValueError(f"At every position of a block the ablation is mean or zero, not {ablation!r}.")
+    return means if ablation == "mean" else torch.zeros_like(means)
 
 
 # ---- every position of a block
@@ -58,13 +112,12 @@ class Recording:
     rows: list[Tensor]  # int64 each
     places: list[tuple[Tensor, Tensor]]  # block of the batch and t, of the rows
     targets: Tensor  # (n,)
-    hidden: list[list[Tensor]]  # batch, layer -> the layer's input (b, length, d)
-    options: list[list[dict]]  # batch, layer -> its other arguments; masks differ where some layers attend to a window
+    inputs: list[list[tuple[Tensor, dict]]]  # batch, layer -> its input (b, length, d), its other arguments (masks differ)
     means: dict[nn.Module, Tensor]  # module -> mean of its input over the scored positions, float64
 
 
 @full_precision()
-def record_blocks(subject, tokens, positions, modules=(), *, first=3, batch=8):
+def record_blocks(subject, tokens, positions, modules=(), *, first=3):
     """Run the model on the blocks that hold a position and keep what `rerun` needs.
 
     Parameters
@@ -73,7 +126,7 @@ def record_blocks(subject, tokens, positions, modules=(), *, first=3, batch=8):
     tokens : int64 (blocks, length)
     positions : int64 (n, 2) rows (block, t), t the token READ.
     modules : modules whose input is averaged over the scored positions (t from `first` to length - 2) of these blocks.
-    first, batch : first scored position; blocks in one forward pass.
+    first : int, the first scored position.
 
     Returns
     -------
@@ -87,89 +140,46 @@ def record_blocks(subject, tokens, positions, modules=(), *, first=3, batch=8):
         raise ValueError(f"positions name tokens outside {len(tokens)} blocks of {tokens.shape[1]}, "
                          "or without a next token.")
     stack, used = layers_of(subject), block.unique()
-    recording = Recording(subject, [], [], tokens[block, t + 1], [], [], {})
-    sums, count = {module: 0.0 for module in modules}, 0
-    for part in used.split(batch):
-        hidden, options = [], []
-
-        def enter(module, inputs, named, hidden=hidden, options=options):
-            entered, others = arguments(module, inputs, named)
-            hidden.append(entered)
-            options.append(others)
-
-        def add(module, inputs):
-            sums[module] = sums[module] + inputs[0][:, first:-1].sum((0, 1), dtype=torch.float64)
-
-        hooks = [layer.register_forward_pre_hook(enter, with_kwargs=True) for layer in stack]
-        hooks += [module.register_forward_pre_hook(add) for module in modules]
-        try:
+    recording = Recording(subject, [], [], tokens[block, t + 1], [], {})
+    with watched(stack, modules, slice(first, -1)) as (seen, sums):
+        for part in used.split(BATCH):
             subject.model.base_model(tokens[part], use_cache=False)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        rows = torch.isin(block, part).nonzero()[:, 0]
-        recording.rows.append(rows)
-        recording.places.append((torch.searchsorted(part, block[rows]), t[rows]))
-        recording.hidden.append(hidden)
-        recording.options.append(options)
-        count += len(part) * max(0, tokens.shape[1] - 1 - first)
+            rows = torch.isin(block, part).nonzero()[:, 0]
+            recording.rows.append(rows)
+            recording.places.append((torch.searchsorted(part, block[rows]), t[rows]))
+            recording.inputs.append([seen[layer] for layer in stack])
+    count = len(used) * max(0, tokens.shape[1] - 1 - first)
     recording.means = {module: total / count for module, total in sums.items()}
     return recording
 
 
 @full_precision()
-def rerun(recording, layer, module=None, edit=None, neurons=None):
+def rerun(recording, layer, neurons, module=None, edit=None):
     """Losses and final-layer activations with a module of one layer reading something else.
 
     Parameters
     ----------
     recording : Recording
     layer : int, the layer to start from, counted from 0.
+    neurons : int64 (g,) neurons of the final layer whose activations are wanted.
     module, edit : a module of that layer, and a callable from its input (b, length, width) to the new one; None:
         nothing is changed.
-    neurons : int64 (g,) neurons of the final layer whose activations are wanted, None: none.
 
     Returns
     -------
     losses : (n,) nats ; activations : (n, g)
     """
-    subject = recording.subject
-    neurons = torch.as_tensor([] if neurons is None else neurons, dtype=torch.int64, device=subject.device)
+    subject, read = recording.subject, []
     losses = torch.empty(len(recording.targets), dtype=subject.dtype, device=subject.device)
     activations = losses.new_empty(len(losses), len(neurons))
-    read = []
-    hooks = [subject.mlp_out.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))]
-    if module is not None:
-        # before the hook above where both sit on the final layer's MLP: it reads what the edit wrote
-        hooks.append(module.register_forward_pre_hook(lambda _, inputs: (edit(inputs[0]), *inputs[1:]), prepend=True))
-    try:
-        for rows, place, hidden, options in zip(recording.rows, recording.places, recording.hidden, recording.options):
-            state = hidden[layer]
-            for step, others in zip(layers_of(subject)[layer:], options[layer:]):
-                state = step(state, **others)
-                state = state[0] if isinstance(state, tuple) else state
-            losses[rows] = _losses(subject, state[place], recording.targets[rows])
+    # the reader comes second: where both sit on the final layer's MLP it reads what the edit wrote
+    with edited(module, edit), subject.mlp_out.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0])):
+        for rows, place, inputs in zip(recording.rows, recording.places, recording.inputs):
+            (state, _), options = inputs[layer], (others for _, others in inputs[layer:])
+            parts = through(subject, layer, state, options)[place].split(LOGITS), recording.targets[rows].split(LOGITS)
+            losses[rows] = torch.cat([losses_of(subject, *part) for part in zip(*parts)])
             activations[rows] = read.pop()[place][:, neurons]
-    finally:
-        for hook in hooks:
-            hook.remove()
     return losses, activations
-
-
-def _losses(subject, residual, targets):
-    """(n,) nats, from the final residual stream (n, d)."""
-    parts = []
-    for some, wanted in zip(residual.split(LOGITS), targets.split(LOGITS)):
-        logits = nn.functional.linear(subject.final_norm(some), subject.unembedding, subject.unembedding_bias)
-        parts.append(nn.functional.cross_entropy(logits, wanted, reduction="none"))
-    return torch.cat(parts)
-
-
-def replacement(means, ablation):
-    """What replaces the input of a module: its mean, or zero."""
-    if ablation not in ("mean", "zero"):
-        raise ValueError(f"At every position of a block the ablation is mean or zero, not {ablation!r}.")
-    return means if ablation == "mean" else torch.zeros_like(means)
 
 
 def put(reference, columns):
@@ -192,9 +202,7 @@ class HeadEffects:
 
     layer: Tensor  # int64 (h,)
     head: Tensor  # int64 (h,)
-    losses: Tensor  # (n,) nats, nothing ablated
     loss_changes: Tensor  # (h, n) nats
-    activations: Tensor  # (n, g), nothing ablated
     activation_changes: Tensor  # (h, n, g)
 
     def moved(self, positions):
@@ -203,7 +211,7 @@ class HeadEffects:
                             for layer in self.layer.unique()])
 
 
-def effects(subject, tokens, positions, neurons, *, ablation="mean", layers=None, first=3, batch=8):
+def effects(subject, tokens, positions, neurons, *, ablation="mean", first=3):
     """Ablate every attention head in turn.
 
     Parameters
@@ -211,10 +219,9 @@ def effects(subject, tokens, positions, neurons, *, ablation="mean", layers=None
     subject : Subject
     tokens : int64 (blocks, length); only blocks that hold a position are run.
     positions : int64 (n, 2) rows (block, t), t the token READ.
-    neurons : (g,) int, neurons of the final layer.
+    neurons : int64 (g,) neurons of the final layer.
     ablation : "mean" (the head's mean output over the scored positions of the blocks used) or "zero".
-    layers : ints, whose heads to ablate, None: all.
-    first, batch : first scored position; blocks in one forward pass.
+    first : int, the first scored position.
 
     Returns
     -------
@@ -223,32 +230,26 @@ def effects(subject, tokens, positions, neurons, *, ablation="mean", layers=None
     Raises
     ------
     ValueError
-        Positions or layers out of range, another ablation, an unknown family.
+        Positions out of range, another ablation, an unknown family.
     """
-    stack = layers_of(subject)
-    chosen = list(range(len(stack))) if layers is None else sorted(int(layer) for layer in layers)
-    if not chosen or not 0 <= chosen[0] <= chosen[-1] < len(stack):
-        raise ValueError(f"layers must name some of the layers 0 to {len(stack) - 1}.")
-    modules = [find(stack[layer], ATTENTION_OUT) for layer in chosen]
-    recording = record_blocks(subject, tokens, positions, modules, first=first, batch=batch)
-    losses, activations = rerun(recording, len(stack) - 1, neurons=neurons)
-    n_heads = subject.model.config.num_attention_heads
-    found = []
-    for layer, module in zip(chosen, modules):
+    modules = [find(layer, ATTENTION_OUT) for layer in layers_of(subject)]
+    recording = record_blocks(subject, tokens, positions, modules, first=first)
+    losses, activations = rerun(recording, len(modules) - 1, neurons)
+    n_heads, changes = subject.model.config.num_attention_heads, []
+    for layer, module in enumerate(modules):
         reference = replacement(recording.means[module], ablation).to(subject.dtype)
         width = len(reference) // n_heads
-        for head in range(n_heads):
-            columns = slice(head * width, (head + 1) * width)
-            found.append(rerun(recording, layer, module, put(reference, columns), neurons))
-    return HeadEffects(
-        torch.tensor(chosen).repeat_interleave(n_heads), torch.arange(n_heads).repeat(len(chosen)), losses,
-        torch.stack([after - losses for after, _ in found]), activations,
-        torch.stack([after - activations for _, after in found]))
+        for start in range(0, len(reference), width):
+            after, moved = rerun(recording, layer, neurons, module, put(reference, slice(start, start + width)))
+            changes.append((after - losses, moved - activations))
+    return HeadEffects(torch.arange(len(modules)).repeat_interleave(n_heads), torch.arange(n_heads).repeat(len(modules)),
+                       *map(torch.stack, zip(*changes)))
 
 
 # ---- one position: the tokens before it stay
 
 PAIRS = 1024  # (window, neuron) pairs at a time
+WINDOWS = 64  # in one forward pass
 
 
 @dataclass
@@ -266,14 +267,13 @@ class Prefixes:
 
 
 @full_precision()
-def record_windows(subject, windows, *, batch=64):
+def record_windows(subject, windows):
     """Run the model once on windows of text.
 
     Parameters
     ----------
     subject : Subject
     windows : int64 (n, length + 1); the last token is the target, the one before it is the position.
-    batch : windows in one forward pass.
 
     Returns
     -------
@@ -287,35 +287,23 @@ def record_windows(subject, windows, *, batch=64):
     windows = torch.as_tensor(windows, device=subject.device)
     if windows.ndim != 2 or not len(windows) or windows.shape[1] < 3:
         raise ValueError(f"windows must hold 3 tokens or more each, (n, length + 1), not {tuple(windows.shape)}.")
-    stack, seen, kept, sums = layers_of(subject), {}, [], [0.0] * subject.n_layers
-    late = (windows.shape[1] - 1) // 2  # early tokens see too little of the text to count
-    modules = [find(layer, MLP_OUT) for layer in stack]
-
-    def enter(module, inputs, named):
-        seen[module], seen["options"] = arguments(module, inputs, named)
-
-    def add(module, inputs):
-        sums[modules.index(module)] += inputs[0][:, late:].sum((0, 1), dtype=torch.float64)
-
-    hooks = [layer.register_forward_pre_hook(enter, with_kwargs=True) for layer in stack]
-    hooks += [module.register_forward_pre_hook(add) for module in modules]
-    try:
-        for part in windows[:, :-1].split(batch):
+    stack, kept, length = layers_of(subject), [], windows.shape[1] - 1
+    late = length // 2  # early tokens see too little of the text to count
+    with watched(stack, [find(layer, MLP_OUT) for layer in stack], slice(late, None)) as (seen, sums):
+        for part in windows[:, :-1].split(WINDOWS):
             past = subject.model.base_model(part, use_cache=True).past_key_values
-            kept.append(([seen[layer][:, -1:] for layer in stack], [layer.keys[:, :, :-1] for layer in past.layers],
+            kept.append(([seen[layer][0][:, -1:] for layer in stack], [layer.keys[:, :, :-1] for layer in past.layers],
                          [layer.values[:, :, :-1] for layer in past.layers]))
-    finally:
-        for hook in hooks:
-            hook.remove()
     hidden, keys, values = ([torch.cat(parts) for parts in zip(*made)] for made in zip(*kept))
-    if any(part.shape[2] < windows.shape[1] - 2 for part in keys):
-        raise ValueError(f"Some layers of {subject.model_id or 'the model'} attend to fewer than the {windows.shape[1] - 1} "
+    if any(part.shape[2] < length - 1 for part in keys):
+        raise ValueError(f"Some layers of {subject.model_id or 'the model'} attend to fewer than the {length} "
                          "tokens of a window: take shorter ones.")
-    count = len(windows) * (windows.shape[1] - 1 - late)
-    cache = next(name for name in ("layer_past", "past_key_values") if name in seen["options"])
-    turn = seen["options"].get("position_embeddings")  # learned positions are in the input of the first layer already
+    means = [total / (len(windows) * (length - late)) for total in sums.values()]
+    named = seen[stack[-1]][1]
+    cache = next(name for name in ("layer_past", "past_key_values") if name in named)
+    turn = named.get("position_embeddings")  # learned positions are in the input of the first layer already
     turn = {"position_embeddings": tuple(part[:1, -1:] for part in turn)} if turn else {}
-    return Prefixes(subject, windows[:, -1], hidden, keys, values, [total / count for total in sums], turn, cache)
+    return Prefixes(subject, windows[:, -1], hidden, keys, values, means, turn, cache)
 
 
 @full_precision()
@@ -340,16 +328,9 @@ def losses(prefixes, rows, layer, module=None, edit=None, copies=1):
 
     options = {"attention_mask": None, prefixes.cache: SimpleNamespace(update=update)} | prefixes.options
     state = prefixes.hidden[layer][rows].repeat_interleave(copies, 0)
-    hook = module.register_forward_pre_hook(lambda _, inputs: (edit(inputs[0]),)) if module is not None else None
-    try:
-        for step in layers_of(subject)[layer:]:
-            state = step(state, **options)
-            state = state[0] if isinstance(state, tuple) else state
-    finally:
-        if hook is not None:
-            hook.remove()
-    logits = nn.functional.linear(subject.final_norm(state[:, 0]), subject.unembedding, subject.unembedding_bias)
-    return nn.functional.cross_entropy(logits, prefixes.targets[rows].repeat_interleave(copies), reduction="none")
+    with edited(module, edit):
+        state = through(subject, layer, state, [options] * (subject.n_layers - layer))
+    return losses_of(subject, state[:, 0], prefixes.targets[rows].repeat_interleave(copies))
 
 
 def neuron_changes(prefixes, layer, neurons, *, ablation="mean"):

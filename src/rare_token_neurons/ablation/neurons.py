@@ -56,7 +56,7 @@ def losses(subject, capture, positions=None, *, memory_gb=2.0):
     -------
     (n,) nats; positions as for `loss_changes`
     """
-    positions = checked_positions(subject, capture, positions, memory_gb=memory_gb)
+    positions = checked_positions(subject, capture, positions, memory_gb)
     readout = readout_of(subject)
     bias = None if readout.bias is None else readout.bias.to(subject.dtype)
     step = max(1, int(memory_gb * 1e9 / subject.dtype.itemsize / 4 / subject.n_vocab))
@@ -214,7 +214,7 @@ def _checked(subject, capture, positions, neurons, ablation, freeze, memory_gb):
         raise ValueError(f"There is no freeze {freeze!r}; known are {', '.join(map(str, FREEZES))}.")
     if freeze == "unigram" and subject.unigram_counts is None:
         raise ValueError("freeze='unigram' needs the subject's unigram counts, and it has none.")
-    return (checked_positions(subject, capture, positions, ablation=ablation, memory_gb=memory_gb),
+    return (checked_positions(subject, capture, positions, memory_gb, ablation=ablation),
             checked_neurons(subject, neurons))
 
 
@@ -222,7 +222,7 @@ def _checked(subject, capture, positions, neurons, ablation, freeze, memory_gb):
 
 
 @full_precision()
-def divergences(subject, capture, positions, entropy, *, ablation="mean", seed=0, memory_gb=1.0, exact=None):
+def divergences(subject, capture, positions, entropy, exact, *, ablation="mean", seed=0, memory_gb=2.0):
     """Change of KL(model || unigram) when one neuron is ablated.
 
     KL(p || u) = -H(p) - E_p log u, with u the unigram distribution (every count raised by one). A value above 0 says that
@@ -234,14 +234,13 @@ def divergences(subject, capture, positions, entropy, *, ablation="mean", seed=0
     ----------
     subject : Subject with unigram counts ; capture, positions, ablation, seed, memory_gb : as for `loss_changes`.
     entropy : (neurons,) mean change of the entropy there (`Influence.entropy_sum`).
-    exact : int64 (k,) neurons whose change is summed over the whole vocabulary, None: none.
+    exact : int64 (k,) neurons whose change is summed over the whole vocabulary.
 
     Returns
     -------
     (neurons,) nats, mean over the positions
     """
     readout, neurons = readout_of(subject), torch.arange(subject.n_neurons, device=subject.device)
-    exact = neurons[:0] if exact is None else torch.as_tensor(exact, dtype=torch.int64, device=subject.device)
     unigram = (subject.unigram_counts.double() + 1).log()
     unigram = (unigram - torch.logsumexp(unigram, 0)).to(subject.dtype)
     u, along = readout.centred(subject.w_out.T).T, torch.zeros(subject.n_neurons, dtype=torch.float64, device=subject.device)
@@ -252,7 +251,7 @@ def divergences(subject, capture, positions, entropy, *, ablation="mean", seed=0
         delta = references(capture, rows, neurons, ablation, seed) - active
         shift = [part.to(subject.dtype) for part in shifts(base, u, delta)]
         changes = _expanded(readout, base, u, *shift, unigram)
-        for neuron in exact.tolist():
+        for neuron in torch.as_tensor(exact).tolist():
             changes[:, neuron] = _summed(readout, base, u[:, [neuron]], *(part[:, neuron] for part in shift), unigram)
         along += changes.sum(0, dtype=torch.float64)
     return -entropy - along / len(positions)

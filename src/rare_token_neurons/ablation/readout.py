@@ -45,7 +45,7 @@ class Readout:
         n_vocab = len(self.unembedding)
         return [slice(start, min(start + VOCABULARY_CHUNK, n_vocab)) for start in range(0, n_vocab, VOCABULARY_CHUNK)]
 
-    def rows(self, part, centre=0.0):
+    def rows(self, part, centre):
         """Rows of the unembedding, less the frozen direction and less `centre` (d,)."""
         rows = self.unembedding[part] - centre
         if self.frozen:
@@ -89,13 +89,8 @@ class Predictions:
         """(n,) float64, s."""
         return (self.residual.shape[-1] / self.square).sqrt()
 
-    @property
-    def loss(self):
-        """(n,) nats."""
-        return -self.log_p.gather(1, self.targets[:, None])[:, 0]
 
-
-def predict(readout, residual, targets, step=256):
+def predict(readout, residual, targets, step):
     """The base predictions at n positions.
 
     Parameters

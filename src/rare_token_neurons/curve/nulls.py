@@ -13,23 +13,25 @@ import numpy as np
 from scipy import stats
 
 from rare_token_neurons.statistics import documents, rankings
-from rare_token_neurons.statistics.documents import influence, parts, redraw, split_half
+from rare_token_neurons.statistics.documents import influence, parts, redraw
 from rare_token_neurons.statistics.rankings import check_curve, order_of
 
 FAMILIES = ("lognormal", "half-normal", "exponential")
+RANKED = 1_000  # draws of `ranked_null`
 
 
 def distribution(values: np.ndarray, family: str):
     """Maximum-likelihood fit of one family to influences above zero: a frozen scipy distribution."""
     values = check_curve(values)
     values = values[values > 0]
-    if family == "lognormal":
-        logs = np.log(values)
-        return stats.lognorm(s=logs.std(), scale=np.exp(logs.mean()))
-    if family == "half-normal":
-        return stats.halfnorm(scale=np.sqrt(np.mean(values**2)))
-    if family == "exponential":
-        return stats.expon(scale=values.mean())
+    match family:
+        case "lognormal":
+            logs = np.log(values)
+            return stats.lognorm(s=logs.std(), scale=np.exp(logs.mean()))
+        case "half-normal":
+            return stats.halfnorm(scale=np.sqrt(np.mean(values**2)))
+        case "exponential":
+            return stats.expon(scale=values.mean())
     raise ValueError(f"the null family must be one of {', '.join(FAMILIES)}, not {family!r}")
 
 
@@ -49,12 +51,11 @@ def remeasure(truth: np.ndarray, sums: np.ndarray, counts: np.ndarray, rng: np.r
 
     truth : (draws, neurons) null influences, falling.   sums, counts : of the measured neurons.
     """
-    halves = parts(len(counts), 2 if ranking == "split_half" else 1, len(truth), rng)
+    halves = parts(len(counts), documents.PARTS[ranking], len(truth), rng)
     plain, drawn = influence(sums, counts, halves), influence(sums, counts, redraw(halves, rng))
     noise = np.divide(drawn, plain, out=np.ones_like(plain), where=plain > 0)     # (halves, draws, neurons)
     overall = order_of(influence(sums, counts, np.ones((1, len(counts))))[0])     # neurons by rank
-    values = truth * noise[..., overall]
-    return split_half(*values) if ranking == "split_half" else -np.sort(-values[0], axis=-1)
+    return documents.ranked(truth * noise[..., overall])
 
 
 def shuffled(rare: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
@@ -87,7 +88,7 @@ def matched(rare_losses: np.ndarray, common_losses: np.ndarray) -> np.ndarray:
     return chosen
 
 
-def ranked_null(sums, counts, in_a, size, *, draws=1_000, seed=0):
+def ranked_null(sums, counts, in_a, size, *, seed):
     """The ratio that ranking alone gives: half-normal numbers in place of the influences, measured as these are.
 
     The influence of neurons that all do the same kind of thing, to random extents, is about half-normal: of 1,536 such
@@ -101,12 +102,12 @@ def ranked_null(sums, counts, in_a, size, *, draws=1_000, seed=0):
 
     Returns
     -------
-    (draws,) float
+    (RANKED,) float
     """
     every = influence(sums, counts, np.ones((1, len(counts))))[0]
     living, rng = every > 0, np.random.default_rng(seed)
-    truth = sample(every, "half-normal", draws, rng)  # (draws, living), falling
-    plain, *drawn = np.moveaxis(influence(sums[:, living], counts, documents.halves(in_a, draws, seed)), 1, 0)
+    truth = sample(every, "half-normal", RANKED, rng)  # (draws, living), falling
+    plain, *drawn = np.moveaxis(influence(sums[:, living], counts, documents.halves(in_a, RANKED, seed)), 1, 0)
     noise = np.divide(drawn, plain, out=np.ones_like(drawn), where=plain > 0)[..., order_of(every[living])]
     first, second = np.moveaxis(truth[:, None] * noise, 1, 0)  # (draws, living) of half A, of half B
     top = np.take_along_axis(second, rankings.top(first, size), -1).mean(-1)

@@ -24,12 +24,10 @@ class Line:
     """Continuous lines with the same number of breaks, fitted to curves (..., bins).
 
     knots: (..., breaks) log rank of the breaks.   slopes: (..., breaks + 1), negative where falling.
-    fitted: (..., bins) log influence.
     """
 
     knots: np.ndarray
     slopes: np.ndarray
-    fitted: np.ndarray
 
 
 def bins(n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -102,7 +100,5 @@ def fit(x: np.ndarray, y: np.ndarray, breaks: int) -> Line:
     design = _design(x, chosen)
     across = design.swapaxes(-1, -2)
     weights = np.linalg.solve(across @ design, across @ flat[..., None])
-    fitted = (design @ weights)[..., 0]
     slopes = np.cumsum(weights[:, 1:, 0], axis=1)
-    shape = y.shape[:-1]
-    return Line(chosen.reshape(*shape, breaks), slopes.reshape(*shape, breaks + 1), fitted.reshape(y.shape))
+    return Line(chosen.reshape(*y.shape[:-1], breaks), slopes.reshape(*y.shape[:-1], breaks + 1))

@@ -1,4 +1,4 @@
-"""Drawing groups of neurons beside their controls and along the activation scale (notebooks 05 and 06), and words on them.
+"""Drawing groups of neurons beside their controls and along the activation scale (notebooks 05, 06), and words on them.
 
 Where matched groups match too poorly to be a control, they are neither drawn nor spoken of: `usable` takes them out.
 """
@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from rare_token_neurons.figures import axes
-from rare_token_neurons.figures.axes import (COLORS, against, clustered, level, of_groups, of_pairs, reach,  # some of these
-                                             title)  # for the notebooks
+from rare_token_neurons.figures.axes import COLORS, clustered, of_groups, of_pairs, reach, title  # for notebooks too
+from rare_token_neurons.figures.words import against, among, beside, between, by_control, chance
 from rare_token_neurons.statistics import controls
 from rare_token_neurons.statistics.claims import poor_match
 from rare_token_neurons.statistics.geometry import mean_abs_pair, mean_pair
@@ -36,8 +36,8 @@ def matches(row):
 def usable(rows, behind=None):
     """Rows in which whatever is told of matched groups is missing where these cannot be used.
 
-    rows : of a table with columns matched, p_matched, ... ; behind : `account` of another table, for rows that do not say
-    themselves what matching missed.
+    rows : of a table with columns matched, p_matched, ... ; behind : `account` of another table, for rows that do not
+    say themselves what matching missed.
     """
     told = rows if behind is None else behind.loc[rows["where"]]
     poor = [not matches(row) for _, row in told.filter(like="imbalance_").iterrows()]
@@ -50,13 +50,11 @@ def unmatched(behind):
 
 
 def drop_empty(ax):
-    """Take what has nothing to show, such as matched groups that cannot be used, out of axes and so out of the legend."""
-    for line in list(ax.lines):
-        if not np.isfinite(np.asarray(line.get_ydata(), dtype=float)).any():
-            line.remove()
-    for filled in list(ax.collections):
-        if not any(np.isfinite(path.vertices).any() for path in filled.get_paths()):
-            filled.remove()
+    """Take what has nothing to show, such as matched groups that cannot be used, out of axes and legend."""
+    for drawn in (*ax.lines, *ax.collections):
+        paths = drawn.get_paths() if drawn in ax.collections else [drawn.get_path()]
+        if not any(np.isfinite(path.vertices[:, 1]).any() for path in paths):
+            drawn.remove()
 
 
 def matching(behind):
@@ -80,35 +78,6 @@ def matching(behind):
             "is judged on random groups alone, as partly reproduced at most.")
 
 
-def chance(row, kind):
-    """How often a control group is as far out as the group, in words: "p = 0.034", "none of 1,000 random groups"."""
-    size = row["size"] * (2 if " and " in row["group"] else 1)  # of boost and suppress neurons together
-    draws = controls.DRAWS if size <= controls.LARGE else controls.LARGE_DRAWS
-    return by_draws(row[f"p_{kind}"], draws, kind, 2 if row["side"] == "two-sided" else 1)
-
-
-def by_draws(p, draws, kind, sides=1):
-    """An empirical p value in words, one at its floor as what it is.
-
-    draws : control groups ; sides : of the test, 1 or 2.
-    """
-    if p <= sides / (draws + 1) * (1 + 1e-9):
-        return f"none of {int(draws):,} {kind} groups is as far out"
-    return level(p)
-
-
-def among(row, form):
-    """What the control groups of a row have, in a few words: "random groups 5 %, matched groups 9 %"; form : a format."""
-    return ", ".join(f"{kind} groups {row[kind]:{form}}" for kind in controls.KINDS if np.isfinite(row[kind]))
-
-
-def beside(row, digits=4):
-    """A value with its interval, and its controls: "**0.0312** (0.0203 to 0.0411; random groups 0.0021, p = 0.020; ...)"."""
-    said = [f"{kind} groups {row[kind]:.{digits}f}, {chance(row, kind)}" if np.isfinite(row[kind])
-            else f"{kind} groups cannot be used" for kind in controls.KINDS]
-    return f"**{row['value']:.{digits}f}** ({row['low']:.{digits}f} to {row['high']:.{digits}f}; {'; '.join(said)})"
-
-
 # ---- notebook 05
 
 STATISTICS = ("effective dimension", "participation ratio")
@@ -117,20 +86,20 @@ STATISTICS = ("effective dimension", "participation ratio")
 def behind_it(behind):
     """Positions, documents and neurons behind the rows of the rare group, in words. behind : from `account`."""
     rare, every = behind.loc["rare"], behind.loc["all"]
-    return (f"Behind it: a group of {rare['size']} neurons, {rare['tokens']:,} rare positions and {every['tokens']:,} of "
-            f"all positions, from {rare['documents']} and {every['documents']} documents. Dead or constant neurons have no "
-            f"correlation and are left out of every group: {rare['constant']:,} at rare positions, {every['constant']:,} at "
-            "all.")
+    return (f"Behind it: a group of {rare['size']} neurons, {rare['tokens']:,} rare positions and {every['tokens']:,} "
+            f"of all positions, from {rare['documents']} and {every['documents']} documents. Dead or constant neurons "
+            f"have no correlation and are left out of every group: {rare['constant']:,} at rare positions, "
+            f"{every['constant']:,} at all.")
 
 
 def of_curve(ax, rows, *, label):
-    """Cumulative variance over components, with the bands of its controls: rows of `activation_variance`, after `usable`."""
+    """Cumulative variance over components, with the bands of its controls: `activation_variance` after `usable`."""
     axes.of_curve(ax, rows["components"] / rows["size"], rows, color=COLORS["rare"], label=label)
     drop_empty(ax)
 
 
 def over_steps(ax, rows):
-    """The rare group over training with the bands of its controls: rows of `activations_over_training`, after `usable`."""
+    """The rare group over training with the bands of its controls: `activations_over_training` after `usable`."""
     axes.group_over_steps(ax, rows)
     drop_empty(ax)
     for line in ax.lines:  # matched groups that can be used at single checkpoints, whom no line joins
@@ -149,7 +118,7 @@ def beyond(rows, kind, side):
 
 
 def steps_beyond(rows, side):
-    """At how many checkpoints the group lies beyond its controls, in two lines for a title; takes what `beyond` takes."""
+    """At how many checkpoints the group lies beyond its controls, two lines for a title; takes what `beyond` takes."""
     found = {kind: beyond(rows, kind, side) for kind in controls.KINDS}
     return ",\n".join(f"{side} {kind} at {len(there)} of {total}" for kind, (there, total) in found.items() if total)
 
@@ -161,33 +130,30 @@ def course(training, side, statistic):
     """
     if not len(training):
         return ""
-    rows, said = training[training["statistic"] == statistic], []
-    for kind in controls.KINDS:
-        there, total = beyond(rows, kind, side)
-        since = f" (first at step {there[0]:,})" if there else ""
-        said += [f"{side} {kind} groups at {len(there)} of {total} checkpoints{since}"] * bool(total)
+    found = {kind: beyond(training[training["statistic"] == statistic], kind, side) for kind in controls.KINDS}
+    said = [f"{side} {kind} groups at {len(there)} of {total} checkpoints"
+            + (f" (first at step {there[0]:,})" if there else "") for kind, (there, total) in found.items() if total]
     return f" Over training the rare group lies {' and '.join(said)}."
 
 
 def dimensions(table, training):
     """Paper and here on the dimensions that a group spans, in Markdown.
 
-    table : `activation_dimension` of one checkpoint, and training : `activations_over_training` at rare positions or without
-    rows, both after `usable`.
+    table : `activation_dimension` of one checkpoint, and training : `activations_over_training` at rare positions or
+    without rows, both after `usable`.
     """
     of = {(row["where"], row["statistic"]): row for _, row in table[table["group"] == "rare"].iterrows()}
     rare, every = (of[where, STATISTICS[0]] for where in PLACES)
 
     def less(row):
-        return "; ".join(f"{row[f'less_{kind}']:+.2f} against {kind} groups ({row[f'less_{kind}_low']:+.2f} to "
-                         f"{row[f'less_{kind}_high']:+.2f}; {chance(row, kind)})" if np.isfinite(row[kind])
-                         else f"{kind} groups cannot be used" for kind in controls.KINDS)
+        return by_control(row, lambda kind: f"{row[f'less_{kind}']:+.2f} against {kind} groups "
+                                            f"({between(row, f'less_{kind}', '+.2f')}; {chance(row, kind)})")
 
-    return ("The paper (by a public summary) has 0.49 for rare token neurons against 0.56 for random ones. Here, at rare "
-            f"positions, it is **{rare['value']:.2f}** ({of['rare', 'whole components']['value']:.2f} in whole components) "
-            f"against {rare['random']:.2f} for random groups: {less(rare)}. At all positions: {less(every)}."
-            f"{course(training, 'below', STATISTICS[0])} The level depends on the size of the group and on the number of "
-            "positions; only the difference is a finding.")
+    return ("The paper (by a public summary) has 0.49 for rare token neurons against 0.56 for random ones. Here, at "
+            f"rare positions, it is **{rare['value']:.2f}** ({of['rare', 'whole components']['value']:.2f} in whole "
+            f"components) against {rare['random']:.2f} for random groups: {less(rare)}. At all positions: "
+            f"{less(every)}.{course(training, 'below', STATISTICS[0])} The level depends on the size of the group and "
+            "on the number of positions; only the difference is a finding.")
 
 
 # ---- along the activation scale (exploratory)
@@ -207,23 +173,23 @@ def windows(ax, rows):
 
 
 def loudest(rows):
-    """The group's value and those of the three loudest windows, in two lines for a title; takes what `windows` takes."""
+    """The group's value and those of the three loudest windows, two lines for a title; takes what `windows` takes."""
     near = rows[rows["window"].between(1, 3)]["value"]
     return f"rare group {rows['value'].iloc[0]:.2f},\nthe loudest windows {near.min():.2f} to {near.max():.2f}"
 
 
 def along_the_scale(rows):
-    """The rare group beside windows of other neurons along the activation scale, in Markdown; takes what `windows` takes."""
+    """The rare group beside windows of others along the activation scale, in Markdown; takes what `windows` takes."""
     group, others = rows[rows["window"] == 0].iloc[0], rows[rows["window"] > 0].sort_values("scale", ascending=False)
     times, near = np.exp(group["scale"] - others["scale"].iloc[0]), others["value"].head(3)
     louder = (f"{times:.1f} times that of the loudest window of other neurons" if times > 1 else
               "within that of the windows of other neurons")
     rank = others["scale"].rank().corr(others["value"].rank())
     name = SYMBOLS.get(rows["statistic"].iloc[0], f"{rows['statistic'].iloc[0]} over group size")
-    return (f"*Exploratory.* The activation scale of the rare group is {louder}. Its {name} is "
-            f"{group['value']:.3f}; the three loudest windows have {near.min():.3f} to {near.max():.3f}, and along all "
-            f"{len(others)} windows it has a rank correlation of {rank:+.2f} with the scale. What is common to loud neurons "
-            "is no trait of the rare group.")
+    return (f"*Exploratory.* The activation scale of the rare group is {louder}. Its {name} is {group['value']:.3f}; "
+            f"the three loudest windows have {near.min():.3f} to {near.max():.3f}, and along all {len(others)} windows "
+            f"it has a rank correlation of {rank:+.2f} with the scale. What is common to loud neurons is no trait of "
+            "the rare group.")
 
 
 # ---- notebook 06: pairs of neurons
@@ -233,25 +199,24 @@ FORMATS = {"mean": "+.4f", "mean absolute": ".3f"}
 
 
 def statistics_of(table):
-    """The statistics of pairs that have a meaning: of a gated MLP the mean absolute value alone, the one that decides first.
+    """The statistics of pairs that have a meaning: of a gated MLP the mean absolute value alone, what decides first.
 
     table : `coactivation`.
     """
     return ("mean absolute",) if table["gated"].any() else ("mean", "mean absolute")
 
 
-def pick(table, where, relation, measure="correlation", statistic="mean", group="rare"):
-    """One row of `coactivation`."""
-    wanted = {"where": where, "group": group, "relation": relation, "measure": measure, "statistic": statistic}
-    found = table[(table[list(wanted)] == list(wanted.values())).all(axis=1)]
-    return found.iloc[0]
+def pick(table, where, relation, measure="correlation", statistic="mean"):
+    """The rare group's row of `coactivation`."""
+    places = ["where", "group", "relation", "measure", "statistic"]
+    return table[(table[places] == [where, "rare", relation, measure, statistic]).all(axis=1)].iloc[0]
 
 
 def flips(block):
     """What flipping neurons of a gated MLP does to correlations: a row a choice of signs.
 
-    With its row of the up projection and its column of the output weights flipped a gated neuron's activation changes its
-    sign, and the model computes the same.
+    With its row of the up projection and its column of the output weights flipped a gated neuron's activation changes
+    its sign, and the model computes the same.
 
     block : (m, m) correlations of a group.
     """
@@ -263,18 +228,17 @@ def flips(block):
     alike = np.where(np.linalg.eigh(block)[1][:, -1] < 0, -1.0, 1.0)
     choices = {"as they are": every, "one of the most correlated pair flipped": one, "every second one flipped": second,
                "flipped to be alike (signs of the first principal component)": alike}
-    rows = {}
-    for name, signs in choices.items():
-        turned = block * np.outer(signs, signs)
-        rows[name] = {"r of the pair": turned[i, j], "|r| of the pair": abs(turned[i, j]),
-                      "mean r": mean_pair(turned), "mean |r|": mean_abs_pair(turned)}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("signs of the neurons")
+    turned = {name: block * np.outer(signs, signs) for name, signs in choices.items()}
+    return pd.DataFrame([[one[i, j], abs(one[i, j]), mean_pair(one), mean_abs_pair(one)] for one in turned.values()],
+                        index=pd.Index(turned, name="signs of the neurons"),
+                        columns=["r of the pair", "|r| of the pair", "mean r", "mean |r|"])
 
 
 def signs(ax, rows):
     """Groups of one sign, or of both signs with each other, over their controls.
 
-    rows : one statistic and relation of `coactivation`, after `usable`: its groups "boost 10", "boost and suppress 10" ...
+    rows : one statistic and relation of `coactivation`, after `usable`: its groups "boost 10", "boost and suppress 10"
+    ...
     """
     kinds = ["all" if " and " in name else name.split()[0] for name in rows["group"]]
     of_groups(ax, rows.assign(group=kinds))
@@ -301,19 +265,19 @@ def of_signs(table):
 
 def co_activate(table):
     """Paper and here on co-activation, in Markdown. table : `coactivation` of one checkpoint, after `usable`."""
-    paper = ("The paper finds positive cosine similarity and correlation inside the rare group, random neurons near 0, and "
-             "negative values towards other neurons. ")
+    paper = ("The paper finds positive cosine similarity and correlation inside the rare group, random neurons near 0, "
+             "and negative values towards other neurons. ")
     if table["gated"].any():
         within = {where: pick(table, where, "within", statistic="mean absolute") for where in PLACES}
         return (paper + "The signs mean nothing in this model, whose MLPs are gated. Here, at rare positions, the mean "
                 f"absolute correlation **within** the group is {beside(within['rare'])}; at all positions "
-                f"{beside(within['all'])}. **Between** the group and the others: cannot be tested, since avoidance has no "
-                "form without a sign; their mean absolute correlation is "
+                f"{beside(within['all'])}. **Between** the group and the others: cannot be tested, since avoidance has "
+                "no form without a sign; their mean absolute correlation is "
                 f"{beside(pick(table, 'rare', 'between', statistic='mean absolute'))}.")
     of = {(where, relation): pick(table, where, relation) for where in PLACES for relation in ("within", "between")}
-    return (paper + f"Here, at rare positions, the mean correlation **within** the group is {beside(of['rare', 'within'])}, "
-            f"and **between** it and the others {beside(of['rare', 'between'])}. At all positions it is "
-            f"{beside(of['all', 'within'])} within, and {beside(of['all', 'between'])} between.")
+    return (paper + "Here, at rare positions, the mean correlation **within** the group is "
+            f"{beside(of['rare', 'within'])}, and **between** it and the others {beside(of['rare', 'between'])}. At "
+            f"all positions it is {beside(of['all', 'within'])} within, and {beside(of['all', 'between'])} between.")
 
 
 def beyond_the_mean(table):
@@ -326,6 +290,6 @@ def beyond_the_mean(table):
                 f"{beside(cosine['between'])} between: {offset}")
     absolute, negative = (pick(table, "rare", "within", statistic=name) for name in ("mean absolute", "negative share"))
     matched = f", {negative['matched']:.0%} in matched ones" if np.isfinite(negative["matched"]) else ""
-    return (f"The mean absolute correlation within the group is {beside(absolute)}; {negative['value']:.0%} of its pairs "
-            f"are negative ({negative['random']:.0%} in random groups{matched}). The uncentred cosine is "
+    return (f"The mean absolute correlation within the group is {beside(absolute)}; {negative['value']:.0%} of its "
+            f"pairs are negative ({negative['random']:.0%} in random groups{matched}). The uncentred cosine is "
             f"{beside(cosine['within'])} within and {beside(cosine['between'])} between: {offset}")

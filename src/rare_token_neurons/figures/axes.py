@@ -3,27 +3,24 @@
 Every function draws into axes it is given; nothing here computes a result or reads a table.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
-from matplotlib.figure import Figure
 from scipy.cluster.hierarchy import dendrogram
 
 from rare_token_neurons import files
 from rare_token_neurons.curve import heads
-from rare_token_neurons.statistics.controls import POOR_MATCH  # for a notebook, as mean_pair and mean_abs_pair are
-from rare_token_neurons.statistics.geometry import cluster, mean_abs_pair, mean_pair
+from rare_token_neurons.statistics.geometry import cluster
 from rare_token_neurons.tables import stage
 
 COLUMN, PAGE = 3.4, 7.0      # widths in inches: one column, two columns
 DPI = 200
+UNSAID = {"png": ("Software",), "pdf": ("CreationDate", "Producer", "Creator")}  # in the files' metadata
 _OKABE = sns.color_palette("colorblind").as_hex()
-GREY = "#8c8c8c"             # nulls and controls, always
+GREY, DARK = "#8c8c8c", "#606060"  # nulls and controls, always
 COLORS = {
     "rare": _OKABE[3],       # vermilion
     "common": _OKABE[0],     # blue
@@ -33,8 +30,9 @@ COLORS = {
     "head": _OKABE[4], "power law": _OKABE[2], "decay": _OKABE[8],
 }
 DECIDES = f"{heads.DECIDES} head"                # the rule, in tables, of the head that decides
-UNTOLD = "cannot be tested"                      # in place of the word of a head that has none
+Z = 1.96                                         # standard errors of a 95 % interval
 PLACES = 100                                     # at which null curves are drawn
+LIMIT = 0.6                                      # of the correlation at which the colours of a heat map end
 NULLS = {"lognormal": "--", "half_normal": ":"}  # outlines; the law itself is filled
 STYLE = {
     "font.size": 8, "axes.titlesize": 8.5, "axes.labelsize": 8, "legend.fontsize": 7,
@@ -48,7 +46,7 @@ STYLE = {
 }
 
 
-def use_style() -> None:
+def use_style():
     """Set the figures' style for the whole process; a notebook calls it once.
 
     Letters come from matplotlib's own font files, whatever the system has under the same name:
@@ -59,14 +57,14 @@ def use_style() -> None:
     sns.set_theme(context="paper", style="ticks", palette="colorblind", font="DejaVu Sans", rc=STYLE)
 
 
-def panels(rows: int = 1, columns: int = 1, *, width: float = PAGE, height: float | None = None, **options):
+def panels(rows=1, columns=1, *, width=PAGE, height=None, **options):
     """Figure and axes of a print width in inches; the height defaults to 0.72 of a panel's width a row."""
     use_style()
     height = height or 0.72 * width / columns * rows
     return plt.subplots(rows, columns, figsize=(width, height), **options)
 
 
-def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+def save(figure, folder, name):
     """Write `figure` to folder/name.png (200 dpi) and folder/name.pdf, the same bytes each time.
 
     Each file is written under a temporary name and renamed, so that a reader never meets half a
@@ -83,27 +81,25 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     """
     if not name or Path(name).name != name or name.endswith((".png", ".pdf")):
         raise ValueError(f"a figure's name is one word without folder or ending, not {name!r}")
-    folder, written = Path(folder), []
-    for kind, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None, "Producer": None, "Creator": None})):
-        path = folder / f"{name}.{kind}"
+    written = [Path(folder) / f"{name}.{kind}" for kind in UNSAID]
+    for path, unsaid in zip(written, UNSAID.values()):
         with files.new_file(path) as temporary, mpl.rc_context({"pdf.fonttype": 42}):
-            figure.savefig(temporary, dpi=DPI, metadata=metadata)
-        written.append(path)
+            figure.savefig(temporary, dpi=DPI, metadata=dict.fromkeys(unsaid))
         stage.note_figure(path)
     return written
 
 
-def title(ax, finding: str, pad: float | None = None) -> None:
-    """Title that states the finding, at the left, wrapped to the axes by the caller's line breaks; pad: points below it."""
+def title(ax, finding, pad=None):
+    """Title that states the finding, at the left, with the caller's line breaks; pad: points below it."""
     ax.set_title(finding, loc="left", pad=pad)
 
 
-def log_log(ax, x_label: str, y_label: str) -> None:
+def log_log(ax, x_label, y_label):
     """Both axes logarithmic, both labelled (give the unit in the label)."""
     ax.set(xscale="log", yscale="log", xlabel=x_label, ylabel=y_label)
 
 
-def last_ranks(fit) -> tuple[int, int, int]:
+def last_ranks(fit):
     """Where the stretches of a fitted curve end: last rank of the shelf, last one before the law, last one of the law.
 
     The cliff lies between the first two; without a cliff, or without a head, they are the same.
@@ -115,7 +111,7 @@ def last_ranks(fit) -> tuple[int, int, int]:
     return min(int(fit["shelf"]), head), before, round((1 - fit["decay_share"]) * fit["neurons"])
 
 
-def shade_phases(ax, fit, *, names: bool = True) -> None:
+def shade_phases(ax, fit):
     """Shade head, power law and decay behind a rank curve as the fit found them, the cliff down to the law hatched.
 
     An empty stretch is not drawn. The stretch before the cliff is named a shelf where the head's word is plateau.
@@ -132,21 +128,26 @@ def shade_phases(ax, fit, *, names: bool = True) -> None:
         ax.axvspan(left, right, facecolor=color, alpha=0.13, linewidth=0, zorder=0)
         if name == "cliff":
             ax.axvspan(left, right, facecolor="none", edgecolor=color, alpha=0.5, hatch="////", linewidth=0, zorder=0)
-        if names:
-            narrow = right / left < 4      # its name, centred, would stand out of the axes
-            side = "left" if narrow and left == 1 else "right" if narrow and right == n else "center"
-            place = {"left": 1.05, "right": 0.9 * n, "center": np.sqrt(left * right)}[side]
-            height = 0.14 if name == "cliff" else 0.02  # it is narrow, and would run into its neighbours' names
-            ax.text(place, height, f"{name}\n{100 * (last - first) / n:.1f} %", ha=side, va="bottom", fontsize=6,
-                    color="#303030", transform=ax.get_xaxis_transform())
+        narrow = right / left < 4      # its name, centred, would stand out of the axes
+        side = "left" if narrow and left == 1 else "right" if narrow and right == n else "center"
+        place = {"left": 1.05, "right": 0.9 * n, "center": np.sqrt(left * right)}[side]
+        height = 0.14 if name == "cliff" else 0.02  # it is narrow, and would run into its neighbours' names
+        ax.text(place, height, f"{name}\n{100 * (last - first) / n:.1f} %", ha=side, va="bottom", fontsize=6,
+                color=COLORS["all"], transform=ax.get_xaxis_transform())
 
 
-def band(ax, x, low, high, *, color: str = GREY, label: str | None = None, alpha: float = 0.25) -> None:
+def band(ax, x, low, high, *, color=GREY, label=None, alpha=0.25):
     """A band between `low` and `high`; `label` must say what it is (for example "95 % of 200 lognormals")."""
     ax.fill_between(x, low, high, color=color, alpha=alpha, linewidth=0, label=label, zorder=1)
 
 
-def null_bands(ax, rows) -> None:
+def edges(ax, x, low, high, *, label, **look):
+    """The two edges of a band as thin grey lines, in place of the band; takes what `band` takes."""
+    for edge, name in ((low, label), (high, None)):
+        ax.plot(x, edge, label=name, **{"color": GREY, "linewidth": 0.8, "linestyle": "--"} | look)
+
+
+def null_bands(ax, rows):
     """95 % of the null curves by rank: the law itself in grey, ranked draws from two families as thin grey outlines.
 
     Drawn at ranks even in log rank: at every rank the outlines of the tail would be a blot.
@@ -157,32 +158,29 @@ def null_bands(ax, rows) -> None:
     rows = rows[rows["rank"].isin(shown)]
     band(ax, rows["rank"], rows["law_low"], rows["law_high"], label="null: the law itself, 95 %", alpha=0.4)
     for name, line in NULLS.items():
-        for end in ("low", "high"):
-            edge = rows[f"{name}_{end}"]
-            ax.plot(rows["rank"], edge.where(edge > 0), color=GREY, linewidth=0.7, linestyle=line, zorder=2,
-                    label=f"null: {name.replace('_', '-')}, 95 %" if end == "low" else None)
+        low, high = (rows[f"{name}_{end}"] for end in ("low", "high"))
+        edges(ax, rows["rank"], low.where(low > 0), high.where(high > 0), linewidth=0.7, linestyle=line,
+              label=f"null: {name.replace('_', '-')}, 95 %")
 
 
-def rank_curve(ax, rows, fit=None, *, label: str | None = None, color: str | None = None,
-               unit: str = "influence (nats)") -> None:
+def rank_curve(ax, rows, fit, *, label, color):
     """Influence by rank on log-log axes, with its interval, over its null curves, and what a fit found in it.
 
     Parameters
     ----------
     rows : one curve's of table `rank_curves`: rank, influence, low, high and the columns of `null_bands`.
-    fit : its row of table `phases`, or None: shades head, law and decay, and draws the law's line, carried to rank 1. A
-        curve that could not be fitted has neither.
-    label : legend entry (say n); a key of COLORS gives its colour unless `color` is given.
+    fit : its row of table `phases`: shades head, law and decay, and draws the law's line, carried to rank 1. A curve
+        that could not be fitted has neither.
+    label : legend entry (say n).
     """
     shown = rows["influence"].where(rows["influence"] > 0)    # dead neurons have no place on a log axis
-    log_log(ax, "rank of the neuron", unit)
-    if fit is not None and np.isfinite(fit["kappa"]):
+    log_log(ax, "rank of the neuron", "influence (nats)")
+    if np.isfinite(fit["kappa"]):
         shade_phases(ax, fit)
         reach = np.array([1, last_ranks(fit)[-1]])
         ax.plot(reach, np.exp(fit["beta"] - fit["kappa"] * np.log(reach)), color=COLORS["all"], linewidth=0.8,
                 linestyle=(0, (4, 2)), zorder=2.5, label=f"line: the law, carried to rank 1 (κ = {fit['kappa']:.2f})")
     null_bands(ax, rows)
-    color = color or COLORS.get(label, COLORS["all"])
     band(ax, rows["rank"], rows["low"], rows["high"], color=color)
     ax.plot(rows["rank"], shown, color=color, label=label, zorder=3)
     ax.set_xlim(1, len(rows))
@@ -191,12 +189,7 @@ def rank_curve(ax, rows, fit=None, *, label: str | None = None, color: str | Non
         ax.set_ylim(bottom=bottom / 3)
 
 
-def named(fit) -> str:
-    """What the head of a fit is called, by the column `word` of its table alone: "plateau", ..., or "cannot be tested"."""
-    return fit["word"] or UNTOLD
-
-
-def legend_below(figure, panels, title: str | None = None, columns: int = 3) -> None:
+def legend_below(figure, panels, title=None, columns=3):
     """One legend of the panels' entries under them, each entry once, without those that a panel's own legend has."""
     entries = {label: handle for ax in panels for handle, label in zip(*ax.get_legend_handles_labels())}
     for ax in panels:
@@ -205,8 +198,7 @@ def legend_below(figure, panels, title: str | None = None, columns: int = 3) -> 
     figure.legend(entries.values(), entries, title=title, title_fontsize=7, loc="outside lower center", ncols=columns)
 
 
-def over_steps(ax, steps, values, *, low=None, high=None, label: str | None = None, color: str | None = None,
-               **options) -> None:
+def over_steps(ax, steps, values, *, low=None, high=None, label=None, color=None, **options):
     """A quantity over training steps; the axis is symmetric-log, so that step 0 has a place.
 
     steps, values, low, high : (checkpoints,).
@@ -221,7 +213,7 @@ def over_steps(ax, steps, values, *, low=None, high=None, label: str | None = No
     ax.set_xlabel("training step")
 
 
-def zipf(ax, counts, *, rare_at: float | None = None, label: str | None = None, color: str | None = None) -> None:
+def zipf(ax, counts, *, rare_at=None, label=None, color=COLORS["all"]):
     """Zipf plot of token counts, with the rare band shaded.
 
     counts : (types,) occurrences of each token type, any order; zeros are left out.
@@ -230,7 +222,7 @@ def zipf(ax, counts, *, rare_at: float | None = None, label: str | None = None, 
     seen = np.sort(np.asarray(counts, dtype=float))[::-1]
     seen = seen[seen > 0]
     log_log(ax, "rank of the token type", "occurrences")
-    ax.plot(np.arange(1, len(seen) + 1), seen, color=color or COLORS["all"], label=label)
+    ax.plot(np.arange(1, len(seen) + 1), seen, color=color, label=label)
     if rare_at is not None:
         first = int(np.sum(seen > rare_at)) + 1
         if first <= len(seen):
@@ -239,12 +231,27 @@ def zipf(ax, counts, *, rare_at: float | None = None, label: str | None = None, 
                        label=f"rare: {100 * types:.0f} % of types, {100 * share:.1f} % of uses")
 
 
-def heat_map(ax, matrix, *, limit: float | None = None, label: str = "", **options) -> None:
-    """A signed matrix, diverging colours centred on zero, `label` on the colour bar."""
-    matrix = np.asarray(matrix, dtype=float)
-    limit = limit or float(np.nanmax(np.abs(matrix))) or 1.0
-    sns.heatmap(matrix, ax=ax, cmap="vlag", vmin=-limit, vmax=limit, center=0, square=True, rasterized=True,
-                cbar_kws={"label": label, "shrink": 0.8}, **{"xticklabels": False, "yticklabels": False, **options})
+def heat_map(ax, matrix):
+    """Correlations in diverging colours centred on zero, which end at `LIMIT` either way."""
+    sns.heatmap(np.asarray(matrix, dtype=float), ax=ax, cmap="vlag", vmin=-LIMIT, vmax=LIMIT, center=0, square=True,
+                rasterized=True, cbar=False, xticklabels=False, yticklabels=False)
+
+
+def tick_at(ax, ticks):
+    """Name those of some heights that lie within a logarithmic axis, in plain numbers, and no others."""
+    ticks = [tick for tick in ticks if ax.get_ylim()[0] <= tick <= ax.get_ylim()[1]]
+    ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.set_yticks([], minor=True)
+
+
+def whiskers(ax, x, rows, column="value", **look):
+    """Values with their intervals.
+
+    x : of each ; rows : table or row with column, its low and its high (for "value": low and high).
+    """
+    low, high = ("low", "high") if column == "value" else (f"{column}_low", f"{column}_high")
+    value, low, high = (np.atleast_1d(rows[name]) for name in (column, low, high))
+    ax.errorbar(np.atleast_1d(x), value, yerr=[value - low, high - value], **look)
 
 
 # ---- a group over its controls
@@ -265,9 +272,8 @@ def of_groups(ax, rows):
             ax.fill_between([left, left + 0.36], row[f"{kind}_low"], row[f"{kind}_high"], color=COLORS[kind],
                             alpha=0.5 if kind == "random" else 0.35, linewidth=0, label=None if place else LABELS[kind])
             ax.plot([left, left + 0.36], [row[kind]] * 2, color=GREY, linewidth=0.8)
-        ends = [[row["value"] - row["low"]], [row["high"] - row["value"]]]
-        ax.errorbar(place, row["value"], yerr=ends, fmt="o", markersize=4, capsize=2, zorder=4,
-                    color=COLORS[row["group"]], label=None if place else "group, 95 % over documents")
+        whiskers(ax, place, row, fmt="o", markersize=4, capsize=2, zorder=4, color=COLORS[row["group"]],
+                 label=None if place else "group, 95 % over documents")
     names = [f"{NAMES.get(name, name)}\n(n = {size})" for name, size in zip(rows["group"], rows["size"])]
     ax.set_xticks(range(len(rows)), names)
     ax.set_xlim(-0.6, len(rows) - 0.4)
@@ -279,9 +285,7 @@ def of_curve(ax, x, rows, *, color, label):
     x : (n,) ; rows : DataFrame of n rows with value, low, high, random_low, ... in the order of x.
     """
     band(ax, x, rows["random_low"], rows["random_high"], label=LABELS["random"], alpha=0.35)
-    for end in ("low", "high"):
-        ax.plot(x, rows[f"matched_{end}"], color=GREY, linewidth=0.8, linestyle="--",
-                label=LABELS["matched"] if end == "low" else None)
+    edges(ax, x, rows["matched_low"], rows["matched_high"], label=LABELS["matched"])
     band(ax, x, rows["low"], rows["high"], color=color, label="group, 95 % over documents")
     ax.plot(x, rows["value"], color=color, label=label, zorder=4)
 
@@ -295,11 +299,11 @@ def group_over_steps(ax, rows):
     steps = own["step"].to_numpy(dtype=np.int64)
     of_curve(ax, steps, own, color=COLORS["rare"], label="rare group of the checkpoint")
     over_steps(ax, last["step"].to_numpy(dtype=np.int64), last["value"], color=COLORS["all"], linewidth=0.9,
-                     label="rare group of the last one")
+               label="rare group of the last one")
 
 
 def of_pairs(ax, sets):
-    """How the pairs of a group are spread, over random groups (their mean and 95 % band) and matched ones (mean, dashed).
+    """How the pairs of a group are spread, over random groups (mean and 95 % band) and matched ones (mean, dashed).
 
     sets : "rare", "random" and, where there are such, "matched" -> DataFrame, one row a bin, with left, share, low,
     high.
@@ -328,35 +332,14 @@ def reach(bins):
     return seen.min(), seen.max() + np.diff(np.unique(bins["left"])).min()
 
 
-def against(row):
-    """Where a value lies by the 95 % bands of its controls, in words: "below random, like matched groups".
-
-    row : mapping with value, random_low, random_high, and the same of matched (NaN: no matched groups).
-    """
-    kinds = [kind for kind in ("random", "matched") if np.isfinite(row[f"{kind}_low"])]
-    sides = ("below" if row["value"] < row[f"{kind}_low"] else "above" if row["value"] > row[f"{kind}_high"] else "like"
-             for kind in kinds)
-    return ", ".join(f"{side} {kind}" for side, kind in zip(sides, kinds)) + " groups"
-
-
-def level(p, floor=np.nan, of="null curves"):
-    """A p value in words: "p = 0.034", "no p value"; one at its floor as what it is: "none of 200 null curves".
-
-    floor : the smallest p that the draws can give, 1 / (draws + 1) ; of : what was drawn.
-    """
-    if np.isfinite(floor) and p <= floor * (1 + 1e-9):
-        return f"none of {1 / floor - 1:,.0f} {of}"
-    return "no p value" if not np.isfinite(p) else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
-
-
 def clustered(above, ax, block, finding):
-    """The correlations inside a group as a heat map, its neurons in the order of a clustering, whose tree is drawn above.
+    """The correlations inside a group as a heat map, in the order of a clustering, whose tree is drawn above.
 
     block : (m, m) correlations ; finding : the title, of the axes above.
     """
     order, tree = cluster(block)
     dendrogram(tree, ax=above, no_labels=True, color_threshold=0, above_threshold_color=GREY)
     above.set(ylim=(0, 1.4), yticks=(0, 1), ylabel="1 - r")
-    title(above, finding)  # before the heat map, with which seaborn draws the figure once: its layout then knows the title
-    heat_map(ax, block[order][:, order], limit=0.6, cbar=False)
+    title(above, finding)  # before the heat map, with which seaborn draws the figure: its layout then knows the title
+    heat_map(ax, block[order][:, order])
     ax.set(xlabel=f"{len(order)} neurons, clustered", aspect="auto")

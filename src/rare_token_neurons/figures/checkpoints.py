@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from rare_token_neurons import files, paths
-from rare_token_neurons.figures.axes import COLORS, COLUMN, GREY, over_steps, title  # some of them for the notebook alone
+from rare_token_neurons.figures.axes import COLORS, COLUMN, GREY, Z, over_steps, title  # some for the notebook
 from rare_token_neurons.models.audit import TURN, sentence
 
 
@@ -21,8 +21,8 @@ def over_training(ax, losses):
     """
     for group in ("all", "rare", "common"):
         rows = losses[losses["group"] == group]
-        over_steps(ax, rows["step"], rows["loss"], low=rows["loss"] - 1.96 * rows["sem"],
-                   high=rows["loss"] + 1.96 * rows["sem"], label=group)
+        reach = Z * rows["sem"]
+        over_steps(ax, rows["step"], rows["loss"], low=rows["loss"] - reach, high=rows["loss"] + reach, label=group)
 
 
 def by_decile(ax, deciles):
@@ -30,7 +30,7 @@ def by_decile(ax, deciles):
 
     deciles : its ten rows of table `losses`, rarest first.
     """
-    ax.errorbar(range(1, 11), deciles["loss"], yerr=1.96 * deciles["sem"], fmt="o-", capsize=2, color=COLORS["all"],
+    ax.errorbar(range(1, 11), deciles["loss"], yerr=Z * deciles["sem"], fmt="o-", capsize=2, color=COLORS["all"],
                 label=f"by target (n = {deciles['n'].sum():,})")
     ax.set_xlabel("frequency decile of the target word type (1: rarest)")
 
@@ -49,9 +49,9 @@ def summary(model, losses, n_vocab):
     rare = losses[losses["group"] == "rare"].sort_values("step")
     worse = rare.loc[rare["loss"] > rare["loss"].iloc[0], "step"]
     if len(worse):
-        story += (f"Rare words get worse before they get better: up to step {worse.max():,} their loss is above that at "
-                  "the start, since a model that knows only how common each token is bets against them. ")
+        story += (f"Rare words get worse before they get better: up to step {worse.max():,} their loss is above that "
+                  "at the start, since a model that knows only how common each token is bets against them. ")
     return (f"{story}The last loss is {last.loc['all', 'loss']:.2f} nats over all {last.loc['all', 'n']:,} scored "
-            f"positions, {last.loc['rare', 'loss']:.2f} on rare and {last.loc['common', 'loss']:.2f} on common words (a "
-            f"blind guess costs {np.log(n_vocab):.2f}). The paper shows no losses; it reads 15 checkpoints of Pythia, each "
-            "on text of its own, where here all read the same blocks.")
+            f"positions, {last.loc['rare', 'loss']:.2f} on rare and {last.loc['common', 'loss']:.2f} on common words "
+            f"(a blind guess costs {np.log(n_vocab):.2f}). The paper shows no losses; it reads 15 checkpoints of "
+            "Pythia, each on text of its own, where here all read the same blocks.")

@@ -8,6 +8,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, ScalarFormatter
 
 from rare_token_neurons.figures import axes
 from rare_token_neurons.figures.axes import title  # for the notebook, as EVERY, EMBEDDED, GRID and grid are
+from rare_token_neurons.figures.words import between
 from rare_token_neurons.statistics.claims import EVERY, NOT, PARTLY, REPRODUCED, UNTESTED, VERDICTS
 from rare_token_neurons.tables.claims import EMBEDDED, GRID, PENDING, grid
 
@@ -30,8 +31,9 @@ def asked():
     for claim in EVERY:
         mlp = {True: " (gated MLPs)", False: " (other MLPs)", None: ""}[claim.gated]
         control = " and ".join(claim.controls) if claim.direction in ("greater", "less") else ""
-        made[f"{claim.name}{mlp}"] = {"statistic": claim.statistic, "direction": RULES.get(claim.direction, claim.direction),
-                                      "margin": claim.margin, "controls": control, "needs": ", ".join(claim.needs)}
+        made[f"{claim.name}{mlp}"] = {
+            "statistic": claim.statistic, "direction": RULES.get(claim.direction, claim.direction),
+            "margin": claim.margin, "controls": control, "needs": ", ".join(claim.needs)}
     return pd.DataFrame(made).T.fillna("")
 
 
@@ -98,19 +100,17 @@ def markdown(table):
     waiting = [name for name, rows in of.items() if rows["reason"].iloc[0] == PENDING]
     run = [name for name in of if name not in waiting]
     heads = run + ([" and ".join(short(name) for name in waiting)] if waiting else [])
-    lines = ["| " + " | ".join(["claim", "statistic", "paper", *heads]) + " |", "|" + "---|" * (3 + len(heads))]
-    every = parts(table)
+    cells, every = [["claim", "statistic", "paper", *heads]], parts(table)
     for name, rows in every.items():
-        cells = [name, statistic(rows), in_paper(rows.iloc[0])]
-        cells += [finding(of[model].loc[name]) if name in of[model].index else ELSEWHERE for model in run]
-        lines.append("| " + " | ".join(cells + [PENDING] * bool(waiting)) + " |")
+        said = [finding(of[model].loc[name]) if name in of[model].index else ELSEWHERE for model in run]
+        cells.append([name, statistic(rows), in_paper(rows.iloc[0]), *said])
         claim = rows["id"].iloc[0]
         several = [one for one, part in every.items() if part["id"].iloc[0] == claim]
         if len(several) > 1 and name == several[-1]:
             whole = (of[model].loc[of[model]["id"] == claim, "claim_verdict"].iloc[0] for model in run)
-            cells = [claim, "its parts together", "", *(f"**{found}**" for found in whole)]
-            lines.append("| " + " | ".join(cells + [PENDING] * bool(waiting)) + " |")
-    return "\n".join(lines)
+            cells.append([claim, "its parts together", "", *(f"**{found}**" for found in whole)])
+    first, *rest = ("| " + " | ".join(row + [PENDING] * (len(cells[0]) - len(row))) + " |" for row in cells)
+    return "\n".join([first, "|" + "---|" * len(cells[0]), *rest])
 
 
 def sentences(table):
@@ -226,7 +226,7 @@ def of_lead(table):
     table : `claims` of the models that were run.
     """
     rows = table[(table["name"] == "C1") & table["value"].notna()]
-    lines = [f"- **{short(row['model'])}**: {row['value']:.1f} times ({row['low']:.1f} to {row['high']:.1f}); ranking "
+    lines = [f"- **{short(row['model'])}**: {row['value']:.1f} times ({between(row, form='.1f')}); ranking "
              f"half-normal numbers gives {row['null']:.1f} times." for _, row in rows.iterrows()]
     said = "\n".join(lines) or "- not measured yet."
     return f"The rare group's influence on rare targets over the median neuron's:\n\n{said}"

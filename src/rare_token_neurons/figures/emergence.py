@@ -7,15 +7,16 @@ import seaborn as sns
 
 from rare_token_neurons.curve import heads
 from rare_token_neurons.figures import axes
-from rare_token_neurons.figures.axes import DECIDES, level, legend_below, named, title  # for the notebook
+from rare_token_neurons.figures.axes import DECIDES, legend_below, title  # for the notebook
 from rare_token_neurons.figures.influence import FLOOR, RANKED, largest
+from rare_token_neurons.figures.words import UNTOLD, between, level, named, stretches
 from rare_token_neurons.tables.stage import GROUPS
 
 FIXED = "fixed head"  # the rule by which Delta is compared between steps
 PAPER = {"head": 1.7, "power law": 10.0, "decay": 87.4}  # per cent of the neurons at the end, by a public summary
 SHARES = {"head": "head_share", "power law": "law_share", "decay": "decay_share"}  # in the table
 TOLD = {"plateau": "told_head", "power law": "told_power_law", "decay": "told_decay"}
-WORDS = dict(zip((*heads.WORDS, axes.UNTOLD), "o^vsx"))  # markers
+WORDS = dict(zip((*heads.WORDS, UNTOLD), "o^vsx"))  # markers
 OPEN = ("rounded", "on the line")  # whose markers are not filled
 LEAST_SHARE = 0.1  # per cent: the axis of shares is linear below, so that 0 has a place
 
@@ -37,7 +38,7 @@ def shade(steps):
     """One colour map over logarithmic steps (late is dark), in which step 0 has a place: a ScalarMappable."""
     positive = [step for step in steps if step > 0]
     scale = mpl.colors.SymLogNorm(linthresh=min(positive, default=1), vmin=min(steps), vmax=max(steps))
-    seen = mpl.colors.ListedColormap(mpl.colormaps["viridis_r"](np.linspace(0.06, 1, 256)))  # the palest is lost on white
+    seen = mpl.colors.ListedColormap(mpl.colormaps["viridis_r"](np.linspace(0.06, 1, 256)))  # paler is lost on white
     return mpl.cm.ScalarMappable(scale, seen)
 
 
@@ -72,7 +73,7 @@ def step_bar(figure, axes, colours, steps):
 
 
 def heights(ax, rows):
-    """Delta of the fixed head over training, its marker by the word of each step, over the spread of the law's own samples.
+    """Delta of the fixed head over training, its marker by each step's word, over the spread of the law's own samples.
 
     rows : `emergence.emergence_phases` of one group and rule, by step.
     """
@@ -82,11 +83,10 @@ def heights(ax, rows):
     axes.over_steps(ax, rows["step"], rows["delta"], low=rows["delta_low"], high=rows["delta_high"], color=color,
                     markersize=0)
     for word, marker in WORDS.items():
-        at = rows["word"].replace("", axes.UNTOLD).eq(word)
-        ax.plot(rows["step"][at], rows["delta"][at], marker, color=color, markersize=4.5, zorder=4,
-                markerfacecolor="white" if word in OPEN else color)
-        ax.plot([], [], marker, color=axes.COLORS["all"], markersize=4.5, label=word,
-                markerfacecolor="white" if word in OPEN else axes.COLORS["all"])
+        at = rows[rows["word"].replace("", UNTOLD).eq(word)]
+        for some, hue, options in ((at, color, {"zorder": 4}), (at[:0], axes.COLORS["all"], {"label": word})):
+            ax.plot(some["step"], some["delta"], marker, color=hue, markersize=4.5,
+                    markerfacecolor="white" if word in OPEN else hue, **options)
     ax.axhline(0, color=axes.COLORS["all"], linewidth=0.6)
     ax.set_xlabel("")
 
@@ -103,8 +103,8 @@ def shares(ax, rows):
         open_ = ~rows[told]
         ax.plot(rows["step"][open_], value[open_], "o", color=color, markerfacecolor="white", zorder=4)
         ax.axhline(paper, color=color, linestyle=":", linewidth=0.8)
-    ax.plot([], [], ":", color="#303030", linewidth=0.8, label="the paper, at the end")
-    ax.plot([], [], "o", color="#303030", markerfacecolor="white", label="a phase that is not told")
+    ax.plot([], [], ":", color=axes.COLORS["all"], linewidth=0.8, label="the paper, at the end")
+    ax.plot([], [], "o", color=axes.COLORS["all"], markerfacecolor="white", label="a phase that is not told")
     ax.set_yscale("symlog", linthresh=LEAST_SHARE, linscale=0.5)
     ticks = [0, 0.1, 1, 10, 100]
     ax.set(yticks=ticks, yticklabels=[f"{tick:g}" for tick in ticks], ylim=(-0.03, 140), xlabel="")
@@ -115,9 +115,9 @@ def parameter(ax, phases, name):
     for group in GROUPS:
         rows = phases[phases["group"] == group]
         fixed, fitted = (rows[rows["rule"] == rule] for rule in (FIXED, "fitted head"))
-        axes.over_steps(ax, fixed["step"], fixed[name], low=fixed[f"{name}_low"], high=fixed[f"{name}_high"],
-                        label=f"{group}, {FIXED}", color=axes.COLORS[group])
-        ax.plot(fitted["step"], fitted[name], "--", color=axes.COLORS[group], linewidth=0.8, label=f"{group}, fitted head")
+        color = axes.COLORS[group]
+        _line(ax, fixed, name, color, "-", f"{group}, {FIXED}")
+        ax.plot(fitted["step"], fitted[name], "--", color=color, linewidth=0.8, label=f"{group}, fitted head")
 
 
 # ---- the top group
@@ -129,25 +129,22 @@ def ratios(ax, top):
     top : `emergence.emergence_top_groups`.
     """
     null = top[(top["group"] == "rare") & (top["chosen"] == "then")]
-    axes.band(ax, null["step"], null["random_ratio_low"], null["random_ratio_high"], label="random groups, 95 %")
+    axes.band(ax, null["step"], null["random_ratio_low"], null["random_ratio_high"], label=axes.LABELS["random"])
     axes.over_steps(ax, null["step"], null["ranked"], linestyle="-.", color=axes.GREY, label="ranked half-normal draws")
     for group in GROUPS:
         for chosen, line in (("then", "-"), ("today", "--")):
             rows = top[(top["group"] == group) & (top["chosen"] == chosen)]
-            axes.over_steps(ax, rows["step"], rows["ratio"], low=rows["ratio_low"], high=rows["ratio_high"], linestyle=line,
-                             color=axes.COLORS[group], label=f"{group}, top {'then' if chosen == 'then' else 'today'}")
+            _line(ax, rows, "ratio", axes.COLORS[group], line, f"{group}, top {chosen}")
     ax.set(yscale="log", ylabel="top group / median neuron")
-    ticks = [tick for tick in (0.5, 1, 2, 3, 5, 10, 20, 50, 100) if ax.get_ylim()[0] <= tick <= ax.get_ylim()[1]]
-    ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-    ax.set_yticks([], minor=True)
+    axes.tick_at(ax, (0.5, 1, 2, 3, 5, 10, 20, 50, 100))
 
 
 def agreements(ax, rankings):
-    """Rank correlation of rare and common rankings at the same step; in grey what the same ranking gives, the ceiling."""
+    """Rank correlation of rare and common rankings at the same step; in grey the ceiling, the same ranking's."""
     same = rankings[rankings["first_step"] == rankings["second_step"]]
     for first, second, line in (("rare", "rare", "--"), ("common", "common", ":"), ("rare", "common", "-")):
         rows = same[(same["first_group"] == first) & (same["second_group"] == second)]
-        _pair(ax, rows, "correlation", axes.GREY if first == second else axes.COLORS["all"], line,
+        _line(ax, rows, "correlation", axes.GREY if first == second else axes.COLORS["all"], line,
               f"{first} with {second}" + (" (ceiling)" if first == second else ""))
     ax.set_ylabel("rank correlation (0: unrelated)")
 
@@ -165,7 +162,7 @@ def stability(ax, rankings, column):
     for apart, line, words in ((1, "-", "with the checkpoint before"), (0, "--", "with itself (ceiling)")):
         rows = neighbours(rankings, apart)
         for group in GROUPS:
-            _pair(ax, rows[rows["first_group"] == group], column, axes.COLORS[group], line, f"{group}, {words}")
+            _line(ax, rows[rows["first_group"] == group], column, axes.COLORS[group], line, f"{group}, {words}")
     if column == "jaccard":
         ax.axhspan(0, rankings["random_jaccard_high"].iloc[0], color=axes.GREY, alpha=0.3, linewidth=0,
                    label="unrelated rankings (97.5 %)")
@@ -174,9 +171,11 @@ def stability(ax, rankings, column):
     ax.set_ylim(min(0, ax.get_ylim()[0]), 1.02)
 
 
-def _pair(ax, rows, column, color, line, label):
-    axes.over_steps(ax, rows["second_step"], rows[column], low=rows[f"{column}_low"], high=rows[f"{column}_high"],
-                     color=color, linestyle=line, label=label)
+def _line(ax, rows, column, color, line, label):
+    """A column with its interval, at the steps or, of pairs of checkpoints, at the later one."""
+    steps = rows["second_step" if "second_step" in rows else "step"]
+    axes.over_steps(ax, steps, rows[column], low=rows[f"{column}_low"], high=rows[f"{column}_high"], color=color,
+                    linestyle=line, label=label)
 
 
 def ranks(ax, ancestry, group):
@@ -200,7 +199,7 @@ def ends(values, form="{:.2f}", then=", "):
 
 
 def finding(rows):
-    """What the head of one group is called first and last, and how high it stands at last; rows: as `heights` takes them."""
+    """What the head of one group is called first and last, and how high it stands; rows: as `heights` takes them."""
     rows = rows.set_index("step")
     height = rows["delta"].iloc[-1]
     told = f" (Δ = {height:+.2f})" if np.isfinite(height) else ""
@@ -225,12 +224,12 @@ def of_ratio(ratio, group):
 
 def of_best(ratio):
     """The lead of the rare group at its best and at last; ratio: a Series by step."""
-    return (f"Rare: {ratio.max():.1f} times the median at best\n(step {ratio.idxmax():,}), {ratio.iloc[-1]:.1f} at step "
-            f"{ratio.index[-1]:,}")
+    return (f"Rare: {ratio.max():.1f} times the median at best\n(step {ratio.idxmax():,}), {ratio.iloc[-1]:.1f} at "
+            f"step {ratio.index[-1]:,}")
 
 
 def of_agreement(agreement):
-    """How far rare and common rankings agree, first and last; agreement: by step, columns (first group, second group)."""
+    """How far rare and common rankings agree, first and last; by step, columns (first group, second group)."""
     return (f"Rare with common: {ends(agreement['rare', 'common'], then=f',{chr(10)}')} "
             f"(ceiling {agreement['rare', 'rare'].iloc[-1]:.2f})")
 
@@ -238,13 +237,13 @@ def of_agreement(agreement):
 # ---- in words
 
 
-def course(phases, rule=FIXED):
-    """Delta, word and chance at every step, as text: a row a step, columns (targets, what).
+def course(phases):
+    """Delta of the fixed head, its word and chance at every step, as text: a row a step, columns (targets, what).
 
-    phases : table `emergence_phases` ; rule : of its rules.
+    phases : table `emergence_phases`.
     """
     made = {}
-    for group, rows in phases[phases["rule"] == rule].groupby("group", sort=False):
+    for group, rows in phases[phases["rule"] == FIXED].groupby("group", sort=False):
         rows = rows.set_index("step")
         made[group, "Δ (e-folds)"] = rows.apply(
             lambda row: "{:+.2f} [{:+.2f}, {:+.2f}]".format(*row[["delta", "delta_low", "delta_high"]]), axis=1)
@@ -258,28 +257,16 @@ def when_told(phases):
 
     Returns
     -------
-    DataFrame indexed by rule, group and phase (a head is told where its word is plateau); first, since (Int64, missing where
-    never)
+    DataFrame indexed by rule, group and phase (a head is told where its word is plateau); first, since (Int64, missing
+    where never)
     """
-    found = {place: first_told(rows.set_index("step").sort_index()[list(TOLD.values())].set_axis(list(TOLD), axis=1))
-             for place, rows in phases.groupby(["rule", "group"])}
+    found = {}
+    for place, rows in phases.groupby(["rule", "group"]):
+        told = rows.set_index("step").sort_index()[list(TOLD.values())].set_axis(list(TOLD), axis=1)
+        steady = told[::-1].cummin()[::-1]  # told now and at every later checkpoint
+        found[place] = pd.DataFrame({name: there.idxmax().where(there.any()).astype("Int64")
+                                     for name, there in (("first", told), ("since", steady))})
     return pd.concat(found, names=["rule", "group", "phase"])
-
-
-def first_told(told):
-    """When each phase can first be told, and since when it is told at every checkpoint.
-
-    Parameters
-    ----------
-    told : DataFrame indexed by step (rising), one bool column a phase.
-
-    Returns
-    -------
-    DataFrame indexed by phase: first, since (Int64, missing where never)
-    """
-    steady = told[::-1].cummin()[::-1]  # told now and at every later checkpoint
-    return pd.DataFrame({name: there.idxmax().where(there.any()).astype("Int64")
-                         for name, there in (("first", told), ("since", steady))})
 
 
 def of_lead(rare):
@@ -289,11 +276,11 @@ def of_lead(rare):
     """
     first, last = rare.iloc[0], rare.iloc[-1]
     beyond = [f"{step:,}" for step in rare.index[rare["p_ranked"] < 0.05]]
-    return (f"The top {first['size']} neurons have {first['ratio']:.1f} times the median neuron's influence on rare tokens "
-            f"at step {rare.index[0]:,} and **{last['ratio']:.1f} times** (95 %: {last['ratio_low']:.1f} to "
-            f"{last['ratio_high']:.1f}) at step {rare.index[-1]:,}; ranked half-normal numbers have {last['ranked']:.1f} "
-            f"there (as much: {level(last['p_ranked'], RANKED, 'draws')}). The lead is larger than theirs beyond chance at "
-            f"{'step ' + ', '.join(beyond) if beyond else 'no step'}.")
+    return (f"The top {first['size']} neurons have {first['ratio']:.1f} times the median neuron's influence on rare "
+            f"tokens at step {rare.index[0]:,} and **{last['ratio']:.1f} times** (95 %: "
+            f"{between(last, 'ratio', '.1f')}) at step {rare.index[-1]:,}; ranked half-normal numbers have "
+            f"{last['ranked']:.1f} there (as much: {level(last['p_ranked'], RANKED, 'draws')}). The lead is larger "
+            f"than theirs beyond chance at {'step ' + ', '.join(beyond) if beyond else 'no step'}.")
 
 
 def of_parting(parted):
@@ -304,16 +291,16 @@ def of_parting(parted):
 
 
 def of_members(today, on_top):
-    """Where the last checkpoint's top neurons stood at first, and since when they stand above random groups, in Markdown.
+    """Where the last checkpoint's top neurons stood at first, and since when above random groups, in Markdown.
 
     today : rows of table `emergence_top_groups` on rare targets, the last step's group, indexed by step.
     on_top : how many of them were on top at each step, indexed by step.
     """
     first = today.iloc[0]
     outside = (today["median_rank_high"] < today["random_median_rank_low"])[::-1].cummin()[::-1]  # from here to the end
-    return (f"Of the {first['size']} neurons on top for rare tokens at step {on_top.index[-1]:,}, {on_top.iloc[0]} were on "
-            f"top at step {on_top.index[0]:,}. Their median rank was {first['median_rank']:,.0f} then (random groups: "
-            f"{first['random_median_rank_low']:,.0f} to {first['random_median_rank_high']:,.0f}). "
+    return (f"Of the {first['size']} neurons on top for rare tokens at step {on_top.index[-1]:,}, {on_top.iloc[0]} "
+            f"were on top at step {on_top.index[0]:,}. Their median rank was {first['median_rank']:,.0f} then (random "
+            f"groups: {between(first, 'random_median_rank', ',.0f')}). "
             + (f"From step {outside.idxmax():,} on they stand above random groups." if outside.any() else
                "They never stand above random groups."))
 
@@ -328,7 +315,7 @@ def of_gain(statistics):
         first, last, gain = (statistics.loc[(group, FIXED, "delta", part)] for part in ("first", "last", "gain"))
         said.append(f"- **{group.capitalize()} targets**: Δ goes from {first['value']:+.2f} ({named(first)}) at step "
                     f"{first['step']:,} to {last['value']:+.2f} ({named(last)}) at step {last['step']:,}, a gain of "
-                    f"**{gain['value']:+.2f}** e-folds (95 %: {gain['low']:+.2f} to {gain['high']:+.2f}). Two laws alone "
+                    f"**{gain['value']:+.2f}** e-folds (95 %: {between(gain, form='+.2f')}). Two laws alone "
                     f"differ with a standard deviation of {gain['null_sd']:.2f}; as much between them: "
                     f"{level(gain['p_laws'], FLOOR, 'pairs')}.")
     return "\n".join(said)
@@ -340,14 +327,14 @@ def summary(phases, statistics, rare):
     phases : table `emergence_phases` ; statistics : as `of_gain` takes it ; rare : as `of_lead` takes it.
     """
     rows = phases[(phases["group"] == "rare") & (phases["rule"] == DECIDES)]
-    ends = [f"{100 * row['head_share']:.1f} / {100 * row['law_share']:.1f} / {100 * row['decay_share']:.1f} % at step "
-            f"{row['step']:,} (the head: *{named(row)}*)" for _, row in rows.iloc[[0, -1]].iterrows()]
+    ends = [f"{stretches(row)} % at step {row['step']:,} (the head: *{named(row)}*)"
+            for _, row in rows.iloc[[0, -1]].iterrows()]
     gain, lead = (statistics.loc[("rare", *place, "gain")] for place in ((FIXED, "delta"), ("", "ratio")))
     way = "rises" if gain["low"] > 0 else "sinks" if gain["high"] < 0 else "neither rises nor sinks beyond the interval"
-    return ("The paper shows curves over checkpoints: a homogeneous state at first, three phases (1.7 % / about 10 % / 87.4 "
-            f"%, by a public summary) at last. Here head / law / decay for rare tokens are {ends[0]} and {ends[1]}. The "
-            f"height of the first 1.7 % of the neurons above their law *{way}*: Δ changes by {gain['value']:+.2f} e-folds "
-            f"(95 %: {gain['low']:+.2f} to {gain['high']:+.2f}; as much between two laws: "
+    return ("The paper shows curves over checkpoints: a homogeneous state at first, three phases (1.7 % / about 10 % / "
+            f"87.4 %, by a public summary) at last. Here head / law / decay for rare tokens are {ends[0]} and "
+            f"{ends[1]}. The height of the first 1.7 % of the neurons above their law *{way}*: Δ changes by "
+            f"{gain['value']:+.2f} e-folds (95 %: {between(gain, form='+.2f')}; as much between two laws: "
             f"{level(gain['p_laws'], FLOOR, 'pairs')}). The top group's lead over the median neuron grows "
-            f"{lead['value']:.1f} times (95 %: {lead['low']:.1f} to {lead['high']:.1f}), to {rare['ratio'].iloc[-1]:.1f}; "
-            f"ranking half-normal numbers alone gives {rare['ranked'].iloc[-1]:.1f}.")
+            f"{lead['value']:.1f} times (95 %: {between(lead, form='.1f')}), to {rare['ratio'].iloc[-1]:.1f}; ranking "
+            f"half-normal numbers alone gives {rare['ranked'].iloc[-1]:.1f}.")

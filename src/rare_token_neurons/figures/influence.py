@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 
 from rare_token_neurons.curve import heads
-from rare_token_neurons.figures.axes import COLORS, DECIDES, UNTOLD, legend_below, level, named, rank_curve, title
+from rare_token_neurons.figures.axes import COLORS, DECIDES, legend_below, rank_curve, title
+from rare_token_neurons.figures.words import UNTOLD, between, level, named, stretches
 from rare_token_neurons.statistics.rankings import SIDES
 from rare_token_neurons.tables.stage import GROUPS
 
@@ -25,12 +26,12 @@ def of_lead(lead, fallback):
 
     lead : the row of table `prominence` for the ratio ; fallback : share of the pairs with the exact sum.
     """
-    return (f"The rare group ({int(lead['size'])} of {int(lead['neurons']):,} neurons) has **{lead['value']:.1f} times** "
-            f"({lead['low']:.1f} to {lead['high']:.1f}) the influence of the median neuron on rare tokens. Ranking "
-            f"half-normal numbers gives {lead['null']:.1f} times ({lead['null_low']:.1f} to {lead['null_high']:.1f}; as "
-            f"much: {level(lead['p_half_normal'], RANKED, 'draws')}), groups alike in activation scale and output-weight "
-            f"norm have {lead['matched']:.1f}. {fallback:.1%} of the (position, neuron) pairs needed the exact sum over "
-            f"the vocabulary.")
+    return (f"The rare group ({int(lead['size'])} of {int(lead['neurons']):,} neurons) has **{lead['value']:.1f} "
+            f"times** ({between(lead, form='.1f')}) the influence of the median neuron on rare tokens. Ranking "
+            f"half-normal numbers gives {lead['null']:.1f} times ({between(lead, 'null', '.1f')}; as much: "
+            f"{level(lead['p_half_normal'], RANKED, 'draws')}), groups alike in activation scale and output-weight "
+            f"norm have {lead['matched']:.1f}. {fallback:.1%} of the (position, neuron) pairs needed the exact sum "
+            "over the vocabulary.")
 
 
 # ---- the head beside its law
@@ -55,8 +56,9 @@ def of_mean(rows, fit):
         return "The law begins at rank 1: there is no head before it, and Delta is 0."
     head = rows[rows["rank"] <= fit["head"]]
     delta = np.log(head["influence"]) - (fit["beta"] - fit["kappa"] * np.log(head["rank"]))
-    return (f"By hand, the mean of delta over the head's {fit['head']} ranks is **{delta.mean():+.3f}**; the table says "
-            f"{fit['delta']:+.3f}. So the head has {np.exp(fit['delta']):.2f} times the influence that its law gives it.")
+    return (f"By hand, the mean of delta over the head's {fit['head']} ranks is **{delta.mean():+.3f}**; the table "
+            f"says {fit['delta']:+.3f}. So the head has {np.exp(fit['delta']):.2f} times the influence that its law "
+            "gives it.")
 
 
 def _with_interval(row, name):
@@ -71,12 +73,11 @@ def fits(found):
     """
     rows = {}
     for (group, _, rule), row in found.xs("pooled", level="sign", drop_level=False).iterrows():
-        shares = row[["head_share", "law_share", "decay_share"]].astype(float)
         rows[group, rule] = {
             "head (neurons)": row["head"],
             "cliff from rank": row["shelf"] if row["shelf"] < row["law_start"] else np.nan,
             "law (ranks)": f"{row['law_start']:.0f} to {row['law_end']:.0f}",
-            "head / law / decay (%)": " / ".join(f"{100 * share:.1f}" for share in shares),
+            "head / law / decay (%)": stretches(row),
             "Δ (e-folds)": _with_interval(row, "delta"), "κ of the law": _with_interval(row, "kappa"),
             "slope of the head": _with_interval(row, "slope"), "word": row["word"]}
     made = pd.DataFrame.from_dict(rows, orient="index").rename_axis(["targets", "rule"])
@@ -84,7 +85,7 @@ def fits(found):
 
 
 def chances(found):
-    """How often each null has a head as high, in words, and how far the law's own samples spread: a row (targets, rule).
+    """How often each null has a head as high, in words, and how far the law's samples spread: a row (targets, rule).
 
     found : as `fits` takes it.
     """
@@ -92,8 +93,8 @@ def chances(found):
     for (group, _, rule), row in found.xs("pooled", level="sign", drop_level=False).iterrows():
         if row["word"]:
             chance = {f"as high: {name}": level(row[f"p_{null}"], row["p_floor"]) for null, name in NULLS.items()}
-            spread = f"{row['null_delta_law_low']:+.2f} to {row['null_delta_law_high']:+.2f}"
-            rows[group, rule] = {"Δ": f"{row['delta']:+.2f}"} | chance | {"Δ of the law's samples, 95 %": spread}
+            rows[group, rule] = {"Δ": f"{row['delta']:+.2f}"} | chance | {
+                "Δ of the law's samples, 95 %": between(row, "null_delta_law", "+.2f")}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["targets", "rule"])
 
 
@@ -113,12 +114,12 @@ def of_heads(found):
         said.append(f"- **{group.capitalize()} tokens: {named(row)}** ({MEANS[named(row)]}).")
         if row["word"]:
             said[-1] += (
-                f" The head has {row['head']} neurons and Δ = {row['delta']:+.2f} ({row['delta_low']:+.2f} to "
-                f"{row['delta_high']:+.2f}): {np.exp(row['delta']):.2f} times what the law gives. As high by chance, by the "
-                f"null for which it is easiest: {largest(row)}. The head's slope is {row['slope']:.2f}, the law's "
-                f"{row['kappa']:.2f}. The fixed head ({fixed['head']} neurons): {named(fixed)}, Δ = {fixed['delta']:+.2f}. "
-                f"A steeper stretch follows the law in {row['decay_draws']:.0%} of the draws of documents; the null that "
-                f"has one most often has it in {row['decay_null']:.0%} of its curves.")
+                f" The head has {row['head']} neurons and Δ = {row['delta']:+.2f} ({between(row, 'delta', '+.2f')}): "
+                f"{np.exp(row['delta']):.2f} times what the law gives. As high by chance, by the null for which it is "
+                f"easiest: {largest(row)}. The head's slope is {row['slope']:.2f}, the law's {row['kappa']:.2f}. The "
+                f"fixed head ({fixed['head']} neurons): {named(fixed)}, Δ = {fixed['delta']:+.2f}. A steeper stretch "
+                f"follows the law in {row['decay_draws']:.0%} of the draws of documents; the null that has one most "
+                f"often has it in {row['decay_null']:.0%} of its curves.")
             if row["head_low"] < 1 <= row["head"]:
                 said[-1] += " In some draws of documents the law begins at rank 1: there is no head, and Δ is 0."
     return "\n".join(said)
@@ -127,9 +128,10 @@ def of_heads(found):
 def of_noise(found):
     """How well the data can tell, in Markdown, a line a group; found : as `fits` takes it."""
     return "\n".join(
-        f"- **{group.capitalize()} tokens**: split-half reliability of the influence {row['reliability']:.2f}; the median "
-        f"neuron's mean change can be told from zero above {row['detectable']:.1e} nats ({row['positions']:,} positions, "
-        f"{row['documents']:,} documents)." for group, row in ((one, found.loc[(one, "pooled", DECIDES)]) for one in GROUPS))
+        f"- **{group.capitalize()} tokens**: split-half reliability of the influence {row['reliability']:.2f}; the "
+        f"median neuron's mean change can be told from zero above {row['detectable']:.1e} nats ({row['positions']:,} "
+        f"positions, {row['documents']:,} "
+        "documents)." for group, row in ((one, found.loc[(one, "pooled", DECIDES)]) for one in GROUPS))
 
 
 # ---- curves
@@ -142,16 +144,17 @@ def finding(name, fit):
     """
     if fit is None or not fit["word"]:
         return f"{name}: {UNTOLD}"
-    ends = f"({fit['delta_low']:+.2f} to {fit['delta_high']:+.2f})"
-    return f"{name}: {fit['word']}\nΔ = {fit['delta']:+.2f} e-folds {ends}"
+    return f"{name}: {fit['word']}\nΔ = {fit['delta']:+.2f} e-folds ({between(fit, 'delta', '+.2f')})"
 
 
 def curve(ax, rows, fit, label, color):
-    """A curve with its phases, interval, nulls and law; dotted, the curve that is ranked and measured on the same tokens.
+    """A curve with its phases, interval, nulls and law; dotted, the curve ranked and measured on the same tokens.
 
-    rows : one curve's of table `rank_curves` ; fit : its row of table `phases` ; label : with n, in the axes' own legend.
+    rows : one curve's of table `rank_curves` ; fit : its row of table `phases` ; label : with n, in the axes' own
+    legend.
     """
-    rank_curve(ax, rows, fit, label=f"{label} (n = {fit['positions']:,}, {fit['documents']:,} documents; 95 %)", color=color)
+    rank_curve(ax, rows, fit, label=f"{label} (n = {fit['positions']:,}, {fit['documents']:,} documents; 95 "
+                                    "%)", color=color)
     own = [(line, line.get_label()) for line in ax.lines if line.get_label().startswith((label, "line: "))]
     ax.plot(rows["rank"], rows["same_tokens"].where(rows["same_tokens"] > 0), color=COLORS["all"], linestyle=":",
             linewidth=0.8, label="ranked on the same tokens")
@@ -181,7 +184,7 @@ def of_signs(found):
             there = (group, sign, DECIDES) in found.index
             row = found.loc[(group, sign, DECIDES)] if there else {"word": ""}
             said.append(f"- **{group.capitalize()} tokens, {sign}: {named(row)}**" + (
-                f", Δ = {row['delta']:+.2f} ({row['delta_low']:+.2f} to {row['delta_high']:+.2f}), head of {row['head']} of "
+                f", Δ = {row['delta']:+.2f} ({between(row, 'delta', '+.2f')}), head of {row['head']} of "
                 f"{row['neurons']:,} neurons; {largest(row)}." if row["word"] else f" ({MEANS[UNTOLD]})."))
     return "\n".join(said)
 
@@ -193,18 +196,16 @@ def summary(found, prominence, by_neuron, top):
     influence} ; top : size of the top group.
     """
     rows = {group: found.loc[(group, "pooled", DECIDES)] for group in GROUPS}
-    shares = {group: " / ".join(f"{100 * row[f'{part}_share']:.1f}" for part in ("head", "law", "decay")) + " %"
-              for group, row in rows.items()}
     overlap = len(set(np.argsort(-by_neuron["rare"])[:top]) & set(np.argsort(-by_neuron["common"])[:top])) / top
     law, less = prominence.loc[("rare", "law")], prominence.loc[("rare", "contrast")]
-    contrast = (f"Δ of the first 1.7 % of the neurons on rare less that on common tokens is {less['value']:+.2f} e-folds "
-                f"({less['low']:+.2f} to {less['high']:+.2f}; as much between two laws: "
+    contrast = (f"Δ of the first 1.7 % of the neurons on rare less that on common tokens is {less['value']:+.2f} "
+                f"e-folds ({between(less, form='+.2f')}; as much between two laws: "
                 f"{level(less['p_laws'], FLOOR, 'pairs')}; with the labels swapped in documents: "
                 f"{level(less['p_swap'], FLOOR, 'swaps')}). "
                 if np.isfinite(less["value"]) else "")
-    return ("The paper (by a public summary) divides the neurons into plateau, power law and decay as 1.7 % / about 10 % / "
-            "87.4 %, the plateau above the law; common tokens lack it. Here head / law / decay are "
-            f"**{shares['rare']}** for rare tokens; the head is called *{named(rows['rare'])}*, and the test of the law "
-            f"says: {law['verdict']}. For common tokens they are {shares['common']}, and the head is called "
-            f"*{named(rows['common'])}*. {contrast}Of the {top} most influential neurons for rare tokens, {overlap:.0%} are "
-            f"also among the {top} most influential for common ones.")
+    return ("The paper (by a public summary) divides the neurons into plateau, power law and decay as 1.7 % / about 10 "
+            "% / 87.4 %, the plateau above the law; common tokens lack it. Here head / law / decay are "
+            f"**{stretches(rows['rare'])} %** for rare tokens; the head is called *{named(rows['rare'])}*, and the "
+            f"test of the law says: {law['verdict']}. For common tokens they are {stretches(rows['common'])} %, and "
+            f"the head is called *{named(rows['common'])}*. {contrast}Of the {top} most influential neurons for rare "
+            f"tokens, {overlap:.0%} are also among the {top} most influential for common ones.")

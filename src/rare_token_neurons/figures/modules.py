@@ -4,9 +4,9 @@ import numpy as np
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from rare_token_neurons.figures import axes
-from rare_token_neurons.figures.activations import by_draws, drop_empty, matches, matching, usable  # some for the notebook
-from rare_token_neurons.figures.axes import against, level, of_groups, title
-from rare_token_neurons.statistics import controls
+from rare_token_neurons.figures.activations import drop_empty, matches, matching, usable  # some for the notebook
+from rare_token_neurons.figures.axes import of_groups, title
+from rare_token_neurons.figures.words import against, between, by_control, by_draws, level
 from rare_token_neurons.statistics.rankings import top
 
 MODULE_DRAWS = 200  # control groups of a kind, behind a modularity
@@ -50,7 +50,8 @@ def overlap(ax, rows):
     for pair, (name, color, style) in SETS.items():
         some = rows[(rows["first"] == pair[0]) & (rows["second"] == pair[1])]
         axes.band(ax, some["k"], some["low"], some["high"], color=color, alpha=0.15)
-        ax.plot(some["k"], some["jaccard"], style, marker="o", color=color, label=f"top for rare (A) and {name} (B), 95 %")
+        ax.plot(some["k"], some["jaccard"], style, marker="o", color=color,
+                label=f"top for rare (A) and {name} (B), 95 %")
     axes.band(ax, some["k"], some["null_low"], some["null_high"], label="unrelated rankings, 95 %", alpha=0.5)
     ax.plot(some["k"], some["null_jaccard"], color=axes.GREY, linewidth=0.8)
     ax.axvline(some.loc[some["group"], "k"].iloc[0], color=axes.GREY, linewidth=0.6, linestyle=":")
@@ -61,7 +62,7 @@ def overlap(ax, rows):
     ax.legend(loc="upper left")
 
 
-def communities(ax, rows, *, absolute=False, limit=0.6):
+def communities(ax, rows, *, absolute=False):
     """Correlations inside a group, or their absolute values, neurons in order of community, a frame around each.
 
     rows : `module_members` of one revision and group.
@@ -69,7 +70,7 @@ def communities(ax, rows, *, absolute=False, limit=0.6):
     rows = rows.assign(correlation=rows["correlation"].abs() if absolute else rows["correlation"])
     order = rows.drop_duplicates("i").sort_values(["community", "i"])
     matrix = rows.pivot(index="i", columns="j", values="correlation").loc[order["i"], order["i"]]
-    axes.heat_map(ax, matrix, limit=limit, cbar=False)
+    axes.heat_map(ax, matrix)
     ends = np.cumsum(order["community"].value_counts(sort=False).sort_index())
     for start, end in zip((0, *ends[:-1]), ends):
         x, y = [start, end, end, start, start], [start, start, end, end, start]
@@ -97,13 +98,11 @@ def layers(ax, rows, size):
     rows : `head_layers` of one revision, after `usable` ; size : neurons in the group.
     """
     layer = rows["layer"] + 1
-    axes.band(ax, layer, rows["random_low"], rows["random_high"], label="random groups, 95 %", alpha=0.4)
-    for end in ("low", "high") if rows["matched_low"].notna().any() else ():
-        ax.plot(layer, rows[f"matched_{end}"], color=axes.GREY, linewidth=0.8, linestyle="--",
-                label="matched groups, 95 %" if end == "low" else None)
-    ends = [rows["value"] - rows["low"], rows["high"] - rows["value"]]
-    ax.errorbar(layer, rows["value"], yerr=ends, fmt="o-", capsize=1.5, color=axes.COLORS["rare"],
-                label=f"rare group (n = {size}), 95 % over documents")
+    axes.band(ax, layer, rows["random_low"], rows["random_high"], label=axes.LABELS["random"], alpha=0.4)
+    if rows["matched_low"].notna().any():
+        axes.edges(ax, layer, rows["matched_low"], rows["matched_high"], label=axes.LABELS["matched"])
+    axes.whiskers(ax, layer, rows, fmt="o-", capsize=1.5, color=axes.COLORS["rare"],
+                  label=f"rare group (n = {size}), 95 % over documents")
     ax.set(xlabel="layer of the head", ylabel="mean |activation change| (SD)",
            ylim=(0, 1.5 * rows[["high", "random_high", "matched_high"]].max().max()))
     ax.xaxis.get_major_locator().set_params(integer=True)
@@ -119,10 +118,9 @@ def together(ax, rows):
         ax.plot(some["added"], some["ratio"], "." if name == "random" else "x", color=axes.COLORS[name], markersize=3,
                 alpha=0.8, label=f"{name} groups (n = {len(some)})")
     whole = rows[rows["group"] == "rare"].iloc[0]
-    ends = [[whole["ratio"] - whole["ratio_low"]], [whole["ratio_high"] - whole["ratio"]]]
-    ax.errorbar(whole["added"], whole["ratio"], yerr=ends, fmt="o", capsize=2, color=axes.COLORS["rare"],
-                label=f"rare group ({whole['size']} neurons), 95 % over documents")
-    ax.axhline(1, color="#303030", linewidth=0.8, linestyle=(0, (4, 2)), label="the sum of the neurons")
+    axes.whiskers(ax, whole["added"], whole, "ratio", fmt="o", capsize=2, color=axes.COLORS["rare"],
+                  label=f"rare group ({whole['size']} neurons), 95 % over documents")
+    ax.axhline(1, color=axes.COLORS["all"], linewidth=0.8, linestyle=(0, (4, 2)), label="the sum of the neurons")
     top, bottom = max(rows["ratio"].max(), whole["ratio_high"]), min(rows["ratio"].min(), whole["ratio_low"])
     ax.set(xscale="log", xlabel="mean |sum of the single changes| (nats)", ylabel="joint change / sum",
            ylim=(bottom - 0.1 * (top - bottom), top + 0.8 * (top - bottom)))
@@ -135,7 +133,8 @@ def growth(ax, rows):
 
     rows : `greedy_search` of one revision.
     """
-    axes.band(ax, rows["size"], rows["random_low"], rows["random_high"], label="10 random groups, their range", alpha=0.4)
+    axes.band(ax, rows["size"], rows["random_low"], rows["random_high"], alpha=0.4,
+              label="10 random groups, their range")
     ax.plot(rows["size"], rows["individual"], "o-", color=axes.COLORS["all"], label="individually best")
     ax.plot(rows["size"], rows["greedy"], "o--", color=axes.COLORS["rare"], label="greedy search")
     ax.set(xlabel="neurons in the group", ylabel="mean |joint change|, half B (nats)",
@@ -150,8 +149,9 @@ def modularity(ax, rows):
     """
     of_groups(ax, rows.assign(group="rare"))
     drop_empty(ax)
-    ax.set_xticks(range(len(rows)), [f"{row.where}\n{row.resolution:g}\n{'|r|' if row.weights == 'absolute' else 'r > 0'}"
-                                     for row in rows.itertuples()], fontsize=6)
+    edges = rows["weights"].map({"absolute": "|r|", "positive": "r > 0"})
+    names = rows["where"] + "\n" + rows["resolution"].map("{:g}".format) + "\n" + edges
+    ax.set_xticks(range(len(rows)), names, fontsize=6)
     highest = rows[["high", "random_high", "matched_high"]].max().max()
     ax.set(ylabel="modularity Q", xlabel="positions, resolution, edges", ylim=(0, 1.45 * highest))
     ax.legend(loc="upper left", fontsize=6)
@@ -165,14 +165,13 @@ def of_modules(main):
 
     main : the main row of `modules`, after `usable`.
     """
-    less = "; ".join(f"less {kind} groups {main[f'less_{kind}']:+.3f} ({main[f'less_{kind}_low']:+.3f} to "
-                     f"{main[f'less_{kind}_high']:+.3f})" if np.isfinite(main[kind]) else f"{kind} groups cannot be used"
-                     for kind in controls.KINDS)
+    told = by_control(main, lambda kind: f"less {kind} groups {main[f'less_{kind}']:+.3f} "
+                                           f"({between(main, f'less_{kind}', '+.3f')})")
     edges = "absolute correlations" if main["weights"] == "absolute" else "positive correlations"
     untested = "" if np.isfinite(main["matched"]) else " Without matched groups a claim of absence cannot be tested."
-    return (f"Modularity of the rare group, by its {edges}: **{main['value']:.3f}** in {main['communities']} communities; "
-            f"{less}. ({main['size']} neurons, {main['positions']:,} rare positions, {main['documents']} documents of half "
-            f"B.){untested}")
+    return (f"Modularity of the rare group, by its {edges}: **{main['value']:.3f}** in {main['communities']} "
+            f"communities; {told}. ({main['size']} neurons, {main['positions']:,} rare positions, {main['documents']} "
+            f"documents of half B.){untested}")
 
 
 def of_heads(route):
@@ -180,11 +179,11 @@ def of_heads(route):
 
     route : the row of `routes`.
     """
-    return (f"Each of the {route['heads']} heads was ablated on {route['tokens']:,} tokens: {route['rare_positions']} rare "
-            f"and {route['common_positions']} common targets in {route['documents']} documents. The order of the heads "
-            f"agrees with a rank correlation of **{route['correlation']:.2f}** (95 % over documents {route['low']:.2f} to "
-            f"{route['high']:.2f}; shuffled labels {route['null_low']:.2f} to {route['null_high']:.2f}, {level(route['p'])} "
-            f"for a value as low). Heads that lean to one kind at a false discovery rate of 5 %: {route['leaning']}.")
+    return (f"Each of the {route['heads']} heads was ablated on {route['tokens']:,} tokens: {route['rare_positions']} "
+            f"rare and {route['common_positions']} common targets in {route['documents']} documents. The order of the "
+            f"heads agrees with a rank correlation of **{route['correlation']:.2f}** (95 % over documents "
+            f"{between(route)}; shuffled labels {between(route, 'null')}, {level(route['p'])} for a value as low). "
+            f"Heads that lean to one kind at a false discovery rate of 5 %: {route['leaning']}.")
 
 
 def summary(module, group, neurons, route, whole):
@@ -192,20 +191,20 @@ def summary(module, group, neurons, route, whole):
 
     Parameters
     ----------
-    module : the main row of `modules`, after `usable` ; group : the rows of `overlap` at the rare group's size by the second
-    set, the first being that of rare targets ; neurons : of the layer ; route : the row of `routes` ; whole : the rare
-    group's row of `group_ablation`.
+    module : the main row of `modules`, after `usable` ; group : the rows of `overlap` at the rare group's size by the
+    second set, the first being that of rare targets ; neurons : of the layer ; route : the row of `routes` ; whole :
+    the rare group's row of `group_ablation`.
     """
     one, again = group.loc["common"], group.loc["rare"]
     edges = " on absolute correlations" if module["weights"] == "absolute" else ""
-    beside = [f"{kind} groups have {module[kind]:.3f} ({by_draws(module[f'p_{kind}'], MODULE_DRAWS, kind, 2)})"
-              if np.isfinite(module[kind]) else f"{kind} groups cannot be used" for kind in controls.KINDS]
+    beside = by_control(module, lambda kind: f"{kind} groups have {module[kind]:.3f} "
+                                             f"({by_draws(module[f'p_{kind}'], MODULE_DRAWS, kind, 2)})")
     return (
-        "The follow-ups report a modularity of 0.05 to 0.11 for the plateau neurons against 0.04 to 0.09 for random ones "
-        f"(p > 0.4). Here it is **{module['value']:.3f}**{edges}; {'; '.join(beside)}. Rare and common words share "
-        f"**{one['shared']} of {one['k']}** top neurons (chance {one['k'] ** 2 / neurons:.1f}; rare words on two halves of "
-        f"the text {again['shared']}). The follow-up sees no preferential routing by attention heads; here the order of the "
-        f"heads for rare and common words agrees with {route['correlation']:.2f}, where shuffled labels give "
-        f"{route['null']:.2f} ({level(route['p'])}). Ablated together, the rare group changes the loss by "
-        f"{whole['joint']:.3f} nats, **{whole['ratio']:.2f} times** ({whole['ratio_low']:.2f} to {whole['ratio_high']:.2f}) "
-        "the sum of its neurons.")
+        "The follow-ups report a modularity of 0.05 to 0.11 for the plateau neurons against 0.04 to 0.09 for random "
+        f"ones (p > 0.4). Here it is **{module['value']:.3f}**{edges}; {beside}. Rare and common words share "
+        f"**{one['shared']} of {one['k']}** top neurons (chance {one['k'] ** 2 / neurons:.1f}; rare words on two "
+        f"halves of the text {again['shared']}). The follow-up sees no preferential routing by attention heads; here "
+        f"the order of the heads for rare and common words agrees with {route['correlation']:.2f}, where shuffled "
+        f"labels give {route['null']:.2f} ({level(route['p'])}). Ablated together, the rare group changes the loss by "
+        f"{whole['joint']:.3f} nats, **{whole['ratio']:.2f} times** ({between(whole, 'ratio')}) the sum of its "
+        "neurons.")

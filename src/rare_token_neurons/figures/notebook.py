@@ -21,7 +21,7 @@ from rare_token_neurons.figures import axes
 from rare_token_neurons.tables import stage
 
 STARTS = "_starts"  # where a notebook's namespace remembers how often it was started
-AUDIT = "checkpoints"  # a table that notebooks ask in passing: not spelled out where it is read, it is in no notebook's key
+AUDIT = "checkpoints"  # asked in passing: not spelled out where it is read, the table is in no notebook's key
 ALIKE = 0.85  # similarity (difflib) of a name to a parameter's, from which it is taken for that, misspelled
 
 
@@ -98,7 +98,7 @@ class Notebook:
 
 
 def start(namespace, number):
-    """Begin a notebook: check its parameters, set the figures' style, and forget what an earlier run in this kernel left.
+    """Begin a notebook: check its parameters, set the figures' style, and forget what an earlier run left.
 
     Parameters
     ----------
@@ -134,7 +134,7 @@ def _module(name):
 
 
 def _forget():
-    """Begin a new account, and empty what the package's functions remember: files may have changed since an earlier run."""
+    """Begin a new account, and empty what the package's functions remember: files may have changed."""
     for part in (stage._seconds, *stage._written.values()):
         part.clear()
     for name, module in list(sys.modules.items()):
@@ -149,9 +149,10 @@ def _forget():
 def _meant(namespace):
     """What in a notebook's namespace is meant as a parameter: dict of name to value.
 
-    In the first run of a kernel that is every plain value under a public name. In a later one the notebook's own values are
-    there too. Then the parameters are meant, what was bound from the last cell on that declared one, and what is spelled
-    almost like one, unless it was there at the start before: that one refused it, and a cell has declared parameters since.
+    In the first run of a kernel that is every plain value under a public name. In a later one the notebook's own values
+    are there too. Then the parameters are meant, what was bound from the last cell on that declared one, and what is
+    spelled almost like one, unless it was there at the start before: that one refused it, and a cell has declared
+    parameters since.
     """
     public, memory = parameters.given(namespace), namespace.setdefault(STARTS, {})
     cells = [_bound(code) for code in namespace.get("In", ())]

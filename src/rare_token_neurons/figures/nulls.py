@@ -9,7 +9,8 @@ from matplotlib.patches import Rectangle
 from rare_token_neurons import files, paths
 from rare_token_neurons.curve import heads as plateaus, stored
 from rare_token_neurons.figures import axes
-from rare_token_neurons.figures.axes import COLORS, level, title  # the notebook needs them too
+from rare_token_neurons.figures.axes import COLORS, title  # the notebook needs them too
+from rare_token_neurons.figures.words import between, level, named
 from rare_token_neurons.statistics import claims
 from rare_token_neurons.statistics.rankings import SCORES, SIDES, overlaps, per_nat
 
@@ -25,7 +26,8 @@ NAMES = {"unigram_share": "share through the unigram direction",
 LEVEL = 0.05
 SHORT = {  # the grid's statistics
     "head": "head's height Δ\n(e-folds)", "rare against common": "rare against\ncommon (log)",
-    "effective dimension": "effective\ndimension", "co-activation": "co-activation (r)", "Hill exponent": "Hill exponent"}
+    "effective dimension": "effective\ndimension", "co-activation": "co-activation (r)",
+    "Hill exponent": "Hill exponent"}
 
 
 def said(name):
@@ -53,9 +55,7 @@ def beside_nulls(ax, bands, heads):
             ax.plot(rows["rank"], rows["influence"], color=COLORS["rare"], zorder=4,
                     label=f"rare (n = {heads['positions'].iloc[0]:,})")
             continue
-        for end in ("low", "high"):
-            ax.plot(rows["rank"], rows[end], color=axes.GREY, linewidth=0.8, linestyle=EDGES[name],
-                    label=f"{name}, 95 %" if end == "low" else None)
+        axes.edges(ax, rows["rank"], rows["low"], rows["high"], linestyle=EDGES[name], label=f"{name}, 95 %")
     shown = bands[bands["null"].isin(names)]
     ax.set_xlim(1, shown["rank"].max())
     lowest = shown.loc[shown["null"] == filled, "influence"].iloc[-3]
@@ -87,7 +87,7 @@ def heights(ax, heads):
 
 
 def law(ax, values, tests, color):
-    """Share of the neurons above each influence, with the fitted power laws of the middle and of the upper tail in grey.
+    """Share of the neurons above each influence, with the power laws of the middle and of the upper tail in grey.
 
     values : (neurons,) ; tests : rows of `power_laws` of one group.
     """
@@ -99,10 +99,9 @@ def law(ax, values, tests, color):
     for row, line in zip(tests.to_dict("records"), ("-", "--")):
         if not np.isfinite(row["alpha"]):
             continue
-        high = row["high"] if np.isfinite(row["high"]) else falling[0]
-        x, a = np.geomspace(row["low"], high, 50), row["alpha"] - 1
-        survival, end = (x / row["low"]) ** -a, (row["high"] / row["low"]) ** -a if np.isfinite(row["high"]) else 0.0
-        above = np.sum(falling > row["high"]) if np.isfinite(row["high"]) else 0
+        high = row["high"] if np.isfinite(row["high"]) else np.inf
+        x, a = np.geomspace(row["low"], falling[0] if np.isinf(high) else high, 50), row["alpha"] - 1
+        survival, end, above = (x / row["low"]) ** -a, (high / row["low"]) ** -a, np.sum(falling > high)
         ax.plot(x, (above + row["n"] * (survival - end) / (1 - end)) / n, color=COLORS["all"], linestyle=line, zorder=3,
                 label=f"{row['part']}: α = {row['alpha']:.1f}, n = {row['n']:,}\n{row['verdict']}")
     ax.set_ylim(0.5 / n, 1.5)
@@ -117,12 +116,18 @@ def label(row):
     return f"{factor}{joint}{row['setting']}"
 
 
+def tested(table):
+    """The rows of the grid that can be tested."""
+    return table[table["verdict"] != claims.UNTESTED]
+
+
 def kept(table):
     """Title of the grid: in how many of its testable cells the rule says reproduced; table: from `robustness`."""
-    tested = table[table["verdict"] != claims.UNTESTED]
-    often = tested[tested["verdict"] == claims.REPRODUCED].groupby("statistic").size().reindex(list(SHORT), fill_value=0)
-    best = f"most often: {often.idxmax()}, {often.max()} of {sum(tested['statistic'] == often.idxmax())}"
-    return f"Reproduced in {often.sum()} of {len(tested)} testable cells ({best if often.max() else 'none in any setting'})"
+    rows = tested(table)
+    often = rows[rows["verdict"] == claims.REPRODUCED].groupby("statistic").size().reindex(list(SHORT), fill_value=0)
+    best = f"most often: {often.idxmax()}, {often.max()} of {sum(rows['statistic'] == often.idxmax())}"
+    best = best if often.max() else "none in any setting"
+    return f"Reproduced in {often.sum()} of {len(rows)} testable cells ({best})"
 
 
 def stars(q):
@@ -133,8 +138,8 @@ def stars(q):
 def grid(ax, table, rows=0):
     """The robustness grid: a row a setting, a column a statistic of the table.
 
-    Colour: distance from the null in half-widths of the 95 % interval, red where it lies on the paper's side. A frame marks
-    what the claims rule calls reproduced, a dashed one partly; grey cells cannot be tested.
+    Colour: distance from the null in half-widths of the 95 % interval, red where it lies on the paper's side. A frame
+    marks what the claims rule calls reproduced, a dashed one partly; grey cells cannot be tested.
 
     table : from `robustness`, or some of its rows ; rows : height of the axes in rows, at least.
     """
@@ -230,9 +235,10 @@ COUNTED = ("calibration", "calibration_contrasts")  # tables in data/results
 LIMIT = 0.064  # of the share that 1,000 samples without a raised head may show
 
 
-def calibrated(folder=paths.RESULTS):
+def calibrated():
     """The full counts of heads and of contrasts on planted samples; None in place of one that is not there."""
-    return [files.read_table(path) if path.exists() else None for path in (folder / f"{name}.parquet" for name in COUNTED)]
+    found = (paths.RESULTS / f"{name}.parquet" for name in COUNTED)
+    return [files.read_table(path) if path.exists() else None for path in found]
 
 
 def counts(told):
@@ -240,16 +246,17 @@ def counts(told):
 
     told : from `calibrated`.
     """
-    columns = {"raised": "raised", "plateau": "plateau", "covered": "Δ in its interval", "late": "late"}
-    made = told.set_index(["kind", "sample", "runs", "head"])[list(columns)].rename(columns=columns).mul(100)
-    made = made.unstack("head").swaplevel(axis=1)[[(head, what) for head in plateaus.BREAKS for what in columns.values()]]
-    made = made.reindex(told[["kind", "sample", "runs"]].drop_duplicates())
+    shown = told.rename(columns={"covered": "Δ in its interval"}).set_index(["kind", "sample", "runs", "head"])
+    columns = [(head, what) for head in plateaus.BREAKS for what in ("raised", "plateau", "Δ in its interval", "late")]
+    every = told[["kind", "sample", "runs"]].drop_duplicates()
+    made = shown.unstack("head").swaplevel(axis=1)[columns].mul(100).reindex(every)
     return made.map(lambda share: f"{share:.1f}" if np.isfinite(share) else "")
 
 
 def pairs(apart):
-    """The contrasts as they are shown, per cent of the pairs that are told apart: a row a pair; apart: from `calibrated`."""
-    return apart.pivot(index="sample", columns="coupled", values="apart").mul(100).round(1).reindex(apart["sample"].unique())
+    """The contrasts as they are shown, per cent of the pairs told apart: a row a pair; apart: from `calibrated`."""
+    shown = apart.pivot(index="sample", columns="coupled", values="apart").mul(100).round(1)
+    return shown.reindex(apart["sample"].unique())
 
 
 def of_calibration(told, apart):
@@ -265,8 +272,8 @@ def of_calibration(told, apart):
         size, power = (rows[rows["kind"] == kind].set_index("sample") for kind in ("size", "power"))
         rounded, worst = rows.set_index("sample").loc["rounded", "plateau"], size.loc[size["raised"].idxmax()]
         lines.append(
-            f"- **The {head} head{', which decides' if head == plateaus.DECIDES else ''}**: where nothing is raised it is "
-            f"called raised in at most {worst['raised']:.1%} of {worst['runs']:,} samples "
+            f"- **The {head} head{', which decides' if head == plateaus.DECIDES else ''}**: where nothing is raised it "
+            f"is called raised in at most {worst['raised']:.1%} of {worst['runs']:,} samples "
             f"({worst.name}; the limit is {LIMIT:.1%}). Planted shelves are called a plateau in "
             f"{power['plateau'].mean():.0%}, from {power['plateau'].min():.0%} ({power['plateau'].idxmin()}) to "
             f"{power['plateau'].max():.0%}; a rounded head in {rounded:.1%}. The decay is taken for the law in at most "
@@ -292,9 +299,9 @@ def commands(seed):
             f"`python -m rare_token_neurons.embedded.mini_pythia.seeds {folder}` makes its table")
 
 
-def collected(folder=paths.MINI_PYTHIA_SEEDS):
+def collected():
     """The tables of all seeds that are there, one below the other; without rows where there is none."""
-    found = [stored.completed(files.read_table(path)) for path in sorted(folder.glob("seed*.parquet"))]
+    found = [stored.completed(files.read_table(path)) for path in sorted(paths.MINI_PYTHIA_SEEDS.glob("seed*.parquet"))]
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=["seed"])
 
 
@@ -331,10 +338,10 @@ def of_seeds(table):
     low, high = (spread(table)[end] for end in ("min", "max"))
     words = [f"{row['word'] or 'no word, for want of the documents'} (seed {seed})"
              for seed, row in table.groupby("seed").first().iterrows()]
-    return (f"{missing} Lowest and highest: top 1.7 % over the median neuron {low['ratio']:.1f} and {high['ratio']:.1f}; Δ "
-            f"of the first 1.7 % {low['delta']:+.2f} and {high['delta']:+.2f} e-folds, of the fitted head "
-            f"{low['fitted_delta']:+.2f} and {high['fitted_delta']:+.2f}; kappa of the law {low['kappa']:.2f} and "
-            f"{high['kappa']:.2f}. The first 1.7 % are called: {'; '.join(words)}.")
+    return (f"{missing} Lowest and highest: top 1.7 % over the median neuron {low['ratio']:.1f} and "
+            f"{high['ratio']:.1f}; Δ of the first 1.7 % {low['delta']:+.2f} and {high['delta']:+.2f} e-folds, of the "
+            f"fitted head {low['fitted_delta']:+.2f} and {high['fitted_delta']:+.2f}; kappa of the law "
+            f"{low['kappa']:.2f} and {high['kappa']:.2f}. The first 1.7 % are called: {'; '.join(words)}.")
 
 
 # ---- in words
@@ -367,8 +374,8 @@ def of_promises(promises):
     asked = promises[promises["wanted"] > 0]
     broken = "".join(f" Not kept: {row.promise}, {row.kept} of {row.runs}, wanted {row.wanted} in 100."
                      for row in asked[~asked["holds"]].itertuples())
-    return (f"**{asked['holds'].sum()} of {len(asked)}** promises hold, on {asked['runs'].iloc[0]} planted samples each; "
-            f"the test that errs most often answers rightly in {asked['kept'].min()} of them.{broken}")
+    return (f"**{asked['holds'].sum()} of {len(asked)}** promises hold, on {asked['runs'].iloc[0]} planted samples "
+            f"each; the test that errs most often answers rightly in {asked['kept'].min()} of them.{broken}")
 
 
 def of_choices(cells, sampled):
@@ -377,41 +384,42 @@ def of_choices(cells, sampled):
     cells : table `robustness` ; sampled : table `layers_sampled`.
     """
     default, deep = cells[cells["factor"] == "default"].set_index("statistic"), cells[cells["factor"] == "layer"]
-    others = cells[(cells["verdict"] != claims.UNTESTED) & ~cells["factor"].isin(["layer", "default"])]
+    others = tested(cells[~cells["factor"].isin(["layer", "default"])])
     lines = []
     for name in SHORT:
         rows, usual = others[others["statistic"] == name], default.loc[name, "verdict"]
         sign = (rows["value"] * (1 - 2 * (rows["direction"] == "less")) > 0).sum()
         words = ", ".join(f"{word} {n}" for word, n in rows["word"].value_counts().items() if word)
-        lines.append(f"- **{name}**: {usual} by default; the same verdict in {sum(rows['verdict'] == usual)} of {len(rows)} "
-                     f"other testable settings, on the paper's side in {sign}{f'; called {words}' if words else ''}.")
+        lines.append(f"- **{name}**: {usual} by default; the same verdict in {sum(rows['verdict'] == usual)} of "
+                     f"{len(rows)} other testable settings, on the paper's side in "
+                     f"{sign}{f'; called {words}' if words else ''}.")
     usual, wide = (((rows["high"] - rows["low"]) / 2).median() for rows in (default.loc[["rare against common"]], deep))
-    lines.append(f"- **layers**: the strongest quarter of {sampled.groupby('layer').size().max()} sampled neurons leans to "
-                 f"rare targets beyond random quarters in {sum(deep['verdict'] == claims.REPRODUCED)} of {len(deep)} "
-                 f"earlier layers, in windows of {claims.WINDOW} tokens; there the interval's half-width is {wide:.2f} in "
-                 f"the median, {usual:.2f} by default: a weak lean would be missed.")
+    lines.append(f"- **layers**: the strongest quarter of {sampled.groupby('layer').size().max()} sampled neurons "
+                 f"leans to rare targets beyond random quarters in {sum(deep['verdict'] == claims.REPRODUCED)} of "
+                 f"{len(deep)} earlier layers, in windows of {claims.WINDOW} tokens; there the interval's half-width "
+                 f"is {wide:.2f} in the median, {usual:.2f} by default: a weak lean would be missed.")
     return "\n".join(lines)
 
 
 def summary(head, laws, promises, cells, whole):
     """Paper and here, in Markdown.
 
-    head : the row of table `prominence` on the head, rare targets ; laws, promises, cells : tables `power_laws`, `promises`,
-    `robustness` ; whole : the rows of `overlaps` on boost and suppress neurons together, by score.
+    head : the row of table `prominence` on the head, rare targets ; laws, promises, cells : tables `power_laws`,
+    `promises`, `robustness` ; whole : the rows of `overlaps` on boost and suppress neurons together, by score.
     """
     middle, top, kl, entropy = laws.iloc[0], *(whole.loc[score] for score in ("unigram_share", "kl", "entropy"))
     known = promises[promises["promise"].str.startswith("the middle of a planted power law")].iloc[0]
-    verdicts = cells.loc[cells["verdict"] != claims.UNTESTED, "verdict"]
+    verdicts = tested(cells)["verdict"]
     worst = head[["p_law", "p_lognormal", "p_half_normal"]].astype(float).max()
     return (
-        "The paper shows a plateau above the power law, a power law and a decay, with boundaries partly set by hand, and no "
-        f"null. Here the head is called **{axes.named(head)}** (Δ = {head['value']:+.2f}, 95 %: {head['low']:+.2f} to "
-        f"{head['high']:+.2f}; as high by the null for which it is easiest: {level(worst, head['p_floor'])}); the "
-        f"middle's test as a power law says **{middle['verdict']}** (α = {middle['alpha']:.2f}, goodness of fit "
+        "The paper shows a plateau above the power law, a power law and a decay, with boundaries partly set by hand, "
+        f"and no null. Here the head is called **{named(head)}** (Δ = {head['value']:+.2f}, 95 %: "
+        f"{between(head, form='+.2f')}; as high by the null for which it is easiest: {level(worst, head['p_floor'])}); "
+        f"the middle's test as a power law says **{middle['verdict']}** (α = {middle['alpha']:.2f}, goodness of fit "
         f"{level(middle['p_fit'])}; a true law with fitted ends is rejected in {known['runs'] - known['kept']} of "
         f"{known['runs']} planted samples); of {len(verdicts)} testable cells of the robustness grid "
         f"{sum(verdicts == claims.REPRODUCED)} reproduce the paper's side by the rule; and {top['relative']} of the "
-        f"{top['k']} most influential neurons are among the {top['k']} with the largest share through the unigram direction "
-        f"(chance {top['chance']:.1f}; median share {top['group']:.2f}, others {top['others']:.2f}), {kl['relative']} among "
-        f"those with the largest change of KL per nat of influence and {entropy['relative']} for the entropy (chance the "
-        f"same; in nats, by size alone, {kl['shared']} and {entropy['shared']}).")
+        f"{top['k']} most influential neurons are among the {top['k']} with the largest share through the unigram "
+        f"direction (chance {top['chance']:.1f}; median share {top['group']:.2f}, others {top['others']:.2f}), "
+        f"{kl['relative']} among those with the largest change of KL per nat of influence and {entropy['relative']} "
+        f"for the entropy (chance the same; in nats, by size alone, {kl['shared']} and {entropy['shared']}).")

@@ -1,4 +1,4 @@
-"""Drawing the portraits of neurons (notebook 10): histograms of activity, effects by target, tokens; and a card in words."""
+"""Drawing the portraits of neurons (notebook 10): activity, effects by target, tokens; and a card in words."""
 
 import unicodedata
 
@@ -6,7 +6,8 @@ import numpy as np
 
 from rare_token_neurons.curve import heads
 from rare_token_neurons.figures import axes
-from rare_token_neurons.figures.axes import title  # for the notebook
+from rare_token_neurons.figures.axes import Z, title  # title for the notebook
+from rare_token_neurons.figures.words import between
 
 COLORS = {"helps": axes.COLORS["boost"], "hurts": axes.COLORS["suppress"], "neither": axes.COLORS["all"]}
 LABELS = {"helps": "helps rare targets", "hurts": "hurts rare targets", "neither": "neither on average"}
@@ -23,23 +24,23 @@ def activation(ax, rows, kurtosis):
     ax.stairs(rows["random"], edges, color=axes.GREY, linewidth=0.8, label="random neurons, median", baseline=None)
     ax.stairs(rows["rare"], edges, color=axes.COLORS["rare"], linewidth=0.9, label="rare targets", baseline=None)
     ax.stairs(rows["all"], edges, color=axes.COLORS["all"], linewidth=1, label="all positions", baseline=None)
-    ax.set(yscale="log", ylim=(2e-5, 1.2), xlim=(edges[0], edges[-1]), xticks=[-5, 0, 5, 10, 15], yticks=[1e-4, 1e-2, 1])
+    ax.set(yscale="log", ylim=(2e-5, 1.2), xlim=edges[[0, -1]], xticks=[-5, 0, 5, 10, 15], yticks=[1e-4, 1e-2, 1])
     said = f"{kurtosis:,.0f}" if abs(kurtosis) > 99 else f"{round(kurtosis, 1) + 0.0:.1f}"
     ax.text(0.97, 0.95, f"kurtosis {said}", transform=ax.transAxes, ha="right", va="top", fontsize=6.5)
 
 
 def by_verdict(table):
     """What the neurons do for rare targets, and the rows of those that do it."""
-    done = np.array([verdict(*pair) for pair in zip(table["change_rare"], table["change_rare_error"])])
+    done = verdicts(table, "change_rare")
     return [(verb, table[done == verb]) for verb in COLORS if (done == verb).any()]
 
 
 def beside(ax, x, y, names):
-    """Name points in a column at the right of the axes, in their order of height, each with a thin line to its point."""
-    line = {"arrowstyle": "-", "color": "#606060", "linewidth": 0.4, "shrinkB": 2, "relpos": (0, 0.5)}
+    """Name points in a column at the right of the axes, by height, each with a thin line to its point."""
+    line = {"arrowstyle": "-", "color": axes.DARK, "linewidth": 0.4, "shrinkB": 2, "relpos": (0, 0.5)}
     for place, at in enumerate(np.argsort(-y)):
-        ax.annotate(names[at], (x[at], y[at]), xytext=(1.06, 0.97 - 0.065 * place), textcoords="axes fraction", fontsize=6.5,
-                    va="center", annotation_clip=False, arrowprops=line)
+        ax.annotate(names[at], (x[at], y[at]), xytext=(1.06, 0.97 - 0.065 * place), textcoords="axes fraction",
+                    fontsize=6.5, va="center", annotation_clip=False, arrowprops=line)
 
 
 def effects(ax, table):
@@ -59,7 +60,7 @@ def effects(ax, table):
         wide, high = Z * some["common_error"], Z * some["rare_error"]
         ax.errorbar(some["common"], some["rare"], xerr=wide, yerr=high, fmt="o", color=COLORS[verb], elinewidth=0.6,
                     label=f"{LABELS[verb]} ({len(some)}), 95 %")
-    beside(ax, chosen["common"].to_numpy(), chosen["rare"].to_numpy(), [f"neuron {neuron}" for neuron in chosen["neuron"]])
+    beside(ax, *chosen[["common", "rare"]].to_numpy().T, [f"neuron {neuron}" for neuron in chosen["neuron"]])
     ax.legend(loc="upper left")
 
 
@@ -79,12 +80,12 @@ def frequency(ax, table):
 
 
 def ends(ax, table):
-    """Mean frequency rank of the tokens that each top neuron raises and lowers most, over the band of the other neurons."""
+    """Mean frequency rank of the tokens that each top neuron raises and lowers most, over the others' band."""
     chosen, others = table[table["top"]].sort_values("rank"), table[~table["top"]]
     y = -np.arange(len(chosen))
     low, high = np.nanquantile(others[["promoted", "suppressed"]], [0.025, 0.975])
     ax.axvspan(low, high, color=axes.GREY, alpha=0.3, linewidth=0)
-    ax.hlines(y, chosen["promoted"], chosen["suppressed"], color="#606060", linewidth=0.6)
+    ax.hlines(y, chosen["promoted"], chosen["suppressed"], color=axes.DARK, linewidth=0.6)
     ax.plot(chosen["promoted"], y, "^", color=axes.COLORS["all"], markersize=4.5, label="tokens raised most (50)")
     ax.plot(chosen["suppressed"], y, "v", color=axes.COLORS["all"], markersize=4.5, markerfacecolor="white",
             label="tokens lowered most")
@@ -94,7 +95,8 @@ def ends(ax, table):
 # ---- what the head is made of
 
 ALWAYS_ON, LINEAR = 0.95, 0.9  # least openness and R² of a linear map that is always on
-MEASURES = {"openness": "openness: gate above 0\n(share of positions)", "r2": "linearity: R² of activation\non linear input"}
+MEASURES = {"openness": "openness: gate above 0\n(share of positions)",
+            "r2": "linearity: R² of activation\non linear input"}
 LEAST = {"openness": ALWAYS_ON, "r2": LINEAR}
 
 
@@ -134,7 +136,7 @@ def medians(table, measure):
 
 
 def linear_over_steps(ax, training, measure):
-    """Medians over training, at rare positions: the top 1.7 % of each checkpoint, the last head followed back, the others.
+    """Medians over training, at rare positions: each checkpoint's top 1.7 %, the last head followed back, the others.
 
     training : `linearity_over_training`.
     """
@@ -149,8 +151,8 @@ def linear_over_steps(ax, training, measure):
                axes.COLORS["head" if name == "head" else "all"], "--")]
     for label, some, color, style in curves:
         found = some.groupby("step")[measure].quantile([0.25, 0.5, 0.75]).unstack()
-        axes.over_steps(ax, found.index.to_numpy(dtype=np.int64), found[0.5], low=found[0.25], high=found[0.75], color=color,
-                        linestyle=style, label=label)
+        axes.over_steps(ax, found.index.to_numpy(dtype=np.int64), found[0.5], low=found[0.25], high=found[0.75],
+                        color=color, linestyle=style, label=label)
     ax.set_ylim(-0.03, 1.03)
 
 
@@ -160,7 +162,7 @@ def always_on(table):
 
 
 def made_of(table):
-    """Whether the head's neurons work as linear maps that are always on, and how many directions they read, in Markdown.
+    """Whether the head's neurons work as linear maps that are always on, and the directions they read, in Markdown.
 
     table : `linearity` of one checkpoint.
     """
@@ -169,23 +171,23 @@ def made_of(table):
     head, others, first = rare[inside], rare[~inside], rare.iloc[0]
     count, again = always_on(head).sum(), always_on(common[common["neuron"].isin(head["neuron"])]).sum()
     gate = "gate" if first["gated"] else "pre-activation"
-    medians = "; ".join(f"{said} {head[column].median():.2f} (others {others[column].median():.2f})" for column, said in (
+    medians = "; ".join(f"{said} {head[column].median():.2f} (others "
+                        f"{others[column].median():.2f})" for column, said in (
         ("openness", "openness"), ("cv", f"variation of the {gate} over its mean"), ("r2", "R²")))
     wide = ("more" if first["direction"] > first["random_high"] else
             "less" if first["direction"] < first["random_low"] else "no more")
     return (f"Of the {len(head)} neurons of the {name}, **{count}** are at rare targets open at {ALWAYS_ON:.0%} of the "
             f"positions or more with an R² of {LINEAR:g} or more ({again} at common ones; of the other neurons "
-            f"{always_on(others).mean():.0%}): **{'most' if 2 * count > len(head) else 'most do not'} work as linear maps "
-            f"that are always on**. Medians: {medians}. One direction holds {first['direction']:.0%} of the sum of squares "
-            f"of their {'gate' if first['gated'] else 'input'} weights, {wide} than in random groups of {first['size']} "
-            f"({first['random_direction']:.0%}; 95 % from {first['random_low']:.0%} to {first['random_high']:.0%}).")
+            f"{always_on(others).mean():.0%}): **{'most' if 2 * count > len(head) else 'most do not'} work as linear "
+            f"maps that are always on**. Medians: {medians}. One direction holds {first['direction']:.0%} of the sum "
+            f"of squares of their {'gate' if first['gated'] else 'input'} weights, {wide} than in random groups of "
+            f"{first['size']} ({first['random_direction']:.0%}; 95 % from {between(first, 'random', '.0%')}).")
 
 
 # ---- a neuron in words
 
 SHOWN = 8  # tokens a list
 SIGNS = {" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"}
-Z = 1.96  # standard errors of a 95 % interval
 
 
 def visible(text, spaces=True):
@@ -212,8 +214,13 @@ def words(tokens):
 
 
 def verdict(change, error):
-    """What a neuron does for a prediction: "helps" where the loss rises without it, "hurts" where it falls, or "neither"."""
+    """What a neuron does for a prediction: "helps" (the loss rises without it), "hurts" (it falls) or "neither"."""
     return "helps" if change > Z * error else "hurts" if change < -Z * error else "neither"
+
+
+def verdicts(table, name):
+    """`verdict` of a column with its error, row by row: an array."""
+    return np.array([verdict(*pair) for pair in zip(table[name], table[f"{name}_error"])])
 
 
 def headline(row):
@@ -238,7 +245,8 @@ def card(row, tokens, targets, contexts):
     first = {side: some.sort_values("place").head(SHOWN) for side, some in targets.groupby("side")}
     moved = {side: " ".join(f"{code(one.token)} {one.change:+.2f}" for one in some.itertuples())
              for side, some in first.items()}
-    signed = {group: f"{row[f'change_{group}']:+.3f} ± {row[f'change_{group}_error']:.3f}" for group in ("rare", "common")}
+    signed = {group: f"{row[f'change_{group}']:+.3f} ± {row[f'change_{group}_error']:.3f}"
+              for group in ("rare", "common")}
     often = {name: f"{row[name]:.0%} (all positions {row[f'{name}_base']:.0%})"
              for name in ("word_read", "word_target", "rare_target")}
     lines = [f"### {row['rank']:.0f} · Neuron {row['neuron']:.0f}: {headline(row)}", "", "| | |", "|:--|:--|",
@@ -278,18 +286,18 @@ def tally(table):
     dict of counts: neurons (portrayed), helps and hurts with _rare and _common, against and along (at rare targets the
     neuron lowers or raises the logits along the unigram direction), frequency (its output follows log frequency, either
     way, more than in 95 % of the other neurons), rare_share (a larger share on rare targets than the median neuron),
-    dense and sparse (kurtosis below or above that of 97.5 % of the others), word_read, word_target (more than half of the
-    strongest positions)
+    dense and sparse (kurtosis below or above that of 97.5 % of the others), word_read, word_target (more than half of
+    the strongest positions)
     """
     chosen, others = table[table["top"]], table[~table["top"]]
     found = {"neurons": len(chosen)}
     for group in ("rare", "common"):
-        verdicts = [verdict(*pair) for pair in zip(chosen[f"change_{group}"], chosen[f"change_{group}_error"])]
-        found |= {f"{verb}_{group}": verdicts.count(verb) for verb in ("helps", "hurts")}
-    shifts = [verdict(*pair) for pair in zip(chosen["unigram_rare"], chosen["unigram_rare_error"])]
+        done = verdicts(chosen, f"change_{group}")
+        found |= {f"{verb}_{group}": int((done == verb).sum()) for verb in ("helps", "hurts")}
+    shifts = verdicts(chosen, "unigram_rare")
     low, high = np.nanquantile(others["kurtosis"], [0.025, 0.975])
     usual = np.nanquantile(others["correlation"].abs(), 0.95)
-    return found | {"against": shifts.count("helps"), "along": shifts.count("hurts"),
+    return found | {"against": int((shifts == "helps").sum()), "along": int((shifts == "hurts").sum()),
                     "frequency": int((chosen["correlation"].abs() > usual).sum()),
                     "rare_share": int((chosen["share"] > others["share"].median()).sum()),
                     "dense": int((chosen["kurtosis"] < low).sum()), "sparse": int((chosen["kurtosis"] > high).sum()),
@@ -302,11 +310,11 @@ def beside_others(table):
     table : `portraits`
     """
     ten, others = table[table["top"]], table[~table["top"]]
-    return (f"The median of the other {len(others):,} neurons changes the loss by {others['rare'].median():.4f} nats on "
-            f"rare and {others['common'].median():.4f} on common targets ({others['share'].median():.0%} on rare ones), the "
-            f"ten by {ten['rare'].min():.3f} to {ten['rare'].max():.3f} and {ten['common'].min():.3f} to "
-            f"{ten['common'].max():.3f}. {tally(table)['rare_share']} of the {len(ten)} put a larger share on rare targets "
-            "than the median neuron.")
+    return (f"The median of the other {len(others):,} neurons changes the loss by {others['rare'].median():.4f} nats "
+            f"on rare and {others['common'].median():.4f} on common targets ({others['share'].median():.0%} on rare "
+            f"ones), the ten by {ten['rare'].min():.3f} to {ten['rare'].max():.3f} and {ten['common'].min():.3f} to "
+            f"{ten['common'].max():.3f}. {tally(table)['rare_share']} of the {len(ten)} put a larger share on rare "
+            "targets than the median neuron.")
 
 
 def deeds(table):
@@ -315,14 +323,15 @@ def deeds(table):
     table : `portraits`
     """
     count, base = tally(table), table.iloc[0]
-    return (f"Of the {count['neurons']} neurons, **{count['helps_rare']} help** rare targets (the loss rises without them) "
-            f"and **{count['hurts_rare']} hurt** them; for common targets it is {count['helps_common']} and "
-            f"{count['hurts_common']}. For the rest the 95 % interval holds zero. At rare targets **{count['against']} act "
-            f"against the unigram direction** (without them the logits move towards common tokens), {count['along']} along "
-            f"it. {count['frequency']} write along or against frequency more than 95 % of the others do. {count['dense']} "
-            f"are denser than 97.5 % of the others, {count['sparse']} sparser. Where they are most on (1 % of the "
-            f"positions), {count['word_read']} mostly read a word token ({base['word_read_base']:.0%} of all positions do) "
-            f"and {count['word_target']} mostly predict one ({base['word_target_base']:.0%}).")
+    return (f"Of the {count['neurons']} neurons, **{count['helps_rare']} help** rare targets (the loss rises without "
+            f"them) and **{count['hurts_rare']} hurt** them; for common targets it is {count['helps_common']} and "
+            f"{count['hurts_common']}. For the rest the 95 % interval holds zero. At rare targets **{count['against']} "
+            "act against the unigram direction** (without them the logits move towards common tokens), "
+            f"{count['along']} along it. {count['frequency']} write along or against frequency more than 95 % of the "
+            f"others do. {count['dense']} are denser than 97.5 % of the others, {count['sparse']} sparser. Where they "
+            f"are most on (1 % of the positions), {count['word_read']} mostly read a word token "
+            f"({base['word_read_base']:.0%} of all positions do) and {count['word_target']} mostly predict one "
+            f"({base['word_target_base']:.0%}).")
 
 
 def summary(table):
@@ -333,8 +342,8 @@ def summary(table):
     ten, others = table[table["top"]], table[~table["top"]]
     share, typical = ten["share"].median(), others["share"].median()
     times = {group: ten[group].median() / others[group].median() for group in ("rare", "common")}
-    return (f"The paper describes its neurons as a group that is specialised in rare tokens. One by one, the {len(ten)} "
-            f"here put {share:.0%} (median) of their effect on rare targets, against {typical:.0%} for the other neurons of "
-            f"the layer. They change the loss of rare targets {times['rare']:.0f} times as much as the median of the "
-            f"others, and that of common targets {times['common']:.0f} times: their effects are "
+    return ("The paper describes its neurons as a group that is specialised in rare tokens. One by one, the "
+            f"{len(ten)} here put {share:.0%} (median) of their effect on rare targets, against {typical:.0%} for the "
+            f"other neurons of the layer. They change the loss of rare targets {times['rare']:.0f} times as much as "
+            f"the median of the others, and that of common targets {times['common']:.0f} times: their effects are "
             f"{'mostly a matter of rare tokens' if share > 0.75 else 'not confined to rare tokens'}.")

@@ -1,11 +1,12 @@
-"""Drawing spectra, Hill plots, groups of neurons beside their controls and whole layers (notebook 07), and words on them."""
+"""Drawing spectra, Hill plots, groups beside their controls and whole layers (notebook 07), and words on them."""
 
 import numpy as np
 import pandas as pd
 
 from rare_token_neurons.figures import axes
-from rare_token_neurons.figures.activations import by_draws, matches, usable  # usable for the notebook, as title is
+from rare_token_neurons.figures.activations import matches, usable  # usable for the notebook, as title is
 from rare_token_neurons.figures.axes import GREY, title
+from rare_token_neurons.figures.words import by_control, by_draws
 from rare_token_neurons.statistics import controls, spectra
 from rare_token_neurons.statistics.claims import MOST_MISSING, SIGNIFICANT
 from rare_token_neurons.tables.claims import hill as of_claim
@@ -14,7 +15,7 @@ MATRICES = {"in": "$W_{in}$", "gate": "$W_{in}$ gate", "up": "$W_{in}$ up", "out
 STATISTICS = {"alpha_hill": "Hill exponent", "alpha_hill_half": "Hill, k = m/2", "alpha": r"weightwatcher's $\alpha$",
               "stable_rank": "stable rank", "entropy": "spectral entropy"}
 LOOKS = {"random": {"color": GREY, "alpha": 0.35, "label": "random groups"},
-         "matched": {"color": "#606060", "histtype": "step", "linestyle": "--", "linewidth": 0.9,
+         "matched": {"color": axes.DARK, "histtype": "step", "linestyle": "--", "linewidth": 0.9,
                      "label": "matched groups (by row norm)"},
          "shuffled": {"color": GREY, "histtype": "step", "linestyle": ":", "linewidth": 1.2,
                       "label": "rare group, shuffled"},
@@ -27,7 +28,8 @@ DASHES = ("--", ":", "-")
 def spectrum(ax, rows, edges):
     """Density of the eigenvalues in logarithm, with the law of independent weights; ticks: each of the rare group's.
 
-    rows : `weight_eigenvalues` of one revision and matrix, after `in_use` ; edges : of the bins, in log10 of `relative`.
+    rows : `weight_eigenvalues` of one revision and matrix, after `in_use` ; edges : of the bins, in log10 of
+    `relative`.
     """
     q = rows["rank"].max() / rows["columns"].iloc[0]
     for kind, look in LOOKS.items():
@@ -40,7 +42,7 @@ def spectrum(ax, rows, edges):
             clip_on=False)
     law = np.linspace(*spectra.mp_edges(q), 400)
     density = law * np.log(10) * spectra.mp_density(law, q)  # per decade
-    ax.plot(np.log10(law), density, color="#303030", linewidth=0.9, label=f"Marchenko-Pastur, m/d = {q:.3f}")
+    ax.plot(np.log10(law), density, color=axes.COLORS["all"], linewidth=0.9, label=f"Marchenko-Pastur, m/d = {q:.3f}")
     ax.set_ylim(bottom=-0.12)
     ax.set_xlabel("log10 eigenvalue\n(0: mean of random groups)")
 
@@ -50,25 +52,21 @@ def hill(ax, rows):
 
     rows : `weight_hill_curves` of one matrix, after `in_use`.
     """
-    names = list(dict.fromkeys(rows["revision"]))
+    names, color = list(dict.fromkeys(rows["revision"])), axes.COLORS["rare"]
     if len(names) > 1:
         early = rows[rows["revision"] == names[0]]
-        ax.plot(early["k"], early["value"], color=axes.COLORS["rare"], linestyle="--", label=f"rare group at {names[0]}")
+        ax.plot(early["k"], early["value"], color=color, linestyle="--", label=f"rare group at {names[0]}")
     now = rows[rows["revision"] == names[-1]]
-    ax.plot(now["k"], now["value"], color=axes.COLORS["rare"], label=f"rare group{' at ' if names[-1] else ''}{names[-1]}")
-    axes.band(ax, now["k"], now["random_low"], now["random_high"], label="random groups, 95 %", alpha=0.35)
-    for end in ("low", "high"):
-        if now[f"matched_{end}"].notna().any():
-            ax.plot(now["k"], now[f"matched_{end}"], color="#606060", linewidth=0.8, linestyle="--",
-                    label="matched groups, 95 %" if end == "low" else None)
+    ax.plot(now["k"], now["value"], color=axes.COLORS["rare"], label="rare "
+                                                                     f"group{' at ' if names[-1] else ''}{names[-1]}")
+    axes.band(ax, now["k"], now["random_low"], now["random_high"], label=axes.LABELS["random"], alpha=0.35)
+    if now["matched_low"].notna().any():
+        axes.edges(ax, now["k"], now["matched_low"], now["matched_high"], color=axes.DARK, label=axes.LABELS["matched"])
     ax.plot(now["k"], now["shuffled_mean"], color=GREY, linestyle=":")
     at = now[now["k"] == now["chosen"]]
-    ax.plot(at["k"], at["value"], "D", color=axes.COLORS["rare"], markersize=4.5, linestyle="none",
-            label="k by the fix-finger rule")
+    ax.plot(at["k"], at["value"], "D", color=color, markersize=4.5, label="k by the fix-finger rule")
     ax.set(xlabel="tail size k", yscale="log")
-    ticks = [tick for tick in (0.5, 1, 2, 5, 10, 20, 50, 100) if ax.get_ylim()[0] <= tick <= ax.get_ylim()[1]]
-    ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-    ax.set_yticks([], minor=True)
+    axes.tick_at(ax, (0.5, 1, 2, 5, 10, 20, 50, 100))
 
 
 def below_bands(now):
@@ -81,13 +79,17 @@ def below_bands(now):
     return "Below the controls' band\nfor, of all k,\n" + ", ".join(said)
 
 
+def _of_rare(groups):
+    """A row a matrix of the rare group, its rows as they are."""
+    return groups[(groups["group"] == "rare") & (groups["rows"] == "raw")].drop_duplicates("matrix")
+
+
 def in_use(rows, groups):
     """Spectra or Hill curves without the matched groups of a matrix where they cannot be used.
 
     rows : `weight_eigenvalues` or `weight_hill_curves` ; groups : `weight_groups`.
     """
-    of_rare = groups[(groups["group"] == "rare") & (groups["rows"] == "raw")].drop_duplicates("matrix")
-    good = [row["matrix"] for _, row in of_rare.iterrows() if matches(row)]
+    good = [row["matrix"] for _, row in _of_rare(groups).iterrows() if matches(row)]
     poor = ~rows["matrix"].isin(good)
     if "kind" in rows:
         return rows[~(poor & rows["kind"].eq("matched"))]
@@ -122,8 +124,8 @@ def groups(ax, rows):
         if rows[f"{name}_mean"].isna().all():
             continue
         ax.hlines(rows["y"] + shift, rows[f"{name}_low"], rows[f"{name}_high"], color=axes.COLORS[name], linewidth=3.5,
-                  alpha=0.45, label=f"{name} groups, 95 %")
-        ax.plot(rows[f"{name}_mean"], rows["y"] + shift, "|", color="#606060", markersize=4)
+                  alpha=0.45, label=axes.LABELS[name])
+        ax.plot(rows[f"{name}_mean"], rows["y"] + shift, "|", color=axes.DARK, markersize=4)
     for group in dict.fromkeys(rows["group"]):
         part = rows[rows["group"] == group]
         ax.hlines(part["y"], part["low"], part["high"], color=axes.COLORS[group], linewidth=1.2,
@@ -137,11 +139,11 @@ def over_steps(ax, rows):
     rows : one matrix and statistic of `weights_over_training`.
     """
     own, back = rows[rows["kind"] == "own"], rows[rows["kind"] == "last"]
-    axes.band(ax, own["step"], own["random_low"], own["random_high"], label="random groups, 95 %", alpha=0.35)
+    axes.band(ax, own["step"], own["random_low"], own["random_high"], label=axes.LABELS["random"], alpha=0.35)
     axes.over_steps(ax, own["step"], own["value"], low=own["low"], high=own["high"], color=axes.COLORS["rare"],
                     markersize=2.5, label="rare group of the checkpoint (band: 95 % over documents)")
-    axes.over_steps(ax, back["step"], back["value"], color=axes.COLORS["all"], linewidth=0.9, markersize=0, linestyle="--",
-                     label="rare group of the last one")
+    axes.over_steps(ax, back["step"], back["value"], color=axes.COLORS["all"], linewidth=0.9, markersize=0,
+                    linestyle="--", label="rare group of the last one")
     powers = 10.0 ** np.arange(12)
     ax.set_xticks([0, *powers[(powers > 4 * own.loc[own["step"] > 0, "step"].min()) & (powers <= own["step"].max())]])
 
@@ -162,9 +164,10 @@ def by_layer(ax, rows, column):
     for matrix in (*others, *mlp):
         part = inside[inside["matrix"] == matrix].sort_values("layer")
         if matrix in mlp:
-            look = {"color": "#303030", "linestyle": _dashes(mlp)[matrix], "zorder": 3, "label": matrix}
+            look = {"color": axes.COLORS["all"], "linestyle": _dashes(mlp)[matrix], "zorder": 3, "label": matrix}
         else:
-            look = {"color": GREY, "alpha": 0.5, "linewidth": 0.9, "label": "attention" if matrix == others[0] else None}
+            look = {"color": GREY, "alpha": 0.5, "linewidth": 0.9}
+            look["label"] = "attention" if matrix == others[0] else None
         ax.plot(part["layer"], part[column], **look)
         ax.plot(part["layer"].iloc[-1], part[column].iloc[-1], "o", color=look["color"], markersize=3.5)
     ax.xaxis.get_major_locator().set_params(integer=True)
@@ -179,7 +182,7 @@ def layers_over_steps(ax, rows, column):
     mlp = [matrix for matrix in dict.fromkeys(rows["matrix"]) if matrix.startswith("mlp.")]
     for (layer, matrix), part in rows[rows["matrix"].isin(mlp)].groupby(["layer", "matrix"]):
         last = layer == rows["layer"].max()
-        axes.over_steps(ax, part["step"], part[column], color="#303030" if last else GREY, markersize=2,
+        axes.over_steps(ax, part["step"], part[column], color=axes.COLORS["all"] if last else GREY, markersize=2,
                         linestyle=_dashes(mlp)[matrix], zorder=3 if last else 2)
     ax.set_xlabel("training step (black: the last layer)")
 
@@ -193,9 +196,9 @@ def special(fits, column="alpha"):
 
     Returns
     -------
-    DataFrame, one row a matrix: last (the last layer's value), median, lowest and highest of the other layers, below (how
-    many of them lie lower), others, p (two-sided: the share of the layers that would be as extreme; NaN where the last
-    layer's fit failed)
+    DataFrame, one row a matrix: last (the last layer's value), median, lowest and highest of the other layers, below
+    (how many of them lie lower), others, p (two-sided: the share of the layers that would be as extreme; NaN where the
+    last layer's fit failed)
     """
     rows = {}
     for matrix, part in fits[fits["layer"] >= 0].groupby("matrix", sort=False):
@@ -213,12 +216,12 @@ def special(fits, column="alpha"):
 
 def matching(groups):
     """How well matched groups match, matrix by matrix, in Markdown. groups : `weight_groups`"""
-    of_rare = groups[(groups["group"] == "rare") & (groups["rows"] == "raw")].drop_duplicates("matrix")
     said = ", ".join(f"{abs(row['imbalance_norm']):.2f} SD in {MATRICES[row['matrix']]}"
-                     + ("" if matches(row) else " (**cannot be used there**)") for _, row in of_rare.iterrows())
-    return (f"In the norm of their rows matched groups miss the rare group by {said}; the limit is {controls.POOR_MATCH} "
-            "SD. Where it is passed they are left out, and the claim is judged on random groups alone, as partly reproduced "
-            "at most.")
+                     f"{'' if matches(row) else ' (**cannot be used there**)'}"
+                     for _, row in _of_rare(groups).iterrows())
+    return (f"In the norm of their rows matched groups miss the rare group by {said}; the limit is "
+            f"{controls.POOR_MATCH} SD. Where it is passed they are left out, and the claim is judged on random groups "
+            "alone, as partly reproduced at most.")
 
 
 def failures(table):
@@ -243,26 +246,25 @@ def summary(rare, share, training, fitted, model):
     share : of the sum in one direction, by kind and matrix.
     training : `weights_over_training`, without rows where there is none ; fitted : `weight_layers` ; model : its name.
     """
-    lines = [f"- {MATRICES[matrix]}{' (beside the claim)' if matrix == 'out' else ''}: Hill exponent **{row.value:.2f}** "
-             f"[{row.low:.2f}, {row.high:.2f}]; {_controls(row)}, own elements shuffled {row.shuffled_mean:.2f}. "
-             f"{of_claim(rare.reset_index(), matrix).detail} One direction holds {share['rare', matrix]:.0%} of the sum "
-             f"(random groups {share['random', matrix]:.0%})."
+    lines = [f"- {MATRICES[matrix]}{' (beside the claim)' if matrix == 'out' else ''}: Hill exponent "
+             f"**{row.value:.2f}** [{row.low:.2f}, {row.high:.2f}]; {_controls(row)}, own elements shuffled "
+             f"{row.shuffled_mean:.2f}. {of_claim(rare.reset_index(), matrix).detail} One direction holds "
+             f"{share['rare', matrix]:.0%} of the sum (random groups {share['random', matrix]:.0%})."
              for matrix, row in rare.loc["alpha_hill"].iterrows()]
     if len(training):
         own = training[training["kind"] == "own"].groupby(["statistic", "matrix"], sort=False)["difference"]
         gaps = own.agg(["first", "last"])
-        lines += [f"- {MATRICES[matrix]} over training: the distance to random groups goes from {hill['first']:+.2f} to "
-                  f"{hill['last']:+.2f}; with k = m/2 for all from {half['first']:+.2f} to {half['last']:+.2f}."
+        lines += [f"- {MATRICES[matrix]} over training: the distance to random groups goes from {hill['first']:+.2f} "
+                  f"to {hill['last']:+.2f}; with k = m/2 for all from {half['first']:+.2f} to {half['last']:+.2f}."
                   for matrix in training["matrix"].unique()
-                  for hill, half in [[gaps.loc[(statistic, matrix)] for statistic in ("alpha_hill", "alpha_hill_half")]]]
+                  for hill, half in [[gaps.loc[(name, matrix)] for name in ("alpha_hill", "alpha_hill_half")]]]
     lines += ["", f"weightwatcher's fit of whole layers failed in {fitted['alpha'].isna().mean():.1%} of the matrices."]
-    quantised = (" The weights of this model were stored with 4 bits and made floating point again: the rounding adds noise "
-                 "of its own.")
+    quantised = (" The weights of this model were stored with 4 bits and made floating point again: the rounding adds "
+                 "noise of its own.")
     return "\n".join(lines) + quantised * (model == "smollm2")
 
 
 def _controls(row):
     """A statistic's controls in words: "random groups 3.00 (p = 0.010), matched 3.10 (p = 0.20)"."""
-    said = [f"{kind} groups {row[f'{kind}_mean']:.2f} ({by_draws(row[f'p_{kind}'], row[f'{kind}_draws'], kind)})"
-            if np.isfinite(row[f"p_{kind}"]) else f"{kind} groups cannot be used" for kind in controls.KINDS]
-    return ", ".join(said)
+    return by_control(row, lambda kind: f"{kind} groups {row[f'{kind}_mean']:.2f} "
+                                        f"({by_draws(row[f'p_{kind}'], row[f'{kind}_draws'], kind)})", "p_{}", ", ")

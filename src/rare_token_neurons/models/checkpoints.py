@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import re
 from functools import lru_cache
-from pathlib import Path
 
 import torch
 from huggingface_hub.errors import RevisionNotFoundError
@@ -19,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 from rare_token_neurons import files
 from rare_token_neurons.models import gguf, hub
 from rare_token_neurons.models.subject import dissect
-from rare_token_neurons.paths import MINI_PYTHIA, shown
+from rare_token_neurons.paths import MINI_PYTHIA, place, shown
 from rare_token_neurons.text import rarity
 
 transformers_logging.disable_progress_bar()  # hundreds of lines in a notebook
@@ -36,14 +35,15 @@ def step_of(revision):
 
 
 def _suite(model):
-    """The local folder of a model, or None for a hub repository."""
+    """The local folder of a model, or None for a hub repository: what is there is never looked up."""
     if model == "mini-pythia":
         return MINI_PYTHIA
     if model == "smollm2":
         return gguf.smollm2()
-    if Path(model).is_dir():
-        return Path(model)
-    return gguf.of_file(model) if model.endswith(".gguf") else None
+    path = place(model)
+    if path.is_dir():
+        return path
+    return gguf.of_file(path) if path.is_file() or model.endswith(".gguf") else None
 
 
 def revisions(model):

@@ -25,9 +25,8 @@ def of_file(path):
     FileNotFoundError, ValueError
         There is no such file; it is damaged, or of an architecture that transformers does not read from GGUF.
     """
-    path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no GGUF file {path}.")
+        raise FileNotFoundError(f"There is no GGUF file {shown(path)}.")
     stamp = path.stat()
     target = FOLDERS / _hash(path, stamp.st_size, stamp.st_mtime_ns)[:12]
     if not target.exists():

@@ -30,7 +30,7 @@ from rare_token_neurons import files, paths
 from rare_token_neurons.runner.jobs import file_hash, finished, for_readers, plan, tables_read
 
 KERNEL_STARTS = 3  # a kernel on a busy machine may die before its first answer
-QUIET = ("--IPKernelApp.log_level=40",)  # errors only: its warnings (no encryption on the loopback) concern servers
+QUIET = ("--IPKernelApp.log_level=50",)  # neither warnings for servers (no encryption on the loopback) nor its own end
 DEAD = "DeadKernelError: the kernel was killed; most often the machine had no memory left"
 logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it would log is checked before, or reported after
 
@@ -158,11 +158,15 @@ def run(jobs, *, in_place=False):
                     nbformat.write(clean, temporary)
     except NotebookError:
         print("failed", flush=True)
+        _close(jobs, records, skipped)
         raise
-    finally:
-        if records:
-            print(f"\n{closing_table(jobs, records, skipped)}", flush=True)
+    _close(jobs, records, skipped)
     return records, skipped
+
+
+def _close(jobs, records, skipped):
+    if records:
+        print(f"\n{closing_table(jobs, records, skipped)}", flush=True)
 
 
 def main(argv=None):
@@ -170,7 +174,7 @@ def main(argv=None):
 
     Returns
     -------
-    int: 0; 1 when a notebook failed; 2 when a parameter was wrong and nothing was started; 130 when interrupted
+    int: 0; 1 when a notebook failed; 2 when a parameter was wrong and nothing was started
     """
     parser = argparse.ArgumentParser(
         prog="python -m rare_token_neurons run",
@@ -207,9 +211,6 @@ def main(argv=None):
     except NotebookError as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("\nInterrupted; the same command goes on where this one stopped.", file=sys.stderr)
-        return 130
     if arguments.save_minutes:
         save_minutes(jobs, records, skipped)
         save_processor()

@@ -10,18 +10,18 @@ import contextlib
 import json
 import os
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
+from tqdm import tqdm
 
 from rare_token_neurons import keys, paths, settings as parameters
 from rare_token_neurons.runner import run
@@ -33,11 +33,10 @@ from rare_token_neurons.runner.jobs import finished, plan
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a grid: its number (the header is line 1), its settings in words and as text, the jobs that they mean."""
+    """One line of a grid: its number (the header is line 1), its settings in words, the jobs that they mean."""
 
     line: int
     label: str
-    values: dict
     jobs: tuple
 
     @property
@@ -47,8 +46,8 @@ class Row:
 
     @property
     def arguments(self):
-        """The arguments of `run` that do this row: its notebooks, and the parameters that one of them has."""
-        values = {name: text for name, text in self.values.items() if any(name not in job.missing for job in self.jobs)}
+        """The arguments of `run` that do this row: its notebooks, and the parameters in which one differs from its own."""
+        values = {name: value for job in self.jobs for name, value in job.values.items()}
         return [*(job.name[:2] for job in self.jobs), *(["-y", json.dumps(values, ensure_ascii=False)] if values else [])]
 
     @property
@@ -92,7 +91,7 @@ def read(path):
                                      f"{' and '.join(names)}; keep one of the two.")
         except ValueError as error:
             raise ValueError(f"{path}, line {line}: {error}") from None
-        rows.append(Row(line, label, values, tuple(jobs)))
+        rows.append(Row(line, label, tuple(jobs)))
     return rows
 
 
@@ -199,6 +198,7 @@ def row(arguments):
 
 RETRIES = 2  # of a row that could not be started on a worker; one whose worker died is up to the scheduler
 TIMEOUT = 10  # seconds to wait for the scheduler
+POLL = 0.5  # seconds between two looks at the rows
 
 
 class SchedulerGone(Exception):
@@ -208,33 +208,29 @@ class SchedulerGone(Exception):
 class Local:
     """Processes of this machine, `jobs` at a time, each with its share of the cores."""
 
+    there = True  # what runs the rows
+
     def __init__(self, jobs):
         if jobs < 1:
             raise ValueError(f"--jobs is {jobs}; it must be 1 or more.")
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         self.threads = max(1, cores // jobs) if jobs > 1 else None  # a row alone: as in `run`
-        self.pool = ThreadPoolExecutor(jobs)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.pool.shutdown()
+        self.executor = ThreadPoolExecutor(jobs)
 
     def submit(self, row):
         """A future of the row; it runs when one of the places is free."""
-        return self.pool.submit(execute, row.name, row.arguments, row.log, self.threads)
-
-    def running(self, futures):
-        """How many run now."""
-        return sum(future.running() for future in futures)
+        return self.executor.submit(execute, row.name, row.arguments, row.log, self.threads)
 
     def stop(self, futures):
         """Start no other row, interrupt those that run, and wait for their end."""
-        self.pool.shutdown(wait=False, cancel_futures=True)
+        self.executor.shutdown(wait=False, cancel_futures=True)
         while not all(future.done() for future in futures):
             stop(row.name for row in futures.values())
             time.sleep(0.1)
+
+    def close(self):
+        """Give the threads back."""
+        self.executor.shutdown()
 
 
 class Cluster:
@@ -253,140 +249,72 @@ class Cluster:
             self.client = Client(address, timeout=TIMEOUT, set_as_default=False)
         except (OSError, ValueError) as error:
             raise ValueError(f"No Dask scheduler answers at {address} ({error}).") from None
+        self.executor = self.client.get_executor(pure=False, retries=RETRIES)
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.client.close()
+    @property
+    def there(self):
+        """Whether the scheduler answers."""
+        return self.client.status == "running"
 
     def submit(self, row):
-        """A future of the row, under a key that tells its content."""
-        if self.client.status != "running":
-            raise SchedulerGone("The Dask scheduler does not answer any more.")
-        return self.client.submit(execute, row.name, row.arguments, row.log, key=row.name, pure=False, retries=RETRIES)
-
-    def running(self, futures):
-        """How many run now: of those that a worker holds, as many as it has threads."""
-        try:
-            threads, held = self.client.nthreads(), self.client.processing()
-        except OSError as error:
-            raise SchedulerGone(f"The Dask scheduler does not answer any more ({error}).") from None
-        mine = {future.key for future in futures}
-        return sum(min(len(mine.intersection(keys)), threads.get(worker, 0)) for worker, keys in held.items())
+        """A future of the row."""
+        return self.executor.submit(execute, row.name, row.arguments, row.log)
 
     def stop(self, futures):
         """Start no other row, and interrupt those that run."""
-        with contextlib.suppress(OSError):  # without a scheduler, workers end and their rows with them
-            self.client.cancel(list(futures))
+        with contextlib.suppress(OSError):  # it went meanwhile
+            self.executor.shutdown(wait=False)
             self.client.run(stop, [row.name for row in futures.values()])
 
-
-# ---- how far the grid is
-
-
-class Status:
-    """Counts of rows and the line made of them.
-
-    Parameters
-    ----------
-    what : str, what is counted, such as "rows".
-    total : int.
-    stream : where the line is written.
-    clock : callable that returns seconds.
-    """
-
-    def __init__(self, what, total, *, stream=None, clock=time.monotonic):
-        self.what, self.total, self.stream, self.clock = what, total, stream or sys.stdout, clock
-        self.start, self.done, self.failed, self.running, self.seconds = clock(), 0, 0, 0, []
-
-    @property
-    def waiting(self):
-        """How many neither run nor have ended."""
-        return max(0, self.total - self.done - self.failed - self.running)
-
-    @property
-    def left(self):
-        """Seconds until all have ended, as long as the finished ones on average and as many at once as now; None before."""
-        if not self.seconds:
-            return None
-        return sum(self.seconds) / len(self.seconds) * (self.waiting + self.running) / max(1, self.running)
-
-    @property
-    def line(self):
-        """The counts, the time that has passed, and the time left."""
-        left = "" if self.left is None or not self.waiting + self.running else f", about {duration(self.left)} left"
-        return (f"{self.done} of {self.total} {self.what} done, {self.running} running, {self.failed} failed, "
-                f"{self.waiting} waiting; {duration(self.clock() - self.start)}{left}")
-
-    def ended(self, label, seconds=None, *, failed=False):
-        """Count a row that has ended and say so; one without seconds was finished before."""
-        self.done, self.failed = self.done + (not failed), self.failed + failed
-        if seconds is not None and not failed:
-            self.seconds.append(seconds)
-        self.tell(f"{label}: {'failed' if failed else 'unchanged' if seconds is None else duration(seconds)}")
-
-    def tell(self, text):
-        """Write a line that stays; the status follows it."""
-        print(f"{self._clear}{text}", file=self.stream, flush=True)
-        if self.stream.isatty():
-            self.show(self.running)
-
-    def show(self, running):
-        """Renew the status line: on a terminal at every call, elsewhere where a row has started or ended."""
-        changed, self.running = running != self.running, running
-        if self.stream.isatty():
-            print(f"{self._clear}{self.line[:shutil.get_terminal_size().columns - 1]}", end="", file=self.stream, flush=True)
-        elif changed:
-            print(self.line, file=self.stream, flush=True)
-
-    @property
-    def _clear(self):
-        return "\r\033[K" if self.stream.isatty() else ""
-
-
-def duration(seconds):
-    """Seconds in words: 45 s, 12 min, 3 h 10 min."""
-    minutes = round(seconds / 60)
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+    def close(self):
+        """Leave the cluster as it was."""
+        self.client.close(TIMEOUT)
 
 
 # ---- all rows
 
-POLL = 0.5  # seconds between two looks at the rows
 
-
-def sweep(rows, pool, status, failed):
-    """Run rows, keep the status line, and end what runs when this is interrupted.
+def sweep(what, rows, pool, failed):
+    """Run rows, show how far they are, and end what runs when this is interrupted.
 
     Parameters
     ----------
+    what : str, what a row is, in the plural.
     rows : list of Row
     pool : Local or Cluster
-    status : Status
     failed : list, to which (Row, str) of each row that fails is added, with the reason; what it finished before is kept
+
+    Returns
+    -------
+    str: how many are done
     """
-    futures = {}
-    try:
-        for row in rows:
-            if all(map(finished, row.jobs)):
-                status.ended(f"line {row.line} ({row.label})")
-            else:
-                futures[pool.submit(row)] = row
-        while futures:
-            for future in [future for future in futures if future.done()]:
-                row = futures.pop(future)
-                error, seconds = _result(future)
-                status.ended(f"line {row.line} ({row.label})", seconds, failed=bool(error))
-                if error:
-                    failed.append((row, error))
-            status.show(pool.running(futures) if futures else 0)
-            time.sleep(POLL if futures else 0)
-    except BaseException:
-        pool.stop(futures)
-        raise
+    done, futures, before = [row for row in rows if all(map(finished, row.jobs))], {}, len(failed)
+    with tqdm(desc=what, total=len(rows), initial=len(done), unit="row", disable=None) as bar:
+        for row in done:
+            bar.write(f"line {row.line} ({row.label}): unchanged")
+        try:
+            for row in rows:
+                if row not in done:
+                    futures[pool.submit(row)] = row
+            left = set(futures)
+            while left:
+                ended, left = wait(left, timeout=POLL, return_when=FIRST_COMPLETED)
+                if not pool.there:
+                    raise SchedulerGone
+                for future in ended:
+                    row, (error, seconds) = futures[future], _result(future)
+                    if error:
+                        failed.append((row, error))
+                    bar.write(f"line {row.line} ({row.label}): {'failed' if error else tqdm.format_interval(seconds)}")
+                    bar.set_postfix(failed=len(failed) - before)
+                    bar.update()
+                bar.refresh()
+        except SchedulerGone:  # the workers end without it, and their rows with them
+            raise
+        except BaseException:
+            pool.stop(futures)
+            raise
+    return f"{len(rows) - len(failed) + before} of {len(rows)} {what} done"
 
 
 def _result(future):
@@ -402,7 +330,7 @@ def main(argv=None):
 
     Returns
     -------
-    int: 0; 1 when a row failed; 2 when the grid was wrong and nothing was started; 130 when interrupted
+    int: 0; 1 when a row failed; 2 when the grid was wrong and nothing was started
     """
     parser = argparse.ArgumentParser(prog="python -m rare_token_neurons sweep", description=__doc__.split("\n\n", 1)[1])
     parser.add_argument("grid", help="a CSV file, such as data/paper_grid.csv")
@@ -421,16 +349,12 @@ def main(argv=None):
         if not any(row.line == part.line for _, rows in parts for part in rows):
             print(f"line {row.line} asks for what an earlier line does; it is done once.")
     try:
-        with pool:
-            for what, rows in parts:
-                status = Status(what, len(rows))
-                sweep(rows, pool, status, failed)
-                told.append(f"{status.done} of {status.total} {what} done")
-    except SchedulerGone as error:
-        told, code = [f"{error} The same command goes on where this one stopped"], 1
-    except KeyboardInterrupt:
-        told, code = ["Interrupted; the same command goes on where this one stopped"], 130
-    for row, error in failed:
-        print(f"\nline {row.line} failed ({row.label}):\n{error}\nits output: {row.log}", file=sys.stderr)
+        with contextlib.closing(pool):
+            told += [sweep(what, rows, pool, failed) for what, rows in parts]
+    except SchedulerGone:
+        told, code = ["The Dask scheduler does not answer any more. The same command goes on where this one stopped"], 1
+    finally:  # also of a grid that is interrupted
+        for row, error in failed:
+            print(f"\nline {row.line} failed ({row.label}):\n{error}\nits output: {row.log}", file=sys.stderr)
     print(f"\n{', '.join(told)}.", file=sys.stderr if code else sys.stdout)
     return code or int(bool(failed))

@@ -18,8 +18,8 @@ POOR_MATCH = 0.25  # standard deviations: beyond it, matched groups match too po
 FEATURES = ("scale", "norm")  # what `matching_features` tells
 
 
-def random_groups(pool, size, draws=1000, seed=0):
-    """Groups of equal size, drawn without replacement within a group.
+def random_groups(pool, size, draws, seed=0):
+    """Groups of equal size, drawn without replacement within a group; one neuron more in the pool changes only those that hold it.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def random_groups(pool, size, draws=1000, seed=0):
     pool = np.arange(pool) if np.ndim(pool) == 0 else np.asarray(pool)
     if not 1 <= size <= len(pool):
         raise ValueError(f"Groups of {size} neurons cannot be drawn from {len(pool)}.")
-    keys = np.random.default_rng(seed).random((draws, len(pool)))
+    keys = np.random.default_rng(seed).random((pool.max() + 1, draws))[pool].T  # a neuron's keys are its own
     return pool[np.argpartition(keys, size - 1, axis=1)[:, :size]].astype(np.int64)
 
 
@@ -54,26 +54,25 @@ def matching_features(activations, w_out):
         return np.log(np.stack([spread, norm], axis=1))
 
 
-def matched_groups(features, group, pool=None, *, draws=1000, seed=0):
+def matched_groups(features, group, pool, *, draws, seed=0):
     """Groups in which each neuron stands for one of `group`: a random one of its m nearest neighbours.
 
     Distances are Euclidean after each feature is divided by its standard deviation over the pool. No neuron of
     `group` is used, and none twice in a group; members choose in random order (with m candidates one is always left).
-    `imbalance` says how well they match.
+    A member's draws are its own: they depend on `seed` and its number, not on its place in the group. `imbalance` says how
+    well they match.
 
     Parameters
     ----------
     features : (neurons, f) float, such as `matching_features`.
-    group : (m,) int ; pool : (p,) int neurons to draw from, None: all with finite features.
+    group : (m,) int ; pool : (p,) int neurons to draw from.
 
     Returns
     -------
     (draws, m) int64, column j in place of group[j].
     """
     features, group = np.asarray(features, dtype=np.float64), np.asarray(group)
-    pool = np.flatnonzero(np.isfinite(features).all(axis=1)) if pool is None else np.asarray(pool)
-    pool = np.setdiff1d(pool, group)
-    size = len(group)
+    pool, size = np.setdiff1d(pool, group), len(group)
     if size > len(pool):
         raise ValueError(f"Each of {size} neurons needs {size} candidates, and {len(pool)} neurons are left to choose from.")
     if not np.isfinite(features[np.r_[group, pool]]).all():
@@ -82,14 +81,14 @@ def matched_groups(features, group, pool=None, *, draws=1000, seed=0):
     distances = np.linalg.norm(scaled[group][:, None] - scaled[pool][None], axis=-1)  # (m, p)
     candidates = pool[np.argsort(distances, axis=1, kind="stable")[:, :size]]  # (m, m)
 
-    rng = np.random.default_rng(seed)
-    turns = rng.random((draws, size)).argsort(axis=1)  # each group's own order of choosing
+    keys = np.stack([np.random.default_rng([seed, neuron]).random((draws, 1 + size), np.float32) for neuron in group])
+    turns = keys[..., 0].T.argsort(axis=1)  # each group's own order of choosing
     used, row = np.zeros((draws, len(features)), dtype=bool), np.arange(draws)
     groups = np.empty((draws, size), dtype=np.int64)
     for member in turns.T:  # (draws,)
         offered = candidates[member]  # (draws, m)
-        keys = rng.random(offered.shape) + 2.0 * used[row[:, None], offered]  # a used one loses against any free one
-        chosen = offered[row, keys.argmin(axis=1)]
+        wanted = keys[member, row, 1:] + 2.0 * used[row[:, None], offered]  # a used one loses against any free one
+        chosen = offered[row, wanted.argmin(axis=1)]
         used[row, chosen] = True
         groups[row, member] = chosen
     return groups
@@ -111,7 +110,7 @@ def imbalance(features, group, groups):
     return (features[group].mean(axis=0) - features[groups].mean(axis=(0, 1))) / living.std(axis=0)
 
 
-def missed(features, group, groups=None):
+def missed(features, group, groups):
     """`imbalance` as columns of a table: {"imbalance_scale", "imbalance_norm"}, NaN without matched groups (None).
 
     features : from `matching_features`, or the norm alone, (neurons, 1) ; group : (m,) ; groups : (draws, m).
@@ -148,14 +147,38 @@ def empirical_p(value, null, side="two-sided"):
     -------
     float, NaN where the value is missing or no null value is left.
     """
-    if side not in ("greater", "less", "two-sided"):
-        raise ValueError(f"The side of a test is greater, less or two-sided, not {side!r}.")
     null = np.asarray(null, dtype=np.float64)
     null = null[np.isfinite(null)]
     if not (np.isfinite(value) and len(null)):
         return float("nan")
-    greater, less = ((np.sum(null >= value) + 1) / (len(null) + 1), (np.sum(null <= value) + 1) / (len(null) + 1))
-    return float({"greater": greater, "less": less, "two-sided": min(1.0, 2 * min(greater, less))}[side])
+    greater, less = (float(np.sum(as_extreme) + 1) / (len(null) + 1) for as_extreme in (null >= value, null <= value))
+    match side:
+        case "greater":
+            return greater
+        case "less":
+            return less
+        case "two-sided":
+            return min(1.0, 2 * min(greater, less))
+    raise ValueError(f"The side of a test is greater, less or two-sided, not {side!r}.")
+
+
+def among(value, null, side=""):
+    """Where a value lies among control groups.
+
+    Parameters
+    ----------
+    value : float ; null : (groups,) that of the control groups, missing ones left out ; side : of the test, "" for none.
+
+    Returns
+    -------
+    mean, low, high (95 %) of the control groups, p (`empirical_p`) : float, NaN where no group is left
+    """
+    null = np.asarray(null)
+    null = null[np.isfinite(null)]
+    if not len(null):
+        return (np.nan,) * 4
+    low, high = (float(np.quantile(null, end)) for end in (0.025, 0.975))
+    return float(null.mean()), low, high, empirical_p(value, null, side) if side else np.nan
 
 
 # ---- activations, and control groups drawn from them
@@ -279,7 +302,7 @@ def within(sample, groups, nulls, names, statistic, *, centred=True, resamples=R
     null = {kind: statistic(geometry.within(matrix, made)) for kind, made in nulls.items()}
     base = {kind: np.stack([drawn(one)[1] for one in made[:baselines]]) for kind, made in nulls.items()} if baselines else {}
     sides = dict.fromkeys(names, "") if np.ndim(groups) == 2 else names
-    return against(sides, value, samples, null, base, seed)
+    return beside(sides, value, samples, null, base, seed)
 
 
 def between(sample, group, nulls, *, centred=True, resamples=RESAMPLES, baselines=0, seed=0):
@@ -293,18 +316,18 @@ def between(sample, group, nulls, *, centred=True, resamples=RESAMPLES, baseline
     null = {kind: crossed_groups(matrix, sample.living, made) for kind, made in nulls.items()}
     base = {kind: _outside(sample, made[:baselines], resamples, seed, centred)
             for kind, made in nulls.items()} if baselines else {}
-    return against(CROSSED, value, samples, null, base, seed)
+    return beside(CROSSED, value, samples, null, base, seed)
 
 
-def across(sample, first, second, nulls, *, centred=True, resamples=RESAMPLES, seed=0):
+def across(sample, first, second, nulls, *, centred, seed):
     """Statistics of one group's neurons with another's: rows as in `between`, without intervals of the differences.
 
     nulls : control groups of both together (see `control_groups`), the first group's members in front.
     """
-    value, samples = _crossed_drawn(sample, first, second, resamples, seed, centred)
+    value, samples = _crossed_drawn(sample, first, second, RESAMPLES, seed, centred)
     matrix, m = sample.matrices["correlation" if centred else "cosine"], len(first)
     null = {kind: crossed(matrix[made[:, :m, None], made[:, None, m:]]) for kind, made in nulls.items()}
-    return against(CROSSED, value, samples, null, {}, seed)
+    return beside(CROSSED, value, samples, null, {}, seed)
 
 
 def _crossed_drawn(sample, first, second, resamples, seed, centred):
@@ -342,34 +365,36 @@ def _outside(sample, groups, resamples, seed, centred):
     return documents.outside(living, sample.documents, columns, draws=resamples, seed=seed, centred=centred)[1].T[..., None]
 
 
-def spread(value, samples):
-    """The interval of resamples (draws,) around the value: their quantiles, moved so that their mean is the value."""
-    return np.quantile(samples, [(1 - documents.LEVEL) / 2, (1 + documents.LEVEL) / 2]) + value - samples.mean()
-
-
-def against(names, value, samples, null, base, seed=0):
+def beside(names, value, draws, null, base, seed=0):
     """One row a statistic; see `within`.
 
     Parameters
     ----------
-    names : statistic -> side of the test, "" for no test ; value : (k,) ; samples : (draws, k).
-    null : kind -> (groups, k) ; base : kind -> (g, draws, j), resamples of control groups, for the first j statistics.
+    names : statistic -> side of the test, "" for no test ; value : (k,) ; draws : (draws, k).
+    null : kind -> (groups, k) ; base : kind -> (g, draws, j), draws of control groups, for the first j statistics.
     """
-    rows, draw = [], np.arange(len(samples))
-    for at, (name, side) in enumerate(names.items()):
-        low, high = spread(value[at], samples[:, at])
-        row = {"statistic": name, "side": side, "value": value[at], "low": low, "high": high}
-        for kind in KINDS:
-            drawn = null[kind][:, at] if kind in null else np.full(1, np.nan)
-            row |= {kind: drawn.mean(), f"{kind}_low": np.quantile(drawn, 0.025), f"{kind}_high": np.quantile(drawn, 0.975),
-                    f"p_{kind}": empirical_p(value[at], drawn, side) if side else np.nan}
-            difference, ends = value[at] - drawn.mean(), (np.nan, np.nan)
-            if kind in base and at < base[kind].shape[2]:
-                one = np.random.default_rng(seed).integers(len(base[kind]), size=len(draw))
-                ends = spread(difference, samples[:, at] - base[kind][one, draw, at])
-            row |= {f"less_{kind}": difference, f"less_{kind}_low": ends[0], f"less_{kind}_high": ends[1]}
-        rows.append({name: entry if isinstance(entry, str) else float(entry) for name, entry in row.items()})
-    return rows
+    return [_beside(name, side, value[at], draws[:, at], {kind: made[:, at] for kind, made in null.items()},
+                    {kind: made[..., at] for kind, made in base.items() if at < made.shape[2]}, seed)
+            for at, (name, side) in enumerate(names.items())]
+
+
+def _beside(name, side, value, draws, null, others, seed):
+    """One row of `beside`: draws (draws,), null of a kind (groups,), others (g, draws)."""
+    low, high = map(float, documents.interval(value, draws, "centred"))
+    random, matched = (_of_kind(kind, value, draws, null.get(kind, ()), others.get(kind, ()), side, seed) for kind in KINDS)
+    return {"statistic": name, "side": side, "value": float(value), "low": low, "high": high} | random | matched
+
+
+def _of_kind(kind, value, draws, null, others, side, seed):
+    """The columns of `within` on one kind of control: null (groups,), others (g, draws)."""
+    mean, low, high, p = among(value, null, side)
+    difference = documents.against(value, draws, mean, others, "centred", seed)
+    return {kind: mean, f"{kind}_low": low, f"{kind}_high": high, f"p_{kind}": p} | less(kind, difference)
+
+
+def less(kind, difference):
+    """The columns of a difference from a kind of control: (value, low, high) -> less_X, less_X_low, less_X_high."""
+    return dict(zip((f"less_{kind}", f"less_{kind}_low", f"less_{kind}_high"), difference))
 
 
 def compare(own, resampled, nulls, sides, fitted):
@@ -383,21 +408,26 @@ def compare(own, resampled, nulls, sides, fitted):
     Returns
     -------
     DataFrame, one row a statistic: statistic, side (of the tests: the heavier tail), value, low, high (95 % over
-    documents), difference, difference_low, difference_high (the same three less random_mean), for each null X_mean, X_low,
-    X_high (95 % of the groups), p_X, X_draws; missing (the share of failed fits in everything compared).
+    documents), difference, difference_low, difference_high (the same three less random_mean), for each null the columns of
+    `bands`; missing (the share of failed fits in everything compared).
     """
-    rows, everything = [], pd.concat([own, resampled, *nulls.values()])
+    everything = pd.concat([own, resampled, *nulls.values()])
+    tried = {True: everything[everything["status"].notna()], False: everything}  # for what a fit may miss, and the rest
+    rows = []
     for statistic, side in sides.items():
-        value = float(own[statistic].iloc[0])
-        low, high = documents.percentile_interval(value, resampled[statistic])
-        centre = nulls["random"][statistic].mean()
-        row = {"statistic": statistic, "side": side, "value": value, "low": low, "high": high, "difference": value - centre,
-               "difference_low": low - centre, "difference_high": high - centre}
-        for name, null in nulls.items():
-            draws = null[statistic].dropna().to_numpy()
-            edges = np.quantile(draws, [0.025, 0.975]) if len(draws) else (np.nan, np.nan)
-            row |= {f"{name}_mean": draws.mean() if len(draws) else np.nan, f"{name}_low": edges[0],
-                    f"{name}_high": edges[1], f"p_{name}": empirical_p(value, draws, side), f"{name}_draws": len(draws)}
-        tried = everything[everything["status"].notna()] if statistic in fitted else everything
-        rows.append(row | {"missing": tried[statistic].isna().mean() if len(tried) else np.nan})
+        value, null = float(own[statistic].iloc[0]), {kind: made[statistic] for kind, made in nulls.items()}
+        (low, high), centre = documents.interval(value, resampled[statistic], "held"), null["random"].mean()
+        rows.append({"statistic": statistic, "side": side, "value": value, "low": low, "high": high,
+                     "difference": value - centre, "difference_low": low - centre, "difference_high": high - centre,
+                     **bands(value, null, side), "missing": tried[statistic in fitted][statistic].isna().mean()})
     return pd.DataFrame(rows)
+
+
+def bands(value, nulls, side):
+    """`among` as columns, for each kind X of control: X_mean, X_low, X_high, p_X, and X_draws, how many of them there are.
+
+    nulls : kind -> (groups,).
+    """
+    return {f"{before}{kind}{after}": found for kind, null in nulls.items() for (before, after), found in zip(
+        (("", "_mean"), ("", "_low"), ("", "_high"), ("p_", ""), ("", "_draws")),
+        (*among(value, null, side), int(np.isfinite(null).sum())))}

@@ -13,9 +13,11 @@ import numpy as np
 from rare_token_neurons.statistics import rankings
 
 LEVEL = 0.95  # of an interval
-DRAWS = 1000
+TAILS = (1 - LEVEL) / 2, (1 + LEVEL) / 2
+DRAWS = 1000  # of documents, for a mean
+BATCH = 250  # of them at once
 LEAST_DOCUMENTS = 6
-RANKINGS = ("split_half", "same_tokens")
+PARTS = {"split_half": 2, "same_tokens": 1}  # a way to rank -> parts of the documents that it takes
 
 
 def check(sums: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -38,12 +40,17 @@ def by_document(effects, owners, among=None):
     return member @ effects, member.sum(axis=1)
 
 
+def means(sums: np.ndarray, counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Means under document weights: sum over documents / positions, (..., draws, neurons)."""
+    return weights @ sums / (weights @ counts)[..., None]
+
+
 def influence(sums: np.ndarray, counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Influence under document weights: |sum over documents| / positions, (..., draws, neurons).
 
     sums : per-document sums of |change| gives mean |change|; of the change itself, |mean change|.
     """
-    return np.abs(weights @ sums) / (weights @ counts)[..., None]
+    return np.abs(means(sums, counts, weights))
 
 
 # ---- documents halved and drawn
@@ -93,6 +100,11 @@ def split_half(first: np.ndarray, second: np.ndarray) -> np.ndarray:
                   + np.take_along_axis(first, rankings.order_of(second), axis=-1))
 
 
+def ranked(values: np.ndarray) -> np.ndarray:
+    """Rank curves (draws, neurons) of influences (parts, draws, neurons): `split_half` of two parts; of one sorted by itself."""
+    return split_half(*values) if len(values) == 2 else -np.sort(-values[0], axis=-1)
+
+
 def curves_drawn(sums: np.ndarray, counts: np.ndarray, draws: int, rng: np.random.Generator, *,
                  ranking: str = "split_half", resample: bool = True) -> np.ndarray:
     """Rank curves over random halves of the documents.
@@ -107,11 +119,10 @@ def curves_drawn(sums: np.ndarray, counts: np.ndarray, draws: int, rng: np.rando
     -------
     (draws, neurons) influence by rank; falling for "same_tokens", nearly so for "split_half".
     """
-    if ranking not in RANKINGS:
-        raise ValueError(f'ranking must be "split_half" or "same_tokens", not {ranking!r}')
-    weights = parts(len(counts), 2 if ranking == "split_half" else 1, draws, rng)
-    values = influence(sums, counts, redraw(weights, rng) if resample else weights)
-    return split_half(*values) if ranking == "split_half" else -np.sort(-values[0], axis=-1)
+    if ranking not in PARTS:
+        raise ValueError(f'ranking must be {" or ".join(PARTS)}, not {ranking!r}')
+    weights = parts(len(counts), PARTS[ranking], draws, rng)
+    return ranked(influence(sums, counts, redraw(weights, rng) if resample else weights))
 
 
 def reliability(sums: np.ndarray, counts: np.ndarray, *, seed: int = 0) -> float:
@@ -123,33 +134,43 @@ def reliability(sums: np.ndarray, counts: np.ndarray, *, seed: int = 0) -> float
     return float(2 * r / (1 + r))
 
 
-def detectable(change_sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Smallest mean change that can be told from zero, per neuron (neurons,), in the unit of the sums.
-
-    1.96 standard errors of the ratio estimate over documents.
-    change_sums : (documents, neurons) per-document sums of the SIGNED change: a mean of absolute
-        changes is above zero whatever the noise.
-    """
-    change_sums, counts = check(change_sums, counts)
-    total, k = counts.sum(), len(counts)
-    residual = change_sums - np.outer(counts, change_sums.sum(axis=0) / total)
-    return 1.96 * np.sqrt(k / (k - 1) * np.square(residual).sum(axis=0)) / total
-
-
-def resampled_groups(sums, n, size, draws=200, seed=0):
-    """The top neurons when the documents are drawn with replacement.
+def mean_and_error(sums: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over positions and its standard error, with documents as the unit (ratio estimator).
 
     Parameters
     ----------
-    sums : (k, neurons) each document's sum of |loss change| ; n : (k,) its positions ; size : neurons a group.
+    sums : (documents, neurons) per-document sums ; counts : (documents,) positions.
+
+    Returns
+    -------
+    mean, error : (neurons,) in the unit of the sums; the error is NaN for a single document, both are without positions
+    """
+    k, total = len(counts), counts.sum() or np.nan
+    mean = sums.sum(axis=0) / total
+    squares = np.square(sums - np.outer(counts, mean)).sum(axis=0)
+    return mean, np.sqrt((k / (k - 1) if k > 1 else np.nan) * squares) / total
+
+
+def detectable(change_sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Smallest mean change that can be told from zero, 1.96 standard errors: (neurons,), in the unit of the sums.
+
+    change_sums : (documents, neurons) per-document sums of the SIGNED change: a mean of absolute
+        changes is above zero whatever the noise.
+    """
+    return 1.96 * mean_and_error(*check(change_sums, counts))[1]
+
+
+def resampled_groups(sums, counts, size, draws, seed):
+    """The top `size` neurons by influence when the documents are drawn with replacement.
+
+    sums : (documents, neurons) per-document sums ; counts : (documents,) positions.
 
     Returns
     -------
     (draws, size) int64, most influential first
     """
-    weights = resamples(len(n), draws, seed)[1:]
-    means = weights @ np.asarray(sums, dtype=np.float64) / (weights @ np.asarray(n))[:, None]
-    return rankings.top(means, size)
+    sums, counts = np.asarray(sums, dtype=np.float64), np.asarray(counts)
+    return rankings.top(influence(sums, counts, resamples(len(counts), draws, seed)[1:]), size)
 
 
 # ---- correlations from second moments
@@ -214,7 +235,7 @@ def resampled(moments, weights, centred=True):
         return product / (norm[:, moments.rows, None] * norm[:, None, :])
 
 
-def bootstrap(statistic, moments, *, draws=DRAWS, seed=0, centred=True, batch=250):
+def bootstrap(statistic, moments, *, draws, seed=0, centred=True):
     """A statistic of the correlations over documents drawn with replacement.
 
     Equal seeds draw equal documents, so the results for several groups over the same documents are paired.
@@ -233,11 +254,11 @@ def bootstrap(statistic, moments, *, draws=DRAWS, seed=0, centred=True, batch=25
     if count < 2:
         raise ValueError(f"Resampling documents needs at least 2 of them, here is {count}.")
     weights = resamples(count, draws, seed)[1:]
-    samples = [statistic(resampled(moments, part, centred)) for part in np.split(weights, range(batch, draws, batch))]
+    samples = [statistic(resampled(moments, part, centred)) for part in np.split(weights, range(BATCH, draws, BATCH))]
     return statistic(resampled(moments, np.ones(count), centred))[0], np.concatenate(samples)
 
 
-def outside(activations, documents, groups, *, draws=DRAWS, seed=0, centred=True):
+def outside(activations, documents, groups, *, draws, seed=0, centred=True):
     """Mean correlation of each group's neurons with the neurons outside it, and its resamples.
 
     The mean over all pairs is the covariance of two averages of standardised activations, so that a group costs two
@@ -274,49 +295,73 @@ def outside(activations, documents, groups, *, draws=DRAWS, seed=0, centred=True
 # ---- intervals
 
 
-def interval(value, samples):
-    """The basic bootstrap interval, 2 value - quantiles, which takes off the bias that resampling adds.
+def percentile(draws):
+    """95 % of draws (draws, ...): (low, high)."""
+    return tuple(np.quantile(draws, TAILS, axis=0))
 
-    (The mean of absolute correlations, say, rises with noise: in the sample above the truth, in the resamples
-    above the sample; percentiles of the resamples would miss in the wrong direction.)
+
+def interval(value, draws, kind, within=(-np.inf, np.inf)):
+    """95 % interval over documents, by what drawing documents with replacement does to the statistic.
 
     Parameters
     ----------
-    value : (...) ; samples : (draws, ...) from `bootstrap`.
+    value : (...) every document once ; draws : (draws, ...) of the documents.
+    kind : "percentile", the draws' own quantiles: of a mean, or a fitted head, which draws leave in its place.
+        "basic", 2 value - quantiles: of what noise raises, in the sample above the truth and in the draws above the sample,
+        such as a mean absolute correlation (planted: covers 82 of 100, percentiles none). Missing draws are left out.
+        "centred", the quantiles, moved so that their mean is the value: of agreements. Drawn documents repeat, a draw's
+        ranking is noisier than the sample's, and draws fall below the value (planted: 92 of 100, percentiles 78).
+        "held", the quantiles, widened to hold the value: of a group chosen anew in each draw. Draws let chance members in,
+        which pulls towards the null: the end on the null's side errs towards it, the other end promises nothing. Missing
+        draws are left out; NaN without the value, or with fewer than two draws.
+    within : low and high end of what the statistic can be.
 
     Returns
     -------
     low, high : (...) float
     """
-    tails = np.nanquantile(samples, [(1 + LEVEL) / 2, (1 - LEVEL) / 2], axis=0)
-    return tuple(2 * np.asarray(value, dtype=np.float64) - tails)
+    match kind:
+        case "percentile":
+            ends = percentile(draws)
+        case "basic":
+            ends = 2 * np.asarray(value, dtype=np.float64) - np.nanquantile(draws, TAILS[::-1], axis=0)
+        case "centred":
+            ends = np.quantile(draws, TAILS, axis=0) + value - np.mean(draws, axis=0)
+        case "held" if np.isfinite(value) and np.isfinite(draws).sum() > 1:
+            low, high = np.nanquantile(draws, TAILS)
+            ends = min(low, value), max(high, value)
+        case "held":
+            ends = np.nan, np.nan
+        case _:
+            raise ValueError(f"An interval is percentile, basic, centred or held, not {kind!r}.")
+    return tuple(np.clip(ends, *within))
 
 
-def against(values, samples, seed=0):
-    """A group's statistic less the mean of its control groups, with an interval.
+def against(value, draws, centre, others, kind, seed=0):
+    """A group's statistic less `centre`, the mean of its control groups', with an interval.
 
-    Each resample compares the group with ONE control group drawn at random, so that the interval covers the choice of
-    the controls as well as that of the documents: with much text any group differs "significantly" from the mean of
+    Each draw of documents compares the group with ONE control group drawn at random, so that the interval covers the choice
+    of the controls as well as that of the documents: with much text any group differs "significantly" from the mean of
     others, a group without a property of its own does not differ from the next one.
 
     Parameters
     ----------
-    values : (1 + g,) the group's statistic, then the controls'.
-    samples : (draws, 1 + g) the same for each resample.
-    seed : of the choice of the controls.
+    value, centre : float ; draws : (draws,) the statistic over documents drawn with replacement.
+    others : (g, draws) that of control groups over the same draws; of none: no interval.
+    kind : of `interval` ; seed : of the choice of the controls.
 
     Returns
     -------
     value, low, high : float
     """
-    values, samples = np.asarray(values, dtype=np.float64), np.asarray(samples, dtype=np.float64)
-    value = values[0] - np.nanmean(values[1:])
-    control = samples[np.arange(len(samples)), 1 + np.random.default_rng(seed).integers(len(values) - 1, size=len(samples))]
-    low, high = interval(value, samples[:, 0] - control)
-    return float(value), float(low), float(high)
+    if not len(others):
+        return float(value - centre), np.nan, np.nan
+    one = np.random.default_rng(seed).integers(len(others), size=len(draws))
+    less = draws - np.asarray(others)[one, np.arange(len(draws))]
+    return tuple(map(float, (value - centre, *interval(value - centre, less, kind))))
 
 
-def mean(values, documents, *, seed=0, over=None):
+def mean(values, documents, *, seed, over=None):
     """The mean of values, or the ratio of two means, with its interval over documents.
 
     Parameters
@@ -328,34 +373,7 @@ def mean(values, documents, *, seed=0, over=None):
     -------
     value, low, high : float
     """
-    values = np.asarray(values, dtype=np.float64)
-    over = np.ones(len(values)) if over is None else np.asarray(over, dtype=np.float64)
-    ids, place = np.unique(documents, return_inverse=True)
-    sums = np.bincount(place, values), np.bincount(place, over)
-    weights = resamples(len(ids), DRAWS, seed)[1:]
-    value = sums[0].sum() / sums[1].sum()
-    return (float(value), *map(float, interval(value, (weights @ sums[0]) / (weights @ sums[1]))))
-
-
-def percentile_interval(value, samples):
-    """95 % of the resamples, widened to hold the value: resampling lets chance members in, which pulls towards the null."""
-    samples = np.asarray(samples, dtype=np.float64)
-    if not (np.isfinite(value) and np.isfinite(samples).sum() > 1):
-        return np.nan, np.nan
-    low, high = np.nanquantile(samples, [0.025, 0.975])
-    return min(low, value), max(high, value)
-
-
-def percentile(samples):
-    """Percentile interval over the last axis: (low, high)."""
-    return tuple(np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=-1))
-
-
-def centred(values, low=-np.inf, high=np.inf):
-    """Interval around values[0], as wide as the draws values[1:] spread, kept within `low` and `high`.
-
-    Drawn documents repeat, so a draw's ranking is noisier than the sample's and agreement falls in every draw: the
-    draws' percentiles would lie below the estimate. Their spread is what is wanted.
-    """
-    spread = np.quantile(values[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) - values[1:].mean()
-    return tuple(float(end) for end in np.clip(values[0] + spread, low, high))
+    place = np.unique(documents, return_inverse=True)[1]
+    above, below = (np.bincount(place, part) for part in (values, over if over is not None else np.ones(len(values))))
+    weights, value = resamples(len(above), DRAWS, seed)[1:], above.sum() / below.sum()
+    return tuple(map(float, (value, *interval(value, (weights @ above) / (weights @ below), "basic"))))

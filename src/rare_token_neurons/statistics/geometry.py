@@ -104,8 +104,8 @@ def cumulative_variance(block):
     return np.cumsum(values, axis=-1) / values.sum(axis=-1, keepdims=True)
 
 
-def effective_dimension(block, share=SHARE, interpolate=False):
-    """The smallest number of principal components that reach `share` of the variance.
+def effective_dimension(block, interpolate=False):
+    """The smallest number of principal components that reach `SHARE` of the variance.
 
     The components are those of the STANDARDISED token-by-neuron activations, so their variances are the
     eigenvalues of the correlation matrix. Divide by the group's size to compare groups (arXiv 2505.12822).
@@ -113,7 +113,6 @@ def effective_dimension(block, share=SHARE, interpolate=False):
     Parameters
     ----------
     block : (..., m, m) correlation matrices.
-    share : of the variance, above 0 and below 1.
     interpolate : count the last component by the part of it that is needed. Whole numbers tie half of the groups
         of 26 neurons with each other, which makes p values and intervals coarse.
 
@@ -121,15 +120,13 @@ def effective_dimension(block, share=SHARE, interpolate=False):
     -------
     (...) int, from 1 to m; with `interpolate` float, above that number less 1 and at most that number.
     """
-    if not 0 < share < 1:
-        raise ValueError(f"The share of the variance lies between 0 and 1, not at {share}.")
     reached = cumulative_variance(block)
-    count = (reached < share - 1e-9).sum(axis=-1) + 1
+    count = (reached < SHARE - 1e-9).sum(axis=-1) + 1
     if not interpolate:
         return count
     reached = np.concatenate([np.zeros_like(reached[..., :1]), reached], axis=-1)  # after 0, 1, ... components
     before, after = (np.take_along_axis(reached, (count + step)[..., None], axis=-1)[..., 0] for step in (-1, 0))
-    return count - 1 + np.clip((share - before) / (after - before), 0.0, 1.0)
+    return count - 1 + np.clip((SHARE - before) / (after - before), 0.0, 1.0)
 
 
 def participation_ratio(block, samples=None):

@@ -12,7 +12,11 @@ LEAST_NEURONS = 20
 
 
 def order_of(values: np.ndarray) -> np.ndarray:
-    """Neurons by falling influence along the last axis, ties by index."""
+    """Neurons by falling influence along the last axis, ties by number: (..., neurons) float -> int.
+
+    Near ties fall as they are measured: rounded first, as many would change places at the edges of the cells. What is made of
+    an order should therefore hardly feel two neighbours that swap: groups are sets, and draws belong to neurons, not to ranks.
+    """
     return np.argsort(-values, axis=-1, kind="stable")
 
 
@@ -83,11 +87,17 @@ def jaccard(first, second, k):
     return both / (2 * k - both)
 
 
+def jaccard_by_chance(neurons, k):
+    """Jaccard index of two random sets of k among so many neurons, exact (hypergeometric): its mean, low and high (95 %)."""
+    null, both = stats.hypergeom(neurons, k, k), np.arange(k + 1)
+    low, high = null.interval(0.95)
+    return float(null.pmf(both) @ (both / (2 * k - both))), low / (2 * k - low), high / (2 * k - high)
+
+
 def jaccard_table(first, second, sizes):
     """Overlap of the top k for several k, beside what two unrelated rankings would give.
 
-    Two random sets of k among n neurons share a hypergeometric number; the null's mean, its interval and the p value
-    (chance of as many or more in common) are exact.
+    The null's mean, its interval and the p value (chance of as many or more in common) are exact.
 
     Parameters
     ----------
@@ -101,12 +111,9 @@ def jaccard_table(first, second, sizes):
     n, rows = len(first), []
     for k in sizes:
         both = int(shared(first, second, k))
-        null = stats.hypergeom(n, k, k)
-        counts = np.arange(k + 1)
-        low, high = null.interval(0.95)
-        rows.append({"k": k, "shared": both, "jaccard": both / (2 * k - both),
-                     "null_jaccard": float(null.pmf(counts) @ (counts / (2 * k - counts))),
-                     "null_low": low / (2 * k - low), "null_high": high / (2 * k - high), "p": float(null.sf(both - 1))})
+        mean, low, high = jaccard_by_chance(n, k)
+        rows.append({"k": k, "shared": both, "jaccard": both / (2 * k - both), "null_jaccard": mean, "null_low": low,
+                     "null_high": high, "p": float(stats.hypergeom.sf(both - 1, n, k, k))})
     return pd.DataFrame(rows)
 
 
@@ -199,11 +206,11 @@ def overlaps(neurons):
     for side in ("all", *SIDES):
         part = neurons if side == "all" else neurons[neurons["side"] == side]
         k = max(1, round(size * len(part) / len(neurons)))
-        inside = part.index.isin(part.nlargest(k, "influence").index)
+        inside = np.isin(np.arange(len(part)), top(part["influence"], k))
         for score in SCORES:
             alike = per_nat(part, score)
             sizes = [one if score.endswith("share") else one.abs() for one in (part[score], alike)]
-            shared, relative = (int(inside[part.index.isin(one.nlargest(k).index)].sum()) for one in sizes)
+            shared, relative = (int(inside[top(one, k)].sum()) for one in sizes)
             rows.append({"score": score, "side": side, "neurons": len(part), "k": k, "shared": shared, "relative": relative,
                          "chance": k * k / len(part), "p": float(stats.hypergeom.sf(relative - 1, len(part), k, k)),
                          "correlation": float(part["influence"].corr(sizes[0], method="spearman")),

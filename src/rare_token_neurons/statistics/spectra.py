@@ -9,17 +9,16 @@ import contextlib
 import io
 import logging
 import warnings
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from rare_token_neurons.statistics import powerlaws
 
 LEAST_TAIL = 5  # eigenvalues in the tail by the fix-finger rule
 TRACY_WIDOM_99 = 2.0234  # 99 % quantile of the Tracy-Widom law (beta = 1)
-AT_ONCE = 100  # groups
 
 
 def eigenvalues(weights):
@@ -102,13 +101,13 @@ def _ks_pareto(tail, start, alpha):
     return max(np.abs(above - steps[:-1]).max(), np.abs(above - steps[1:]).max())
 
 
-def hill(values, k="peak"):
+def hill(values, share=None):
     """Hill's exponent of each spectrum.
 
     Parameters
     ----------
     values : (..., n) eigenvalues, largest first.
-    k : "peak" (`tail_size`), a number of eigenvalues, or a share below 1 (the authors' code takes 0.1).
+    share : of the eigenvalues that are the tail (the authors' code takes 0.1); None: `tail_size` of each spectrum.
 
     Returns
     -------
@@ -116,12 +115,10 @@ def hill(values, k="peak"):
     """
     values = np.asarray(values, dtype=np.float64)
     n = values.shape[-1]
-    if k == "peak":
-        sizes = np.array([tail_size(row) for row in values.reshape(-1, n)]).reshape(values.shape[:-1])
-    else:
-        sizes = np.full(values.shape[:-1], max(1, int(k * n)) if k < 1 else int(k))
-    if sizes.min() < 1 or sizes.max() > n - 1:
-        raise ValueError(f"The tail of {n} eigenvalues has 1 to {n - 1} of them, not {k}.")
+    sizes = np.array([tail_size(row) if share is None else max(1, int(share * n)) for row in values.reshape(-1, n)])
+    sizes = sizes.reshape(values.shape[:-1])
+    if sizes.max() > n - 1:
+        raise ValueError(f"The tail of {n} eigenvalues has 1 to {n - 1} of them, not {sizes.max()}.")
     return np.take_along_axis(hill_plot(values), sizes[..., None] - 1, axis=-1)[..., 0], sizes
 
 
@@ -132,8 +129,7 @@ def stable_rank(values):
 
 def spectral_entropy(values):
     """Entropy of the eigenvalues' shares over log n, from 0 (one direction) to 1 (all alike): (..., n) -> (...)."""
-    shares = values / values.sum(axis=-1, keepdims=True)
-    return -(shares * np.log(np.maximum(shares, 1e-300))).sum(axis=-1) / np.log(values.shape[-1])
+    return stats.entropy(values, axis=-1) / np.log(values.shape[-1])
 
 
 def mp_edges(q, variance=1.0):
@@ -162,23 +158,11 @@ def mp_distribution(x, q, variance=1.0):
     return np.interp(at, np.arange(4001) * np.pi / 4000, total / total[-1])
 
 
-@dataclass(frozen=True)
-class Bulk:
-    """A spectrum against the Marchenko-Pastur law.
-
-    variance: of the elements, from the median; low, high: the law's edges; spikes: eigenvalues beyond the 99 %
-    Tracy-Widom bound of the largest one; distance: Kolmogorov-Smirnov, with the variance of the mean.
-    """
-
-    variance: float
-    low: float
-    high: float
-    spikes: int
-    distance: float
-
-
 def bulk(values, columns):
-    """Compare a group's eigenvalues with those of independent weights of one variance.
+    """A group's eigenvalues beside those of independent weights of one variance.
+
+    The variance comes from the median of the eigenvalues, which spikes do not move (Gavish and Donoho 2014); the bound of
+    the largest eigenvalue, at 99 % of the Tracy-Widom law, from Johnstone 2001.
 
     Parameters
     ----------
@@ -187,8 +171,8 @@ def bulk(values, columns):
 
     Returns
     -------
-    Bulk. The variance comes from the median of the eigenvalues, which spikes do not move (Gavish and Donoho 2014);
-    the bound of the largest eigenvalue from Johnstone 2001.
+    spikes : int, eigenvalues beyond the bound.
+    distance : float, Kolmogorov-Smirnov, from the Marchenko-Pastur law with the variance of the mean.
     """
     values = np.asarray(values, dtype=np.float64)
     m, q = len(values), len(values) / columns
@@ -197,40 +181,8 @@ def bulk(values, columns):
     n = np.sqrt(columns - 1)
     centre, scale = (n + np.sqrt(m)) ** 2, (n + np.sqrt(m)) * (1 / n + 1 / np.sqrt(m)) ** (1 / 3)
     bound = variance * (centre + TRACY_WIDOM_99 * scale) / columns
-    law = mp_distribution(values[::-1], q, values.mean())
-    steps = np.arange(m + 1) / m
-    distance = max(np.abs(law - steps[:-1]).max(), np.abs(law - steps[1:]).max())
-    low, high = mp_edges(q, variance)
-    return Bulk(float(variance), float(low), float(high), int((values > bound).sum()), float(distance))
-
-
-def group_spectra(weights, groups):
-    """Hill's exponent, stable rank, entropy, and the bulk of many groups of equal size.
-
-    Parameters
-    ----------
-    weights : (neurons, d) one row a neuron ; groups : (g, m) neuron indices.
-
-    Returns
-    -------
-    table : DataFrame, one row a group: hill, k, stable_rank, entropy, spikes, mp_distance.
-    values : (g, m) the eigenvalues.
-    """
-    weights, groups = np.asarray(weights), np.atleast_2d(groups)
-    if not groups.size:
-        raise ValueError("A group has at least one neuron.")
-    values = np.concatenate([eigenvalues(weights[part]) for part in np.split(groups, range(AT_ONCE, len(groups), AT_ONCE))])
-    exponent, sizes = hill(values)
-    bulks = [bulk(row, weights.shape[1]) for row in values]
-    return pd.DataFrame({"hill": exponent, "k": sizes, "stable_rank": stable_rank(values),
-                         "entropy": spectral_entropy(values), "spikes": [one.spikes for one in bulks],
-                         "mp_distance": [one.distance for one in bulks]}), values
-
-
-def shuffled(weights, seed=0):
-    """The control of element-wise shuffling: the same numbers in random places, (m, d) -> (m, d)."""
-    weights = np.asarray(weights)
-    return np.random.default_rng(seed).permutation(weights.ravel()).reshape(weights.shape)
+    law, steps = mp_distribution(values[::-1], q, values.mean()), np.arange(m + 1) / m
+    return int((values > bound).sum()), float(max(np.abs(law - steps[:-1]).max(), np.abs(law - steps[1:]).max()))
 
 
 # ---- how heavy spectra are
@@ -259,10 +211,12 @@ def measure(matrices, fits=FITS):
     entropy, spikes, mp_distance; weightwatcher's alpha, D, xmin and spectral_norm (both as eigenvalues of Xi), status
     (missing where not fitted), warning, log.
     """
-    matrices = np.asarray(matrices, dtype=np.float64)
-    g, m, d = matrices.shape
-    table, values = group_spectra(matrices.reshape(g * m, d), np.arange(g * m).reshape(g, m))
-    table = table.rename(columns={"hill": "alpha_hill"}).assign(alpha_hill_half=hill(values, 0.5)[0])
+    values, d = eigenvalues(matrices), np.shape(matrices)[-1]
+    exponent, sizes = hill(values)
+    spikes, distances = zip(*(bulk(row, d) for row in values))
+    table = pd.DataFrame({"alpha_hill": exponent, "k": sizes, "stable_rank": stable_rank(values),
+                          "entropy": spectral_entropy(values), "spikes": spikes, "mp_distance": distances,
+                          "alpha_hill_half": hill(values, 0.5)[0]})
     found = metrics(matrices[:fits]) if fits else pd.DataFrame(columns=[*FITTED, "status", "warning", "log"])
     found = found[[*FITTED, "status", "warning", "log"]].reindex(table.index)
     found[list(FITTED)] = found[list(FITTED)].astype(float)
@@ -270,8 +224,9 @@ def measure(matrices, fits=FITS):
 
 
 def shuffles(weights, draws, seed=0):
-    """A group's elements in random places, `draws` times: (m, d) -> (draws, m, d)."""
-    return np.stack([shuffled(weights, seed + draw) for draw in range(draws)])
+    """The control of element-wise shuffling: a group's numbers in random places, `draws` times: (m, d) -> (draws, m, d)."""
+    return np.stack([np.random.default_rng(seed + draw).permutation(np.ravel(weights)).reshape(np.shape(weights))
+                     for draw in range(draws)])
 
 
 def power_laws(values, seed=0):
@@ -302,8 +257,6 @@ ANALYZE = dict(layers=[], min_evals=8, max_evals=15000, min_size=None, max_size=
 SMALL = 20  # below as many eigenvalues weightwatcher changes to a bias-corrected estimator
 FIT = ["alpha", "D", "sigma", "xmin", "num_pl_spikes"]
 SHAPE = ["stable_rank", "spectral_norm", "entropy", "num_evals", "Q"]
-BULK = ["num_spikes", "sigma_mp", "mp_softrank", "bulk_min", "bulk_max"]
-SHUFFLED = ["max_rand_eval", "num_traps", "rand_distance", "ww_softrank"]
 
 
 @contextlib.contextmanager
@@ -336,22 +289,19 @@ def _weightwatcher():
     return weightwatcher
 
 
-def metrics(matrices, *, mp_fit=False, randomize=False, seed=0):
+def metrics(matrices):
     """weightwatcher's metrics of weight matrices, each wrapped as one linear layer.
 
     Parameters
     ----------
     matrices : dict of name to (rows, columns) array or tensor, or a sequence of them (names 0, 1, ...).
-    mp_fit, randomize : also fit the Marchenko-Pastur law, also shuffle the elements (about a second a matrix).
-    seed : of the shuffling.
 
     Returns
     -------
     DataFrame, one row a matrix in the order given: name; alpha, D, sigma, xmin, num_pl_spikes (eigenvalues from xmin
-    on); stable_rank, spectral_norm, entropy, num_evals, Q; with `mp_fit` num_spikes (beyond the bulk), sigma_mp,
-    mp_softrank, bulk_min, bulk_max; with `randomize` max_rand_eval, num_traps, rand_distance, ww_softrank; status
-    ("success", "failed", "skipped": fewer than 8 eigenvalues), small (another estimator: fewer than 20), warning
-    and log in weightwatcher's words. What failed is NaN. Its eigenvalues are those of W W^T: d times those of Xi.
+    on); stable_rank, spectral_norm, entropy, num_evals, Q; status ("success", "failed", "skipped": fewer than 8
+    eigenvalues), small (another estimator: fewer than 20), warning and log in weightwatcher's words. What failed is NaN.
+    Its eigenvalues are those of W W^T: d times those of Xi.
 
     Raises
     ------
@@ -361,38 +311,28 @@ def metrics(matrices, *, mp_fit=False, randomize=False, seed=0):
     import torch  # slow to load, and what draws spectra needs none
     from torch import nn
 
-    ww, named = _weightwatcher(), matrices if isinstance(matrices, dict) else dict(enumerate(matrices))
-    wanted = FIT + SHAPE + BULK * mp_fit + SHUFFLED * randomize
-    state, rows = np.random.get_state(), []
-    np.random.seed(seed)  # weightwatcher shuffles with numpy's global generator
-    try:
-        for name, matrix in named.items():
-            weight = torch.as_tensor(np.asarray(matrix, dtype=np.float32))
-            if weight.ndim != 2 or not weight.numel() or not torch.isfinite(weight).all():
-                raise ValueError(f"The matrix {name} must have rows and columns of finite numbers; "
-                                 f"it is {tuple(weight.shape)}.")
-            layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
-            layer.weight.data = weight
-            with _contained() as notes:
-                model = nn.Sequential(layer)
-                found = ww.WeightWatcher(model=model).analyze(
-                    model=model, **{**ANALYZE, "mp_fit": mp_fit, "randomize": randomize})
-            rows.append({"name": name, **_numbers(found, wanted), "log": "; ".join(dict.fromkeys(notes))})
-    finally:
-        np.random.set_state(state)
+    ww, rows = _weightwatcher(), []
+    for name, matrix in (matrices if isinstance(matrices, dict) else dict(enumerate(matrices))).items():
+        weight = torch.as_tensor(np.asarray(matrix, dtype=np.float32))
+        if weight.ndim != 2 or not weight.numel() or not torch.isfinite(weight).all():
+            raise ValueError(f"The matrix {name} must have rows and columns of finite numbers; it is {tuple(weight.shape)}.")
+        layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+        layer.weight.data = weight
+        with _contained() as notes:
+            model = nn.Sequential(layer)
+            found = ww.WeightWatcher(model=model).analyze(model=model, **ANALYZE)
+        rows.append({"name": name, **_numbers(found), "log": "; ".join(dict.fromkeys(notes))})
     return pd.DataFrame(rows)
 
 
-def _numbers(found, wanted):
+def _numbers(found):
     """One row of numbers from weightwatcher's table: failures, which it writes as -1 or infinity, become NaN."""
     if not len(found):
-        return {**dict.fromkeys(wanted, np.nan), "status": "skipped", "small": True, "warning": ""}
+        return {**dict.fromkeys(FIT + SHAPE, np.nan), "status": "skipped", "small": True, "warning": ""}
     row = found.iloc[0]
-    values = {name: float(row[name]) for name in wanted}
-    failed = row["status"] != "success" or not values["alpha"] > 1
-    lost = set(FIT if failed else []) | set(BULK if values.get("sigma_mp") == -1 else [])
-    lost |= {"num_traps"} if values.get("num_traps") == -1 else set()
-    values = {name: value if np.isfinite(value) and name not in lost else np.nan for name, value in values.items()}
+    failed = row["status"] != "success" or not row["alpha"] > 1
+    lost = FIT if failed else []
+    values = {name: float(row[name]) if np.isfinite(row[name]) and name not in lost else np.nan for name in FIT + SHAPE}
     return {**values, "status": "failed" if failed else "success", "small": bool(row["num_evals"] < SMALL),
             "warning": "" if failed else row["warning"]}
 

@@ -14,14 +14,13 @@ import pandas as pd
 
 from rare_token_neurons.curve import heads
 from rare_token_neurons.models import checkpoints as models
-from rare_token_neurons.statistics import controls, geometry
+from rare_token_neurons.statistics import controls, geometry, rankings
 from rare_token_neurons.tables import checkpoints as passes, emergence, influence as influences
 from rare_token_neurons.tables.stage import table
 
 WHERE = ("rare", "all")  # positions: those of rare targets, and every scored one
 MOST_TOKENS = 10_000  # of all scored positions, evenly spaced
 LEAST_HEAD = 20  # neurons
-RAISED = heads.WORDS[:2]  # plateau, outliers
 PHASE_SAMPLES = 20  # groups drawn from the power-law and the decay phase
 SIGNED, MOST_SIGNED = (10, 50, 100), 0.05  # top neurons of one sign, and the largest share of that sign's neurons
 FEW = 200  # draws of documents, over training
@@ -46,8 +45,7 @@ def _read(made, settings):
 
 def rows_at(made, settings, revision):
     """The rows of one checkpoint in a table of them, such as `influence.influence`."""
-    rows = _read(made, settings)
-    return rows[rows["revision"] == (revision or "")]
+    return passes.of(_read(made, settings), revision)
 
 
 def _more(settings, default):
@@ -116,13 +114,13 @@ def fitted(fits):
     rows = (rows[rows["sign"] == "pooled"] if "sign" in rows else rows).set_index("rule")
     row, word = rows.loc["fitted head"], rows.loc[f"{heads.DECIDES} head", "word"]
     ends = row[["head", "law_end"]].fillna(row["neurons"]).astype(float)
-    return {name: int(end + 1e-6) for name, end in ends.items()} | {"raised": word in RAISED}
+    return {name: int(end + 1e-6) for name, end in ends.items()} | {"raised": word in influences.RAISED}
 
 
 def ranked(influence_rows):
     """Rows of `influence.influence` of one revision, rare targets, most influential first."""
     rows = influence_rows[influence_rows["group"] == "rare"].sort_values("neuron")
-    return rows.sort_values("mean_abs_a", ascending=False, kind="stable")
+    return rows.iloc[rankings.order_of(rows["mean_abs_a"].to_numpy())]
 
 
 def split(influence_rows, fit):

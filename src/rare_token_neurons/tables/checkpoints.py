@@ -10,6 +10,7 @@ import torch
 from rare_token_neurons import keys
 from rare_token_neurons.ablation import capture as captures, neurons as ablation
 from rare_token_neurons.models import audit, checkpoints as models
+from rare_token_neurons.statistics import documents
 from rare_token_neurons.tables import rare_tokens, stage
 from rare_token_neurons.tables.stage import table
 from rare_token_neurons.text import rarity
@@ -47,6 +48,7 @@ class Checkpoints:
 
 
 LAST, EVERY = Checkpoints("last"), Checkpoints("all")
+MEMORY_GB = 1.0  # working memory of losses and ablations
 
 
 def pass_inputs(settings, revision, blocks_table):
@@ -104,22 +106,19 @@ def activations(settings, revision=None, where="rare", half="B"):
     -------
     values : float32 (n, neurons); documents : int64 (n,)
     """
-    chosen = rare_tokens.positions(settings)
-    subject, kept = captured(settings, revision)
+    _, kept = captured(settings, revision)
     if where == "all":
         rows = kept.positions.cpu().numpy()
         owners = kept.documents.cpu().numpy()[rows[:, 0]]
-        inside = np.isin(owners, chosen.loc[chosen["half"] == half, "document"])
+        inside = np.isin(owners, rare_tokens.documents_in(settings, half))
         rows, owners = rows[inside], owners[inside]
     else:
-        found, owners = rare_tokens.group_positions(chosen[chosen["half"] == half], where)
+        found, owners = rare_tokens.group_positions(rare_tokens.positions(settings), where, half)
         rows = found.numpy()
     return kept.activations.cpu().numpy()[rows[:, 0], rows[:, 1] - kept.first], owners
 
 
 # ---- losses
-
-MEMORY_GB = 1.0  # working memory of the losses
 
 
 @table(EVERY, reads=("steps", *rare_tokens.POSITIONS), per=("revision",))
@@ -157,19 +156,11 @@ def frequency_deciles(vocabulary):
     return np.ceil(rank * 10).reindex(vocabulary.index, fill_value=0).astype(int).to_numpy()
 
 
-def mean_over_documents(values, documents):
-    """Mean over positions and its standard error with documents as the unit (ratio estimator).
-
-    Returns
-    -------
-    dict with n, documents, loss, sem
-    """
-    sums = pd.DataFrame({"value": values, "document": documents}).groupby("document")["value"].agg(["sum", "size"])
-    k, n = len(sums), sums["size"].sum()
-    mean = sums["sum"].sum() / n if n else np.nan
-    excess = sums["sum"] - mean * sums["size"]
-    sem = np.sqrt((excess**2).sum() * k / (k - 1)) / n if k > 1 else np.nan
-    return {"n": int(n), "documents": k, "loss": mean, "sem": sem}
+def mean_over_documents(values, owners):
+    """Mean over positions and its standard error over documents, as columns: n, documents, loss, sem."""
+    sums = pd.DataFrame({"value": values, "document": owners}).groupby("document")["value"].agg(["sum", "size"]).to_numpy()
+    (mean,), (error,) = documents.mean_and_error(sums[:, :1], sums[:, 1])
+    return {"n": int(sums[:, 1].sum()), "documents": len(sums), "loss": mean, "sem": error}
 
 
 # ---- the audit
@@ -232,6 +223,11 @@ def flagged(settings):
     return made[made["flagged"]].set_index("revision")["reason"].to_dict()
 
 
-def labelled(rows, revision, **labels):
-    """Rows (a DataFrame) with revision, step and `labels` as columns."""
-    return rows.assign(revision=revision or "", step=pd.array([models.step_of(revision)] * len(rows), dtype="Int64"), **labels)
+def labelled(rows, revision):
+    """Rows (a DataFrame) with revision and step as columns."""
+    return rows.assign(revision=revision or "", step=pd.array([models.step_of(revision)] * len(rows), dtype="Int64"))
+
+
+def of(rows, revision):
+    """Those of some rows (a DataFrame) that are of one checkpoint."""
+    return rows[rows["revision"] == (revision or "")]

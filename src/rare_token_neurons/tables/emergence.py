@@ -27,7 +27,7 @@ def sums_over_training(settings):
     -------
     dict of (step, group) to sums (documents, neurons), counts (documents,); and in_a, bool (documents,)
     """
-    half = rare_tokens.positions(settings).groupby("document")["half"].first().sort_index()
+    half = rare_tokens.halves(settings)
     found = {(checkpoints.step_of(name), group): influences.placed(*influences.sums(settings, name, group), half.index)
              for name in passes.revisions(settings, "all") for group in GROUPS}
     return found, half.eq("A").to_numpy()
@@ -44,7 +44,7 @@ def halves_over_training(settings):
     found, in_a = sums_over_training(settings)
     weights = documents.halves(in_a, influences.DRAWS, settings.seed)
     values = {place: documents.influence(*pair, weights) for place, pair in found.items()}
-    return values, int(np.ceil(influences.GROUP_SHARE * values[next(iter(values))].shape[-1]))
+    return values, influences.group_size(values[next(iter(values))].shape[-1])
 
 
 def ratios(settings, step, group):
@@ -117,18 +117,15 @@ def emergence_rankings(settings):
     """
     values, size = halves_over_training(settings)
     ranked = {place: rankings.ranking(found, size) for place, found in values.items()}
-    chance = stats.hypergeom(next(iter(values.values())).shape[-1], size, size)
-    shared = np.arange(size + 1)
-    null = {"random_jaccard": chance.pmf(shared) @ (shared / (2 * size - shared)),
-            "random_jaccard_high": chance.ppf(0.975) / (2 * size - chance.ppf(0.975))}
+    mean, _, high = rankings.jaccard_by_chance(next(iter(values.values())).shape[-1], size)
     pairs = [(one, two) for one in ranked for two in ranked
              if (one[1] == two[1] and one[0] <= two[0]) or (one[0] == two[0] and one[1] > two[1])]
     for one, two in pairs:
         row = {"first_group": one[1], "first_step": one[0], "second_group": two[1], "second_step": two[0]}
         for name, found, least in zip(("correlation", "jaccard"), rankings.agreement(ranked[one], ranked[two]), (-1.0, 0.0)):
             row[name] = found[0]
-            row[f"{name}_low"], row[f"{name}_high"] = documents.centred(found, least, 1.0)
-        yield row | null
+            row[f"{name}_low"], row[f"{name}_high"] = documents.interval(found[0], found[1:], "centred", within=(least, 1))
+        yield row | {"random_jaccard": mean, "random_jaccard_high": high}
 
 
 # ---- the head over training

@@ -13,8 +13,8 @@ from rare_token_neurons.statistics import controls, documents, geometry, powerla
 from rare_token_neurons.tables import checkpoints as passes, rare_tokens, stage
 from rare_token_neurons.tables.stage import table
 
-MEMORY_GB = 1.0  # working memory of the ablation
-GROUP_SHARE = 0.017  # of the neurons: the rare group (the paper's plateau)
+GROUP_SHARE = heads.SHARE  # of the neurons: the rare group (the paper's plateau)
+RAISED = heads.WORDS[:2]  # plateau, outliers
 EFFECTS = ("steps", "ablation", *rare_tokens.POSITIONS)  # parameters that decide what an ablation does
 CURVE = (*EFFECTS, "aggregate", "ranking")  # and the ranked curve
 
@@ -37,7 +37,7 @@ def influence_sums(settings, revision, group):
         subject, kept = passes.captured(settings, revision)
         with stage.clock("ablation"):
             made = ablation.influence(subject, kept, found.to(subject.device), torch.tensor(owners),
-                                      ablation=settings.ablation, seed=settings.seed, memory_gb=MEMORY_GB,
+                                      ablation=settings.ablation, seed=settings.seed, memory_gb=passes.MEMORY_GB,
                                       entropy=False)  # the entropy's change would cost as much again
         parts = {name: value.cpu().contiguous() for name, value in vars(made).items() if isinstance(value, torch.Tensor)}
         return parts | {"fallback": torch.tensor(made.fallback, dtype=torch.float64)}
@@ -59,9 +59,10 @@ def sums(settings, revision, group):
     return made.double().numpy(), found.n.double().numpy(), found.documents.numpy()
 
 
-def in_half(settings, owners, name):
-    """Which documents lie in half `name`, "A" or "B": owners (documents,) -> bool (documents,)."""
-    return rare_tokens.positions(settings).groupby("document")["half"].first().loc[owners].eq(name).to_numpy()
+def effects(changes, aggregate):
+    """Loss changes (n, neurons) as float64, as `aggregate` asks for them: absolute changes, or the changes themselves."""
+    changes = np.asarray(changes, dtype=np.float64)
+    return np.abs(changes) if aggregate == "mean_abs" else changes
 
 
 @table(passes.LAST, reads=EFFECTS, per=("revision", "group"))
@@ -88,7 +89,7 @@ def _influence(settings, revision, group):
     found = influence_sums(settings, revision, group)
     columns = {"mean_abs": found.mean_abs, "mean": found.mean, "abs_mean": found.mean.abs(), "sem": found.sem}
     for name in "AB":
-        rows = torch.tensor(in_half(settings, found.documents.numpy(), name))
+        rows = torch.tensor(rare_tokens.in_half(settings, found.documents.numpy(), name))
         n = found.n[rows].sum()
         columns[f"mean_abs_{name.lower()}"] = found.abs_sum[rows].sum(0) / n
         columns[f"mean_{name.lower()}"] = found.change_sum[rows].sum(0) / n
@@ -97,6 +98,11 @@ def _influence(settings, revision, group):
     values = {name: part.double().numpy() for name, part in columns.items()}
     made = pd.DataFrame({"neuron": range(found.abs_sum.shape[1])} | values)
     return made.assign(positions=int(found.n.sum()), documents=len(found.n), fallback=found.fallback)
+
+
+def group_size(neurons):
+    """How many neurons the rare group of so many has, int."""
+    return int(np.ceil(GROUP_SHARE * neurons))
 
 
 def rare_group(influence_rows, group="rare", size=None):
@@ -115,8 +121,7 @@ def rare_group(influence_rows, group="rare", size=None):
     int64 (m,)
     """
     rows = influence_rows[influence_rows["group"] == group].sort_values("neuron")
-    size = size or int(np.ceil(GROUP_SHARE * len(rows)))
-    return np.argsort(-rows["mean_abs_a"].to_numpy(), kind="stable")[:size]
+    return rankings.order_of(rows["mean_abs_a"].to_numpy())[: size or group_size(len(rows))]
 
 
 # ---- the ranked curve and its head
@@ -158,7 +163,8 @@ def _part(settings, revision, group, sign):
     change = influence_sums(settings, revision, group).change_sum.double().numpy()
     if sign == "pooled":
         return made, counts, change
-    in_b, mean = in_half(settings, owners, "B"), change[in_half(settings, owners, "A")].sum(axis=0)
+    in_b = rare_tokens.in_half(settings, owners, "B")
+    mean = change[~in_b].sum(axis=0)
     chosen = mean > 0 if sign == "boost" else mean < 0
     return made[in_b][:, chosen], counts[in_b], change[in_b][:, chosen]
 
@@ -286,10 +292,8 @@ def phases(settings, revision, group):
 
 # ---- how far the head stands out
 
-RATIO_DRAWS = 1000  # of documents, and of the null
 
-
-def ratio(sums, counts, members, groups, *, draws=RATIO_DRAWS, seed=0):
+def ratio(sums, counts, members, groups, *, seed):
     """Influence of a group over the median neuron's.
 
     Parameters
@@ -304,9 +308,9 @@ def ratio(sums, counts, members, groups, *, draws=RATIO_DRAWS, seed=0):
     for its influence has more than other groups, whatever the neurons are)
     """
     counts = np.asarray(counts, dtype=float)
-    values = documents.influence(sums, counts, documents.resamples(len(counts), draws, seed))  # (1 + draws, neurons)
+    values = documents.influence(sums, counts, documents.resamples(len(counts), documents.DRAWS, seed))  # (1 + draws, neurons)
     found = rankings.over_median(values, members)
-    low, high = documents.interval(found[0], found[1:])
+    low, high = documents.interval(found[0], found[1:], "basic")
     means = {kind: float(rankings.over_median(values[0], made).mean()) for kind, made in groups.items()}
     return {"value": float(found[0]), "low": float(low), "high": float(high)} | means
 
@@ -339,7 +343,7 @@ def _controls(settings, revision, rows):
     w_out = passes.captured(settings, revision)[0].w_out.cpu().numpy()
     sample = controls.Sample(values, owners, living, controls.matching_features(values, w_out), {})
     members, (found, verdicts, _) = rare_group(rows), fitted(settings, revision, "rare")
-    raised = found and verdicts[heads.DECIDES].word in heads.WORDS[:2]
+    raised = found and verdicts[heads.DECIDES].word in RAISED
     apart = rare_group(rows, size=int(found.own["fitted"].size[0])) if raised else ()
     members = members[np.isin(members, living)]
     return members, controls.control_groups(sample, members, seed=settings.seed, apart=apart)
@@ -348,12 +352,12 @@ def _controls(settings, revision, rows):
 def _ratio_of(settings, revision, rows):
     members, groups = _controls(settings, revision, rows)
     made, counts, owners = sums(settings, revision, "rare")
-    in_b = in_half(settings, owners, "B")
-    row = {"statistic": "ratio"} | ratio(made[in_b], counts[in_b], members, groups, seed=settings.seed)
+    in_b = rare_tokens.in_half(settings, owners, "B")
+    row = ratio(made[in_b], counts[in_b], members, groups, seed=settings.seed)
     null = nulls.ranked_null(made, counts, ~in_b, len(members), seed=settings.seed)
-    row |= dict(zip(("null_low", "null_high"), np.quantile(null, [0.025, 0.975]))) | {"null": null.mean()}
-    return row | {"p_half_normal": controls.empirical_p(row["value"], null, "greater"), "size": len(members),
-                  "positions": int(counts[in_b].sum()), "documents": int(in_b.sum())}
+    beside = zip(("null", "null_low", "null_high", "p_half_normal"), controls.among(row["value"], null, "greater"))
+    return {"statistic": "ratio"} | row | dict(beside) | {
+        "size": len(members), "positions": int(counts[in_b].sum()), "documents": int(in_b.sum())}
 
 
 def _of_head(settings, revision, group):
@@ -405,8 +409,8 @@ def prominence(settings):
     "contrast" (Delta of the fixed head on rare targets less that on common ones, documents in common): p_laws (chance of as
     much between two laws, one-sided), null_sd (of such differences), p_swap (labels swapped in documents, two-sided)
     """
-    revision, every = passes.revisions(settings)[-1], influence(settings)
-    rows = every[every["revision"] == (revision or "")]
+    revision = passes.revisions(settings)[-1]
+    rows = passes.of(influence(settings), revision)
     found = [{"group": "rare"} | _ratio_of(settings, revision, rows)]
     for group in stage.GROUPS:
         found += [{"group": group} | row for row in _of_head(settings, revision, group)]

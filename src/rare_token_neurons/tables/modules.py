@@ -13,26 +13,25 @@ import torch
 from rare_token_neurons.ablation import groups, neurons as ablation
 from rare_token_neurons.statistics import controls, documents as over_documents, geometry, rankings as ranks
 from rare_token_neurons.tables import activations, checkpoints as passes, influence as influences, rare_tokens
-from rare_token_neurons.tables.stage import table
+from rare_token_neurons.tables.stage import GROUPS, table
 
 # ---- the same neurons?
 
 SIZES = (5, 10, 20, 50, 100, 200, 500)  # top-k sets, beside the rare group's own size
 PAIRS = (("rare", "common"), ("rare", "rare"), ("common", "common"))  # half A, half B
-RESAMPLES = 500  # draws of documents
 
 
 @lru_cache(maxsize=1)
 def _rankings(settings, revision):
-    """Influence of every neuron by (group, half): (1 + RESAMPLES, neurons), first with every document once."""
-    halves, rankings = rare_tokens.positions(settings).groupby("document")["half"].first(), {}
-    for group in ("rare", "common"):
+    """Influence of every neuron by (group, half): (1 + draws, neurons), first with every document once."""
+    rankings = {}
+    for group in GROUPS:
         sums = influences.influence_sums(settings, revision, group)
         for half in "AB":
-            inside = halves[sums.documents.numpy()].eq(half).to_numpy()
+            inside = rare_tokens.in_half(settings, sums.documents.numpy(), half)
             n, changes = sums.n.numpy()[inside], sums.abs_sum.double().numpy()[inside]
-            weights = over_documents.resamples(len(n), RESAMPLES, [settings.seed, *f"{group}{half}".encode()])
-            rankings[group, half] = weights @ changes / (weights @ n)[:, None]
+            weights = over_documents.resamples(len(n), controls.RESAMPLES, [settings.seed, *f"{group}{half}".encode()])
+            rankings[group, half] = over_documents.influence(changes, n, weights)
     return rankings
 
 
@@ -52,9 +51,9 @@ def overlap(settings, revision):
     for first, second in PAIRS:
         one, other = rankings[first, "A"], rankings[second, "B"]
         for row in ranks.jaccard_table(one[0], other[0], sizes).to_dict("records"):
-            low, high = controls.spread(row["jaccard"], ranks.jaccard(one[1:], other[1:], row["k"]))
-            yield {"first": first, "second": second} | row | {"low": max(low, 0.0), "high": min(high, 1.0),
-                                                              "group": row["k"] == size}
+            drawn = ranks.jaccard(one[1:], other[1:], row["k"])
+            low, high = over_documents.interval(row["jaccard"], drawn, "centred", within=(0, 1))
+            yield {"first": first, "second": second} | row | {"low": low, "high": high, "group": row["k"] == size}
 
 
 @table(passes.LAST, reads=influences.EFFECTS, per=("revision",))
@@ -70,7 +69,7 @@ def rankings(settings, revision):
     found = {pair: ranks.rank_correlation(made[pair[0], "A"], made[pair[1], "B"]) for pair in PAIRS}
     corrected = found["rare", "common"] / np.sqrt(found["rare", "rare"] * found["common", "common"])
     for pair, values in (*found.items(), (("rare", "common corrected"), corrected)):
-        low, high = controls.spread(values[0], values[1:])
+        low, high = over_documents.interval(values[0], values[1:], "centred")
         yield {"first": pair[0], "second": pair[1], "correlation": values[0], "low": low, "high": high}
 
 
@@ -125,26 +124,19 @@ def _modularity(settings, revision, where, weights, resolution, main):
         return over_documents.bootstrap(found, made, draws=MODULE_RESAMPLES, seed=settings.seed)
 
     matrix = sample.matrices["correlation"]
+    block = geometry.within(matrix, group)
     value, samples = drawn(group)
-    row = {"value": value, "communities": len(geometry.communities(geometry.within(matrix, group), resolution, 0, weights))}
-    row["low"], row["high"] = controls.spread(value, samples)
-    seeded = [geometry.modularity(geometry.within(matrix, group), resolution, [seed], weights) for seed in range(SEEDS)]
-    row |= {"seeds_low": min(seeded), "seeds_high": max(seeded)}
-    for kind in ("random", "matched"):
-        made = nulls.get(kind)
-        if made is None:  # too few living neurons to match
-            row |= dict.fromkeys([kind, *(f"{name}_{kind}" for name in ("p", "z", "less"))], np.nan)
-            row |= dict.fromkeys([f"{name}_{end}" for name in (kind, f"less_{kind}") for end in ("low", "high")], np.nan)
-            continue
-        null = found(geometry.within(matrix, made))
-        row |= {kind: null.mean(), f"{kind}_low": np.quantile(null, 0.025), f"{kind}_high": np.quantile(null, 0.975),
-                f"p_{kind}": controls.empirical_p(value, null), f"z_{kind}": (value - null.mean()) / null.std(ddof=1),
-                f"less_{kind}": value - null.mean(), f"less_{kind}_low": np.nan, f"less_{kind}_high": np.nan}
-        if main:
-            others = np.mean([drawn(one)[1] for one in made[:BASELINES]], axis=0)
-            row[f"less_{kind}_low"], row[f"less_{kind}_high"] = controls.spread(value - null.mean(), samples - others)
-    row |= {"size": len(group), "positions": len(sample.values), "documents": len(np.unique(sample.documents))}
-    return row | controls.missed(sample.features, group, nulls.get("matched"))
+    null = {kind: found(geometry.within(matrix, made))[:, None] for kind, made in nulls.items()}
+    base = {kind: np.mean([drawn(one)[1] for one in made[:BASELINES]], axis=0)[None, :, None]
+            for kind, made in nulls.items()} if main else {}
+    row, = controls.beside({"modularity": "two-sided"}, value[None], samples[:, None], null, base)
+    far = {f"z_{kind}": float((value - null[kind].mean()) / null[kind].std(ddof=1)) if kind in null else np.nan
+           for kind in controls.KINDS}
+    seeded = [geometry.modularity(block, resolution, [seed], weights) for seed in range(SEEDS)]
+    return {name: row[name] for name in row if name not in ("statistic", "side")} | far | {
+        "communities": len(geometry.communities(block, resolution, 0, weights)), "seeds_low": min(seeded),
+        "seeds_high": max(seeded), "size": len(group), "positions": len(sample.values),
+        "documents": len(np.unique(sample.documents)), **controls.missed(sample.features, group, nulls.get("matched"))}
 
 
 @table(passes.LAST, reads=influences.CURVE, per=("revision",))
@@ -201,7 +193,7 @@ def group_ablation(settings, revision):
     positions, documents = scattered(settings, "B", POSITIONS)
     _, group, nulls = activations.rare_and_controls(settings, revision, "all", JOINT_DRAWS)
     sets = np.concatenate([group[None], *nulls.values()])
-    options = {"ablation": settings.ablation, "seed": settings.seed, "memory_gb": influences.MEMORY_GB}
+    options = {"ablation": settings.ablation, "seed": settings.seed, "memory_gb": passes.MEMORY_GB}
     together = groups.joint_changes(subject, kept, positions.to(subject.device), sets, **options)
     used, place = np.unique(sets, return_inverse=True)
     alone = ablation.loss_changes(subject, kept, positions.to(subject.device), neurons=torch.from_numpy(used), **options)
@@ -228,7 +220,7 @@ def greedy_search(settings, revision):
     _high (95 % over documents); chosen_on and positions, the numbers of positions of half A and B
     """
     subject, kept = passes.captured(settings, revision)
-    options = {"ablation": settings.ablation, "seed": settings.seed, "memory_gb": influences.MEMORY_GB}
+    options = {"ablation": settings.ablation, "seed": settings.seed, "memory_gb": passes.MEMORY_GB}
     positions, _ = scattered(settings, "A", SEARCHED)
     found = groups.greedy(subject, kept, positions.to(subject.device), LARGEST, **options)
     best = ranks.top(found.alone, LARGEST)

@@ -7,6 +7,7 @@ steps (`curve.heads`). `promises` says how often these tests answer rightly wher
 """
 
 import argparse
+import signal
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache, partial
 
@@ -49,10 +50,9 @@ def relabelled(effects, owners, size, ranking, rng):
     """
     labels = nulls.shuffled(np.arange(len(effects)) < size, DRAWS, rng).astype(float)  # (draws, n)
     names, place = np.unique(owners, return_inverse=True)
-    parts = documents.parts(len(names), 2 if ranking == "split_half" else 1, DRAWS, rng)[..., place] * labels
+    parts = documents.parts(len(names), documents.PARTS[ranking], DRAWS, rng)[..., place] * labels
     effects, ones = heads.shared((effects, np.ones(len(effects))))[0]
-    values = documents.influence(effects, ones, parts)  # (halves, draws, neurons)
-    return documents.split_half(*values) if ranking == "split_half" else -np.sort(-values[0], axis=-1)
+    return documents.ranked(documents.influence(effects, ones, parts))
 
 
 # ---- the nulls of the head
@@ -74,16 +74,12 @@ class LastAndFirst:
         return passes.LAST.inputs(settings) | first
 
 
-def _absolute(settings, values):
-    return np.abs(values) if settings.aggregate == "mean_abs" else values
-
-
 def matched(settings, rare):
     """Common positions with the losses of the rare ones: int64 (n, 2), mean loss of the rare and of the matched ones."""
     subject, kept = passes.captured(settings, passes.revisions(settings)[-1])
     common = robustness.candidates(settings, robustness.default(settings))["common"][:CANDIDATES]
     losses = [ablation.losses(subject, kept, torch.from_numpy(rows).to(subject.device),
-                              memory_gb=influences.MEMORY_GB).cpu().numpy() for rows in (rare, common)]
+                              memory_gb=passes.MEMORY_GB).cpu().numpy() for rows in (rare, common)]
     chosen = nulls.matched(*losses)
     return common[chosen], float(losses[0].mean()), float(losses[1][chosen].mean())
 
@@ -94,7 +90,7 @@ def _of_positions(settings, rng):
     _, pools = robustness.pools_of(settings)
     rows = robustness.positions(settings, cell)
     owners = {name: robustness.owners_of(settings, part) for name, part in rows.items()}
-    effects = {name: _absolute(settings, pools[cell.ablation][part].astype(np.float64)) for name, part in rows.items()}
+    effects = {name: influences.effects(pools[cell.ablation][part], settings.aggregate) for name, part in rows.items()}
     ranking, measured = settings.ranking, documents.by_document(effects["rare"], owners["rare"])
     if not heads.testable(measured):
         return
@@ -104,7 +100,7 @@ def _of_positions(settings, rng):
     others = documents.by_document(effects["common"], owners["common"])
     yield "common, same number", "", own, resampled(*others, ranking, rng)
     alike, loss, found = matched(settings, rows["rare"])
-    changes = _absolute(settings, robustness.changes(settings, alike, cell.ablation)[alike].astype(np.float64))
+    changes = influences.effects(robustness.changes(settings, alike, cell.ablation)[alike], settings.aggregate)
     others = documents.by_document(changes, robustness.owners_of(settings, alike))
     note = f"mean loss {found:.2f} nats, of the rare ones {loss:.2f}"
     yield "common, same loss", note, own, resampled(*others, ranking, rng)
@@ -238,7 +234,7 @@ def calibrate(argv=None):
     arguments = parser.parse_args(argv)
     if min(arguments.runs, arguments.jobs) < 1:
         parser.error("runs and jobs must be at least 1")
-    with ProcessPoolExecutor(arguments.jobs) as pool:
+    with ProcessPoolExecutor(arguments.jobs, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_DFL)) as pool:
         for name, (_, samples) in COUNTED.items():
             parts = []
             for sample, part in zip(samples, pool.map(partial(_counted, name, arguments.runs), samples)):
@@ -280,15 +276,14 @@ def frequency_neurons(settings):
     revision = passes.revisions(settings)[-1]
     subject, kept = passes.captured(settings, revision)
     rows = torch.from_numpy(robustness.positions(settings, robustness.default(settings))["rare"]).to(subject.device)
-    options = {"ablation": settings.ablation, "seed": settings.seed, "memory_gb": influences.MEMORY_GB}
+    options = {"ablation": settings.ablation, "seed": settings.seed, "memory_gb": passes.MEMORY_GB}
     with stage.clock("ablation"):
         whole = ablation.influence(subject, kept, rows, entropy=True, **options)
         frozen = {name: ablation.influence(subject, kept, rows, freeze=name, entropy=False, **options)
                   for name in ("unigram", "scale")}
         entropy, exact = whole.entropy_sum.sum(0) / len(rows), whole.mean_abs.argsort(descending=True)[:EXACT]
         kl = ablation.divergences(subject, kept, rows, entropy, exact=exact, **options)
-    every = influences.influence(settings)
-    group = influences.rare_group(every[every["revision"] == (revision or "")])
+    group = influences.rare_group(passes.of(influences.influence(settings), revision))
     found = {"influence": whole.mean_abs, "mean": whole.mean, "entropy": entropy,
              "unigram": whole.unigram_sum.sum(0) / len(rows), "kl": kl}
     found = {name: part.double().cpu().numpy() for name, part in found.items()}

@@ -15,7 +15,7 @@ import torch
 from rare_token_neurons.ablation import neurons as ablation, readout as readouts
 from rare_token_neurons.ablation.capture import Capture, ingredients
 from rare_token_neurons.models.subject import Subject
-from rare_token_neurons.statistics import controls
+from rare_token_neurons.statistics import controls, documents as over_documents
 from rare_token_neurons.tables import activations, checkpoints as passes, influence as influences, rare_tokens, stage
 from rare_token_neurons.tables.stage import GROUPS, table
 
@@ -43,8 +43,7 @@ class Activity:
 
 def _influence(settings):
     """The influence table of the last of the settings' checkpoints."""
-    found, revision = influences.influence(settings), passes.revisions(settings)[-1]
-    return found[found["revision"] == (revision or "")]
+    return passes.of(influences.influence(settings), passes.revisions(settings)[-1])
 
 
 def top(settings):
@@ -69,8 +68,7 @@ def _activity(settings):
 
 def _at(settings, activity, group):
     """(n, neurons) activity at the settings' rare or common positions of half B."""
-    chosen = rare_tokens.positions(settings)
-    wanted, _ = rare_tokens.group_positions(chosen[chosen["half"] == "B"], group)
+    wanted, _ = rare_tokens.group_positions(rare_tokens.positions(settings), group, "B")
     place = {row: at for at, row in enumerate(map(tuple, activity.rows.tolist()))}
     return activity.active[[place[row] for row in map(tuple, wanted.tolist())]]
 
@@ -89,14 +87,14 @@ def _seen(settings, n_vocab):
 
 def _losses(settings):
     """Effects on the loss and the unigram projection on half B, by group of targets, with standard errors."""
-    halves, found = rare_tokens.positions(settings).groupby("document")["half"].first(), {}
+    found = {}
     for group in GROUPS:
         sums = influences.influence_sums(settings, passes.revisions(settings)[-1], group)
-        inside = halves.loc[sums.documents.numpy()].eq("B").to_numpy()
+        inside = rare_tokens.in_half(settings, sums.documents.numpy(), "B")
         parts = {group: sums.abs_sum, f"change_{group}": sums.change_sum, f"unigram_{group}": sums.unigram_sum}
         n = sums.n.double().numpy()[inside]
         for name, part in parts.items():
-            found[name], found[f"{name}_error"] = over_documents(part.double().numpy()[inside], n)
+            found[name], found[f"{name}_error"] = over_documents.mean_and_error(part.double().numpy()[inside], n)
     return found
 
 
@@ -195,12 +193,12 @@ def portrait_targets(settings):
     n = min(len(activity.rows), int(LOGITS / activity.subject.n_vocab))
     kept = np.linspace(0, len(activity.rows) - 1, n).round().astype(int)
     changes = ablation.loss_changes(activity.subject, activity.capture, torch.from_numpy(activity.rows[kept]),
-                                    ablation=settings.ablation, seed=settings.seed, memory_gb=influences.MEMORY_GB,
+                                    ablation=settings.ablation, seed=settings.seed, memory_gb=passes.MEMORY_GB,
                                     neurons=torch.from_numpy(neurons)).double().cpu().numpy()
     documents, (_, target) = activity.documents[kept], _read_and_target(settings, activity.rows[kept])
     places = np.unique(documents, return_inverse=True)[1]
     sums = np.stack([np.bincount(places, column) for column in changes.T], axis=1)
-    overall, error = over_documents(sums, np.bincount(places).astype(float))
+    overall, error = over_documents.mean_and_error(sums, np.bincount(places).astype(float))
     rows = []
     for at, neuron in enumerate(neurons):
         counted = by_target(changes[:, at], target, documents)
@@ -224,7 +222,7 @@ def portrait_histograms(settings):
     """
     activity, neurons = _activity(settings), top(settings)
     others = np.setdiff1d(np.flatnonzero(activity.sd > 0), neurons)
-    drawn = np.random.default_rng(settings.seed).permutation(others)[:RANDOM]
+    drawn = controls.random_groups(others, min(RANDOM, len(others)), 1, settings.seed)[0]
     band = np.quantile(shares(activity.active[:, drawn], EDGES), [0.05, 0.5, 0.95], axis=1)  # (3, bins)
     found = {"all": activity.active} | {name: _at(settings, activity, name) for name in GROUPS}
     found = {name: shares(values[:, neurons], EDGES) for name, values in found.items()}  # (bins, top)
@@ -272,7 +270,7 @@ def _linearity(settings, revision, default):
     order, rare = activations.ranked(rows)["neuron"].to_numpy(), influences.rare_group(rows)
     head = order[: fit["head"] * fit["raised"]]
     subject, chosen = passes.load(settings, revision), rare_tokens.positions(settings)
-    places = {group: rare_tokens.group_positions(chosen[chosen["half"] == "B"], group) for group in stage.GROUPS}
+    places = {group: rare_tokens.group_positions(chosen, group, "B") for group in GROUPS}
     with stage.clock("forward"):
         made = ingredients(subject, rare_tokens.token_tensor(rare_tokens.blocks(settings)),
                            torch.cat([found for found, _ in places.values()]))
@@ -308,9 +306,9 @@ def direction(weights, group, seed=0):
         values = np.linalg.eigvalsh(rows @ rows.T)
         return values[-1] / values.sum()
 
-    null = [share(weights[one]) for one in controls.random_groups(len(weights), len(group), DRAWS, seed)]
-    low, high = np.quantile(null, [0.025, 0.975])
-    return {"direction": share(weights[group]), "random_direction": np.mean(null), "random_low": low, "random_high": high}
+    value, random = share(weights[group]), controls.random_groups(len(weights), len(group), DRAWS, seed)
+    mean, low, high, _ = controls.among(value, [share(weights[one]) for one in random])
+    return {"direction": value, "random_direction": mean, "random_low": low, "random_high": high}
 
 
 # ---- traits of single neurons
@@ -353,13 +351,12 @@ def output_effects(subject, neurons, kept):
     return effects - effects.mean(axis=0)
 
 
-def frequency_of(effects, counts, extremes=EXTREMES):
+def frequency_of(effects, counts):
     """Whether neurons raise rare or common tokens.
 
     Parameters
     ----------
     effects : (tokens, m), from `output_effects` ; counts : (tokens,), above 0.
-    extremes : tokens averaged at either end, at most half of all.
 
     Returns
     -------
@@ -368,41 +365,25 @@ def frequency_of(effects, counts, extremes=EXTREMES):
     """
     logs = np.log(counts) - np.log(counts).mean()
     place = (pd.Series(counts).rank().to_numpy() - 1) / max(1, len(counts) - 1)
-    size = min(extremes, len(counts) // 2)
+    size = min(EXTREMES, len(counts) // 2)
     order = np.argpartition(effects, (size, len(counts) - size), axis=0)
     norms = np.linalg.norm(effects - effects.mean(axis=0), axis=0) * np.linalg.norm(logs)
     return {"correlation": logs @ effects / np.where(norms > 0, norms, np.nan),
             "promoted": place[order[-size:]].mean(axis=0), "suppressed": place[order[:size]].mean(axis=0)}
 
 
-def over_documents(sums, n):
-    """Mean over positions and its standard error, with documents as the unit.
-
-    Parameters
-    ----------
-    sums : (documents, neurons) per-document sums ; n : (documents,) positions.
-
-    Returns
-    -------
-    mean, error : (neurons,); the error is NaN for a single document
-    """
-    k, mean = len(n), sums.sum(axis=0) / n.sum()
-    squares = np.square(sums - np.outer(n, mean)).sum(axis=0)
-    return mean, np.sqrt(squares * (k / (k - 1) if k > 1 else np.nan)) / n.sum()
-
-
-def strongest(active, marks, share=STRONGEST):
+def strongest(active, marks):
     """How often marks hold where each neuron is most active.
 
     Parameters
     ----------
-    active : (n, neurons) ; marks : name -> bool (n,) ; share : of the positions.
+    active : (n, neurons) ; marks : name -> bool (n,).
 
     Returns
     -------
     dict of name -> (neurons,) share of each neuron's strongest positions
     """
-    size = max(1, int(np.ceil(share * len(active))))
+    size = max(1, int(np.ceil(STRONGEST * len(active))))
     rows = np.stack([np.argpartition(column, len(column) - size)[-size:] for column in active.T], axis=1)  # (size, neurons)
     return {name: mark[rows].mean(axis=0) for name, mark in marks.items()}
 
@@ -416,12 +397,12 @@ def one_each(active, documents, n):
     return order[np.sort(np.unique(documents[order], return_index=True)[1])][:n]
 
 
-def by_target(changes, targets, documents, least=LEAST):
+def by_target(changes, targets, documents):
     """Mean change of the loss of each target with enough positions.
 
     Parameters
     ----------
-    changes : (n,) nats ; targets, documents : int (n,) ; least : positions of a target.
+    changes : (n,) nats ; targets, documents : int (n,).
 
     Returns
     -------
@@ -429,16 +410,16 @@ def by_target(changes, targets, documents, least=LEAST):
     """
     found = pd.DataFrame({"target": targets, "change": changes, "document": documents}).groupby("target")
     found = found.agg(change=("change", "mean"), n=("change", "size"), documents=("document", "nunique"))
-    found = found[(found["n"] >= least) & (found["documents"] >= min(least, 3))]
+    found = found[(found["n"] >= LEAST) & (found["documents"] >= min(LEAST, 3))]
     return found.sort_values("change", ascending=False, kind="stable").reset_index()
 
 
-def context(decode, tokens, t, window=WINDOW):
+def context(decode, tokens, t):
     """The text around position t of a block: before, token (the one read), target, after.
 
     decode : from token ids to text; a token that is half a character reads as the replacement character.
     """
-    before, after = window
+    before, after = WINDOW
     return {"before": decode(tokens[max(0, t - before) : t]), "token": decode(tokens[t : t + 1]),
             "target": decode(tokens[t + 1 : t + 2]), "after": decode(tokens[t + 2 : t + 2 + after])}
 

@@ -11,10 +11,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from rare_token_neurons import files, keys
+from rare_token_neurons import files, keys, settings as parameters
 from rare_token_neurons.models import checkpoints
 from rare_token_neurons.paths import MINI_PYTHIA, ROOT
-from rare_token_neurons.settings import TRAINING
 from rare_token_neurons.tables import stage
 from rare_token_neurons.tables.stage import table
 from rare_token_neurons.text import documents as texts, rarity
@@ -41,21 +40,27 @@ def _flat(ids):
 
 def _file(settings):
     """The file of the counts that decide rarity; None where they are those of general English or of the text."""
-    name = settings.counts_name
-    return MINI_PYTHIA / rarity.COUNTS_FILE if name == TRAINING else None if name in ("wordfreq", "text") else ROOT / name
+    match settings.counts_name:
+        case "wordfreq" | "text":
+            return None
+        case parameters.TRAINING:
+            return MINI_PYTHIA / rarity.COUNTS_FILE
+        case name:
+            return ROOT / name
 
 
 def _counts(settings, vocabulary):
     """The counts that decide rarity, int64 (tokens,)."""
-    name = settings.counts_name
-    if name == "wordfreq":
-        return rarity.english_counts(vocabulary)
-    if name == "text":
-        return text_counts(settings, len(vocabulary))
-    if _file(settings).suffix == ".npy":
-        return rarity.read_counts(_file(settings), len(vocabulary))
-    tokenizer = _corpus(settings.model, settings.text)[0]
-    return rarity.unigram_counts(texts.encode(tokenizer, texts.documents(name)["text"]), len(vocabulary))
+    match settings.counts_name:
+        case "wordfreq":
+            return rarity.english_counts(vocabulary)
+        case "text":
+            return text_counts(settings, len(vocabulary))
+        case _ if _file(settings).suffix == ".npy":
+            return rarity.read_counts(_file(settings), len(vocabulary))
+        case name:
+            tokenizer = _corpus(settings.model, settings.text)[0]
+            return rarity.unigram_counts(texts.encode(tokenizer, texts.documents(name)["text"]), len(vocabulary))
 
 
 @lru_cache(maxsize=1)
@@ -108,7 +113,7 @@ def _chosen(settings):
     measured = np.nonzero(documents["split"].eq("held-out") if settings.read_before else np.ones(len(ids), dtype=bool))[0]
     blocks = rarity.blocks([ids[row] for row in measured], measured)
     found = [rarity.candidate_positions(blocks.tokens, every["group"].eq(name).to_numpy(), every, rare_of=settings.rare_of,
-                                      words_only=settings.words_only) for name in ("rare", "common")]
+                                        words_only=settings.words_only) for name in stage.GROUPS]
     positions = rarity.choose(blocks, *found, n=settings.positions, seed=settings.seed)
     used, positions["block"] = np.unique(positions["block"], return_inverse=True)
     rows = documents.iloc[blocks.document[used]]
@@ -128,12 +133,28 @@ def positions(settings):
     return _chosen(settings)[1]
 
 
+def halves(settings):
+    """The half of each document that has positions: a Series of "A" and "B" by document, sorted."""
+    return positions(settings).groupby("document")["half"].first()
+
+
+def documents_in(settings, name):
+    """The documents of half `name`, int64, sorted."""
+    made = halves(settings)
+    return made.index[made == name].to_numpy()
+
+
+def in_half(settings, owners, name):
+    """Which documents lie in half `name`, "A" or "B": owners (documents,) -> bool (documents,)."""
+    return halves(settings).loc[owners].eq(name).to_numpy()
+
+
 def token_tensor(blocks_table):
     """The tokens of a table of blocks, int64 tensor (blocks, length)."""
     return torch.from_numpy(np.stack(blocks_table["tokens"].to_numpy()).astype(np.int64))
 
 
-def group_positions(positions_table, group):
-    """Rows (block, t) of one group, int64 tensor (n, 2), and the document of each, int64 (n,)."""
-    rows = positions_table[positions_table["group"] == group]
+def group_positions(positions_table, group, half="AB"):
+    """Rows (block, t) of one group, of one half or of both, int64 tensor (n, 2), and the document of each, int64 (n,)."""
+    rows = positions_table[positions_table["group"].eq(group) & positions_table["half"].isin(list(half))]
     return torch.tensor(rows[["block", "t"]].to_numpy(dtype=np.int64)), rows["document"].to_numpy()

@@ -16,9 +16,8 @@ from rare_token_neurons import keys
 from rare_token_neurons.ablation import layers, neurons as ablation
 from rare_token_neurons.ablation.capture import ABLATIONS
 from rare_token_neurons.curve import heads
-from rare_token_neurons.statistics import claims, controls, documents, spectra
-from rare_token_neurons.tables import (activations, checkpoints as passes, influence as influences, rare_tokens, stage,
-                                       weights)
+from rare_token_neurons.statistics import claims, controls, documents, rankings, spectra
+from rare_token_neurons.tables import checkpoints as passes, influence as influences, rare_tokens, stage, weights
 from rare_token_neurons.tables.stage import table
 from rare_token_neurons.text import rarity
 
@@ -47,8 +46,7 @@ class Cell:
 def default(settings):
     """The cell of the settings themselves."""
     return Cell("default", f"rarest {settings.rare_percentile:g} %, {settings.ablation}", settings.rare_percentile,
-                settings.ablation, settings.rare_of, settings.words_only, settings.counts_name,
-                settings.aggregate)
+                settings.ablation, settings.rare_of, settings.words_only, settings.counts_name, settings.aggregate)
 
 
 def grid(settings):
@@ -77,17 +75,8 @@ def grid(settings):
 def counts(settings, cell):
     """The counts that decide rarity in a cell, int64 (tokens,)."""
     vocabulary = rare_tokens.tokens(settings)
-    if cell.counts == settings.counts_name:
-        return vocabulary["count"].to_numpy()
-    if cell.counts == "wordfreq":
-        return vocabulary["count_wordfreq"].to_numpy()
-    return rare_tokens.text_counts(settings, len(vocabulary))
-
-
-def groups(vocabulary, counts, words_only, percentile):
-    """Which tokens are rare and which common, bool (tokens,) each, by counts (tokens,)."""
-    candidate = vocabulary["word"].to_numpy() if words_only else np.ones(len(vocabulary), dtype=bool)
-    return rarity.rare_tokens(counts, candidate, percentile)[:2]
+    column = {"wordfreq": "count_wordfreq", settings.counts_name: "count"}.get(cell.counts)
+    return vocabulary[column].to_numpy() if column else rare_tokens.text_counts(settings, len(vocabulary))
 
 
 def candidates(settings, cell):
@@ -99,7 +88,8 @@ def candidates(settings, cell):
     """
     vocabulary = rare_tokens.tokens(settings)
     tokens = np.stack(rare_tokens.blocks(settings)["tokens"].to_numpy())
-    chosen = groups(vocabulary, counts(settings, cell), cell.words_only, cell.rare_percentile)
+    word = vocabulary["word"].to_numpy() if cell.words_only else np.ones(len(vocabulary), dtype=bool)
+    chosen = rarity.rare_tokens(counts(settings, cell), word, cell.rare_percentile)[:2]
     found = [rarity.candidate_positions(tokens, one, vocabulary, rare_of=cell.rare_of, words_only=cell.words_only)
              for one in chosen]
     turn = np.random.default_rng(settings.seed).permutation(tokens.size).reshape(tokens.shape)
@@ -121,10 +111,9 @@ def owners_of(settings, rows):
 def halves(settings, split=0):
     """The half of each document, a Series "A" or "B"; split 0 keeps the halves of the default's positions."""
     names = np.sort(rare_tokens.blocks(settings)["document"].unique())
-    drawn = np.where(np.random.default_rng([settings.seed, split]).permutation(len(names)) % 2, "B", "A")
-    drawn = pd.Series(drawn, index=names)
-    known = rare_tokens.positions(settings).groupby("document")["half"].first()
-    return known.reindex(names).fillna(drawn) if split == 0 else drawn
+    turn = np.random.default_rng([settings.seed, split]).permutation(len(names))
+    drawn = pd.Series(np.where(turn % 2, "B", "A"), index=names)
+    return drawn if split else rare_tokens.halves(settings).reindex(names).fillna(drawn)
 
 
 # ---- loss changes
@@ -151,15 +140,14 @@ def changes(settings, rows, how):
     -------
     Pool
     """
-    rows = np.unique(rows, axis=0)
-    revision = passes.revisions(settings)[-1]
+    rows, revision = np.unique(rows, axis=0), passes.revisions(settings)[-1]
     content = passes.pass_inputs(settings, revision, rare_tokens.blocks(settings)) | {"rows": keys.array_hash([rows])}
 
     def compute():
         subject, kept = passes.captured(settings, revision)
         with stage.clock("ablation"):
             made = ablation.loss_changes(subject, kept, torch.from_numpy(rows).to(subject.device), ablation=how,
-                                         seed=settings.seed, memory_gb=influences.MEMORY_GB)
+                                         seed=settings.seed, memory_gb=passes.MEMORY_GB)
         return {"changes": made.float().cpu().contiguous()}
 
     key = keys.key({"ablation": how, "seed": settings.seed}, content, ["ablation.neurons", "models.checkpoints"])
@@ -183,7 +171,6 @@ def pools_of(settings):
 
 DRAWS = 100  # bootstrap draws of a curve, null curves, and choices of the group
 GROUPS, RESAMPLES, BASELINES = 200, 200, 10  # control groups, draws of documents, control groups with intervals
-LEAST = claims.LEAST_POSITIONS
 LEAN = claims.Claim(
     "C1", "log ratio of the group's influence on rare to that on common targets, less that of control groups", "greater",
     part="rare against common", paper_note="rare token neurons act on rare tokens")
@@ -194,9 +181,6 @@ def statistics(gated):
     named = {claim.name: claim for claim in claims.of_mlp(gated)}
     return {"head": named["C2 head"], "rare against common": LEAN, "effective dimension": named["C4"],
             "co-activation": named["C5 within"], "Hill exponent": named["C6 gate" if gated else "C6 W_in"]}
-
-
-STATISTICS = statistics(gated=False)
 
 
 @dataclass(frozen=True)
@@ -222,17 +206,11 @@ class Measured:
 
 
 def ranked(measured):
-    """All neurons by falling influence on the rare positions of half A, (neurons,) int."""
-    return np.argsort(-np.abs(measured.effects["rare"][~measured.in_b["rare"]].mean(axis=0)), kind="stable")
+    """All neurons by falling influence on the rare positions of half A, (neurons,) int: the top 1.7 % are the rare group."""
+    return rankings.order_of(np.abs(measured.effects["rare"][~measured.in_b["rare"]].mean(axis=0)))
 
 
-def group(measured):
-    """The rare group: the top 1.7 % by influence on the rare positions of half A, (m,) int."""
-    order = ranked(measured)
-    return order[: int(np.ceil(influences.GROUP_SHARE * len(order)))]
-
-
-def head(measured, ranking="split_half", seed=0):
+def head(measured, ranking, seed):
     """Height of the head (the one that decides) above its law on the rare positions.
 
     Returns
@@ -249,11 +227,10 @@ def head(measured, ranking="split_half", seed=0):
     own, p = found.own[heads.DECIDES], tuple(judged.p[name] for name in (*heads.FAMILIES, "law"))
     evidence = claims.Evidence(own.delta[0], *found.interval(heads.DECIDES, "delta"), 0.0, p, int(counts.sum()),
                                word=judged.word, floor=judged.floor)
-    raised = judged.word in activations.RAISED
-    return evidence, own.shelf[0], int(found.own["fitted"].size[0]) if raised else 0
+    return evidence, own.shelf[0], int(found.own["fitted"].size[0]) if judged.word in influences.RAISED else 0
 
 
-def lean(effects, owners, members, nulls_of, *, kinds=controls.KINDS, missed=None, draws=RESAMPLES, seed=0):
+def lean(effects, owners, members, nulls_of, *, kinds=controls.KINDS, missed=None, seed):
     """How much more a group acts on rare than on common targets, against control groups.
 
     The statistic is log(influence of the group on rare / on common targets), less its mean over the control groups.
@@ -270,7 +247,7 @@ def lean(effects, owners, members, nulls_of, *, kinds=controls.KINDS, missed=Non
     claims.Evidence, one p value a kind
     """
     names = np.unique(np.concatenate(list(owners.values())))
-    weights = documents.resamples(len(names), draws, seed)
+    weights = documents.resamples(len(names), RESAMPLES, seed)
     every, at = np.concatenate([members[None], *nulls_of.values()]), {}
     for name in stage.GROUPS:
         sums, counts = documents.by_document(effects[name], owners[name], names)
@@ -281,49 +258,32 @@ def lean(effects, owners, members, nulls_of, *, kinds=controls.KINDS, missed=Non
     p, row = [f"p_{kind}" for kind in kinds], {"documents": len(names)} | (missed or {})
     parts = np.split(ratio[:, 1:], np.cumsum([len(one) for one in nulls_of.values()])[:-1], axis=1)
     for kind, part in zip(nulls_of, parts):
-        both = np.column_stack([ratio[:, 0], part])
-        row |= claims.difference(kind, documents.against(both[0], both[1:], seed))
-        row[f"p_{kind}"] = controls.empirical_p(both[0, 0], part[0], LEAN.direction)
+        mean, *_, row[f"p_{kind}"] = controls.among(ratio[0, 0], part[0], LEAN.direction)
+        row |= controls.less(kind, documents.against(ratio[0, 0], ratio[1:, 0], mean, part[1:].T, "basic", seed))
     return claims.contrast(dict.fromkeys(p, np.nan) | row, LEAN.direction, min(map(len, owners.values())), p)
 
 
-def heavy_tail(measured, members, random, apart, seed=0):
+def heavy_tail(measured, members, random, apart, seed):
     """Hill's exponent of the group's input weights, less that of control groups; of two matrices the less favourable.
 
     members : (m,) ; random : (g, m) control groups; matched ones have the row norms of the group (`weights.matched`).
     apart : neurons that no matched group holds.
     """
-    in_a = ~measured.in_b["rare"]
-    sums, counts = documents.by_document(measured.effects["rare"][in_a], measured.owners["rare"][in_a])
-    drawn = documents.resamples(len(counts), DRAWS, seed)[1:]
-    again = np.argsort(-documents.influence(sums, counts, drawn), axis=1, kind="stable")[:, : len(members)]
-    rows = []
+    sums, counts = documents.by_document(*(part["rare"][~measured.in_b["rare"]] for part in (measured.effects, measured.owners)))
+    again, rows = documents.resampled_groups(sums, counts, len(members), DRAWS, seed), []
     for matrix in measured.rows.values():
         nulls_of = {"random": random, "matched": weights.matched(matrix, members, apart, len(random), seed)}
         own, anew, *null = (spectra.hill(spectra.eigenvalues(matrix[one]))[0]
                             for one in (members[None], again, *nulls_of.values()))
-        low, high = documents.percentile_interval(own[0], anew)
-        row = {"value": own[0], "low": low, "high": high, "positions": int(counts.sum()), "documents": len(counts),
-               "missing": np.mean(~np.isfinite(np.concatenate([own, anew, *null])))}
-        for kind, values in zip(nulls_of, null):
-            low, high = np.nanquantile(values, [0.025, 0.975])
-            row |= {f"{kind}_mean": np.nanmean(values), f"{kind}_low": low, f"{kind}_high": high,
-                    f"p_{kind}": controls.empirical_p(own[0], values, "less")}
-        rows.append(row | controls.missed(weights.norms(matrix), members, nulls_of["matched"]))
+        low, high = documents.interval(own[0], anew, "held")
+        rows.append({"value": own[0], "low": low, "high": high, "positions": int(counts.sum()), "documents": len(counts),
+                     "missing": np.mean(~np.isfinite(np.concatenate([own, anew, *null]))),
+                     **controls.bands(own[0], dict(zip(nulls_of, null)), "less"),
+                     **controls.missed(weights.norms(matrix), members, nulls_of["matched"])})
     return claims.lightest(rows)
 
 
-def inside(sample, members, nulls_of, names, statistic, wanted, side, missed=None, seed=0):
-    """One of some statistics of the correlations inside the group, less that of control groups.
-
-    names, statistic : as in `controls.within` ; wanted : one of the names ; side : of the claim.
-    """
-    rows = controls.within(sample, members, nulls_of, names, statistic, resamples=RESAMPLES, baselines=BASELINES, seed=seed)
-    row = next(row for row in rows if row["statistic"] == wanted) | (missed or {})
-    return claims.contrast(row | {"documents": len(np.unique(sample.documents))}, side, len(sample.values))
-
-
-def all_of(measured, ranking="split_half", seed=0):
+def all_of(measured, ranking, seed):
     """Every statistic of one cell, without enough rare positions only their number.
 
     Returns
@@ -333,23 +293,26 @@ def all_of(measured, ranking="split_half", seed=0):
     rare, in_b, judged_by = len(measured.owners["rare"]), measured.in_b, statistics(measured.gated)
     late = int(min(part.sum() for part in in_b.values()))  # what is left to measure the group on
     found = {name: claims.Evidence(positions=late, note="too few positions") for name in judged_by}
-    found["head"], shelf, raised = claims.Evidence(positions=rare), np.nan, 0
-    if rare >= LEAST:
-        found["head"], shelf, raised = head(measured, ranking, seed)
-    if late < LEAST:
+    few = rare < claims.LEAST_POSITIONS
+    found["head"], shelf, raised = (claims.Evidence(positions=rare), np.nan, 0) if few else head(measured, ranking, seed)
+    if late < claims.LEAST_POSITIONS:
         return found, shelf
     values, owners = measured.activations[in_b["rare"]], measured.owners["rare"][in_b["rare"]]
-    sample = controls.sample(values, owners, measured.w_out)
-    members, apart = group(measured), np.union1d(group(measured), ranked(measured)[:raised])
+    sample, order = controls.sample(values, owners, measured.w_out), ranked(measured)
+    size = influences.group_size(len(order))
+    members, apart = order[:size], np.sort(order[: max(size, raised)])
     members = members[np.isin(members, sample.living)]
     nulls_of = controls.control_groups(sample, members, GROUPS, seed, apart=apart)
     missed = controls.missed(sample.features, members, nulls_of.get("matched"))
     at_b = [{name: part[name][in_b[name]] for name in in_b} for part in (measured.effects, measured.owners)]
     found["rare against common"] = lean(*at_b, members, nulls_of, missed=missed, seed=seed)
-    dimension, r = partial(controls.dimensions, tokens=len(values)), "mean absolute" if measured.gated else "mean"
-    for name, parts, statistic, wanted in (("effective dimension", controls.DIMENSIONS, dimension, "effective dimension"),
-                                           ("co-activation", controls.PAIRS, controls.pairs, r)):
-        found[name] = inside(sample, members, nulls_of, parts, statistic, wanted, judged_by[name].direction, missed, seed)
+    dimensions, options = partial(controls.dimensions, tokens=len(values)), {"resamples": RESAMPLES, "baselines": BASELINES}
+    rows = {row["statistic"]: row | missed | {"documents": len(np.unique(owners))}
+            for names, statistic in ((controls.DIMENSIONS, dimensions), (controls.PAIRS, controls.pairs))
+            for row in controls.within(sample, members, nulls_of, names, statistic, seed=seed, **options)}
+    for name, of in (("effective dimension", "effective dimension"),
+                     ("co-activation", "mean absolute" if measured.gated else "mean")):
+        found[name] = claims.contrast(rows[of], judged_by[name].direction, len(values))
     found["Hill exponent"] = heavy_tail(measured, members, nulls_of["random"], apart, seed)
     return found, shelf
 
@@ -361,9 +324,7 @@ def measured(settings, cell, rows, pool):
     """
     subject, kept = passes.captured(settings, passes.revisions(settings)[-1])
     half, owners = halves(settings, cell.split), {name: owners_of(settings, part) for name, part in rows.items()}
-    effects = {name: pool[part].astype(np.float64) for name, part in rows.items()}
-    if cell.aggregate == "mean_abs":
-        effects = {name: np.abs(part) for name, part in effects.items()}
+    effects = {name: influences.effects(pool[part], cell.aggregate) for name, part in rows.items()}
     inward = {name: part for name, part in weights.rows_of(subject).items() if name != "out"}
     block, t = rows["rare"].T
     return Measured(effects, owners, {name: half[part].eq("B").to_numpy() for name, part in owners.items()},
@@ -395,15 +356,14 @@ def windows(settings):
     Rare targets choose a layer's group on half A; common ones only stand beside it on half B, so no others are taken.
     """
     found, half = candidates(settings, default(settings)), halves(settings)
-    tokens, parts = np.stack(rare_tokens.blocks(settings)["tokens"].to_numpy()), {}
+    tokens, parts = np.stack(rare_tokens.blocks(settings)["tokens"].to_numpy()), []
     for name, rows in found.items():
         rows = rows[rows[:, 1] + 1 >= claims.WINDOW][:LAYER_POSITIONS]
         owners = owners_of(settings, rows)
         wanted = half[owners].eq("B").to_numpy() | (name == "rare")
-        parts[name] = tokens[rows[wanted, :1], rows[wanted, 1:] + np.arange(-claims.WINDOW + 1, 2)], owners[wanted]
-    rare = np.repeat([True, False], [len(parts[name][1]) for name in stage.GROUPS])
-    made, owners = (np.concatenate(pair) for pair in zip(parts["rare"], parts["common"]))
-    return made, rare, owners
+        made = tokens[rows[wanted, :1], rows[wanted, 1:] + np.arange(-claims.WINDOW + 1, 2)]
+        parts.append((made, np.full(len(made), name == "rare"), owners[wanted]))
+    return tuple(map(np.concatenate, zip(*parts)))
 
 
 @table(passes.LAST, reads=influences.CURVE)
@@ -416,8 +376,7 @@ def layers_sampled(settings):
     high (lean of the layer's top quarter, chosen on half A, over that of random quarters), p, positions (rare ones of half
     B), documents: the same in all rows of a layer; fewer than 100 positions leave value, low, high, p empty
     """
-    revision = passes.revisions(settings)[-1]
-    subject, _ = passes.captured(settings, revision)
+    subject, _ = passes.captured(settings, passes.revisions(settings)[-1])
     made, rare, owners = windows(settings)
     in_b = halves(settings)[owners].eq("B").to_numpy()
     how = "zero" if settings.ablation == "zero" else "mean"
@@ -436,8 +395,8 @@ def _layer(effects, rare, owners, in_b, seed):
     fewest = int(min(part.sum() for part in (rare & ~in_b, *parts.values())))
     found = claims.Evidence(p=(np.nan,), positions=fewest)
     of_b, owners_b = ({name: values[one] for name, one in parts.items()} for values in (effects, owners))
-    if fewest >= LEAST:
-        members = np.argsort(-effects[rare & ~in_b].mean(axis=0), kind="stable")[: int(np.ceil(TOP * m))]
+    if fewest >= claims.LEAST_POSITIONS:
+        members = rankings.top(effects[rare & ~in_b].mean(axis=0), int(np.ceil(TOP * m)))
         random = controls.random_groups(m, len(members), GROUPS, seed)
         found = lean(of_b, owners_b, members, {"random": random}, kinds=("random",), seed=seed)
     return pd.DataFrame({name: values.sum(axis=0) / max(1, len(values)) for name, values in of_b.items()}).assign(
@@ -461,8 +420,7 @@ def robustness(settings):
     null, p and q (the less favourable control's, raw and after Benjamini-Hochberg over the whole table), p_floor (of a head,
     the smallest p that the draws can give), positions, word (what the head is called), verdict, reason
     """
-    found, pools = pools_of(settings)
-    rows, items = [], []
+    (found, pools), rows, items = pools_of(settings), [], []
     for cell, part in found.items():
         made = measured(settings, cell, part, pools[cell.ablation])
         evidence, shelf = all_of(made, settings.ranking, settings.seed + cell.split)
@@ -474,8 +432,8 @@ def robustness(settings):
         one = part.iloc[0]
         rows.append({"factor": "layer", "setting": str(layer), "statistic": "rare against common",
                      "documents": one["documents"], "shelf": np.nan})
-        items.append((LAYER_CLAIM, claims.Evidence(one["value"], one["low"], one["high"], 0.0, (one["p"],),
-                                                   int(one["positions"]))))
+        evidence = claims.Evidence(*one[["value", "low", "high"]], 0.0, (one["p"],), int(one["positions"]))
+        items.append((LAYER_CLAIM, evidence))
     return pd.concat([pd.DataFrame(rows), judged(items)], axis=1)
 
 
@@ -484,8 +442,7 @@ def judged(items):
     rows = []
     for (claim, item), p, q in zip(items, *claims.adjusted(*zip(*items))):
         verdict, reason = claims.verdict(claim, item, q)
-        rows.append({"claim": claim.name, "direction": claim.direction, "value": item.value, "low": item.low,
-                     "high": item.high, "null": item.null, "p": claims.largest(p), "q": claims.largest(q),
-                     "p_floor": item.floor, "positions": item.positions, "word": item.word, "verdict": verdict,
-                     "reason": reason})
+        rows.append({"claim": claim.name, "direction": claim.direction, "value": item.value, "low": item.low, "high": item.high,
+                     "null": item.null, "p": claims.largest(p), "q": claims.largest(q), "p_floor": item.floor,
+                     "positions": item.positions, "word": item.word, "verdict": verdict, "reason": reason})
     return pd.DataFrame(rows)

@@ -8,13 +8,12 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from scipy import stats
 
 from rare_token_neurons import keys
 from rare_token_neurons.ablation import layers
 from rare_token_neurons.models import checkpoints
-from rare_token_neurons.statistics import controls, rankings
-from rare_token_neurons.statistics.documents import resamples
+from rare_token_neurons.statistics import claims, controls, documents as over_documents, rankings
+from rare_token_neurons.statistics.documents import interval
 from rare_token_neurons.tables import activations, checkpoints as passes, influence as influences, rare_tokens, stage
 from rare_token_neurons.tables.stage import table
 from rare_token_neurons.text import rarity
@@ -23,18 +22,17 @@ WIDTH = 32  # tokens a window
 MOST_TOKENS = 2000  # in all windows
 WORK = 1.5e13  # floating-point operations for all heads: some two minutes on two cores
 SHUFFLES = 10_000  # of the labels rare and common
-RESAMPLES = 500  # draws of documents
 
 
 def _windows(settings, subject):
     """Short windows of half B: tokens (w, WIDTH), the rare and common positions (k, 2) in them, and of each whether it is
     rare, and its document."""
-    sample, vocabulary, chosen = rare_tokens.blocks(settings), rare_tokens.tokens(settings), rare_tokens.positions(settings)
-    sample = sample[sample["document"].isin(chosen.loc[chosen["half"] == "B", "document"])]
+    sample, vocabulary = rare_tokens.blocks(settings), rare_tokens.tokens(settings)
+    sample = sample[sample["document"].isin(rare_tokens.documents_in(settings, "B"))]
     tokens, documents = rare_tokens.token_tensor(sample), torch.tensor(sample["document"].to_numpy())
     found = [rarity.candidate_positions(tokens.numpy(), vocabulary["group"].eq(group).to_numpy(), vocabulary,
                                       rare_of=settings.rare_of, words_only=settings.words_only)
-             for group in ("rare", "common")]
+             for group in stage.GROUPS]
     rare = torch.tensor([True, False]).repeat_interleave(torch.tensor([len(part) for part in found]))
     places = torch.from_numpy(np.concatenate(found))
     windows, positions, rows = choose_windows(tokens, documents, places, width=WIDTH, seed=settings.seed, ends=rare,
@@ -95,9 +93,10 @@ def heads(settings, revision):
     for at, (layer, head) in enumerate(zip(found["layer"].tolist(), found["head"].tolist())):
         row = {"layer": layer, "head": head}
         for name, mask, other in (("rare", rare, one), ("common", ~rare, ~one)):
-            low, high = controls.spread(effect[name][0, at], effect[name][1:, at])
-            row |= {name: effect[name][0, at], f"{name}_low": max(low, 0.0), f"{name}_high": high,
-                    f"{name}_signed": changes[at, mask].mean(), f"{name}_shuffled": np.abs(changes[at, other]).mean()}
+            value, *drawn = effect[name][:, at]
+            low, high = interval(value, drawn, "centred", within=(0, np.inf))
+            row |= {name: value, f"{name}_low": low, f"{name}_high": high, f"{name}_signed": changes[at, mask].mean(),
+                    f"{name}_shuffled": np.abs(changes[at, other]).mean()}
         yield row | {name: values[at] for name, values in lean.items()} | _account(found)
 
 
@@ -117,11 +116,10 @@ def routes(settings, revision):
     lean, null = leaning(changes, rare, documents, settings.seed)
     of_kind = [means(np.abs(changes[:, mask]), documents[mask], settings.seed) for mask in (rare, ~rare)]
     values = rankings.rank_correlation(*of_kind)
-    low, high = controls.spread(values[0], values[1:])
-    return [{"correlation": values[0], "low": low, "high": min(high, 1.0), "null": null.mean(),
-             "null_low": np.quantile(null, 0.025), "null_high": np.quantile(null, 0.975),
-             "p": controls.empirical_p(values[0], null, "less"), "heads": len(changes),
-             "leaning": int((lean["q_lean"] < 0.05).sum())} | _account(found)]
+    low, high = interval(values[0], values[1:], "centred", within=(-1, 1))
+    return [{"correlation": values[0], "low": low, "high": high,
+             **dict(zip(("null", "null_low", "null_high", "p"), controls.among(values[0], null, "less"))),
+             "heads": len(changes), "leaning": int((lean["q_lean"] < 0.05).sum())} | _account(found)]
 
 
 @table(passes.LAST, reads=influences.CURVE, per=("revision",))
@@ -140,7 +138,7 @@ def head_layers(settings, revision):
     for layer, moved in zip(np.unique(found["layer"]).tolist(), found["moved"] / scale):  # (r, neurons)
         values = means(moved[:, group].mean(axis=1)[None], documents, settings.seed)[:, 0]
         null = {kind: moved.mean(axis=0)[groups].mean(axis=1)[:, None] for kind, groups in nulls.items()}
-        row = controls.against({"": "greater"}, values[:1], values[1:, None], null, {})[0]
+        row, = controls.beside({"": "greater"}, values[:1], values[1:, None], null, {})
         kept = [name for name in row if not name.startswith(("less_", "statistic", "side"))]
         yield {"layer": layer} | {name: row[name] for name in kept} | {
             "heads": int((found["layer"] == layer).sum()), "positions": len(documents),
@@ -151,11 +149,9 @@ def head_layers(settings, revision):
 
 
 def means(values, documents, seed):
-    """Means over positions and their resamples over documents: (h, n) -> (1 + RESAMPLES, h)."""
-    ids, place = np.unique(documents, return_inverse=True)
-    member = np.equal(place[:, None], np.arange(len(ids))).astype(np.float64)  # (n, D)
-    weights = resamples(len(ids), RESAMPLES, seed)
-    return weights @ (values @ member).T / (weights @ member.sum(axis=0))[:, None]
+    """Means over positions and their resamples over documents: (h, n) -> (1 + draws, h)."""
+    sums, counts = over_documents.by_document(values.T, documents)
+    return over_documents.means(sums, counts, over_documents.resamples(len(counts), controls.RESAMPLES, seed))
 
 
 def shuffled(rare, documents, draws, seed=0):
@@ -188,35 +184,24 @@ def leaning(changes, rare, documents, seed):
     lean[~np.isfinite(lean)] = np.nan
     p = np.array([controls.empirical_p(value, null) for value, null in zip(lean[0], lean[1:].T)])
     null = rankings.rank_correlation(effect[0][1:1001], effect[1][1:1001])
-    q = np.full(len(p), np.nan)
-    q[np.isfinite(p)] = stats.false_discovery_control(p[np.isfinite(p)])
-    return {"lean": lean[0], "p_lean": p, "q_lean": q}, null
+    return {"lean": lean[0], "p_lean": p, "q_lean": claims.adjust(p)}, null
 
 
 # ---- the choice of windows
 
 
-def affordable(subject, width, *, work=WORK, most=MOST_TOKENS):
-    """How many tokens every head can be ablated on for a given work: a head costs its own layer and those above it.
+def affordable(subject, width):
+    """How many tokens every head can be ablated on for `WORK`, int: a head costs its own layer and those above it.
 
-    Parameters
-    ----------
-    subject : Subject
-    width : the number is a multiple of it, and at least one.
-    work : floating-point operations.
-    most : tokens.
-
-    Returns
-    -------
-    int
+    width : the number is a multiple of it, at least one, and at most `MOST_TOKENS`.
     """
     stack = layers.layers_of(subject)
     sizes = [sum(weight.numel() for weight in layer.parameters()) for layer in stack]
     rerun = subject.model.config.num_attention_heads * sum((at + 1) * size for at, size in enumerate(sizes))
-    return width * max(1, int(min(most, work / (2 * rerun)) // width))
+    return width * max(1, int(min(MOST_TOKENS, WORK / (2 * rerun)) // width))
 
 
-def choose_windows(tokens, documents, positions, *, width=64, budget=MOST_TOKENS, seed=0, ends=None):
+def choose_windows(tokens, documents, positions, *, width, budget, ends, seed=0):
     """Short stretches of text that end at chosen positions, so that few tokens reach many documents.
 
     Positions are taken in random order, one for each document before any document has a second, until `budget`
@@ -227,7 +212,7 @@ def choose_windows(tokens, documents, positions, *, width=64, budget=MOST_TOKENS
     tokens : int64 (blocks, length) ; documents : (blocks,) int ; positions : int64 (n, 2) rows (block, t).
     width : tokens a window, at most the length of a block.
     budget : tokens in all.
-    ends : bool (n,), the positions at which a window may end, None: all.
+    ends : bool (n,), the positions at which a window may end.
 
     Returns
     -------
@@ -239,7 +224,7 @@ def choose_windows(tokens, documents, positions, *, width=64, budget=MOST_TOKENS
     if not 4 <= width <= length or count < 1:
         raise ValueError(f"Windows are 4 to {length} tokens wide and at most the budget, not {width} of {budget}.")
     order = torch.randperm(len(positions), generator=torch.Generator().manual_seed(seed))
-    order = order if ends is None else order[ends[order]]
+    order = order[ends[order]]
     owners = torch.as_tensor(documents)[positions[order, 0].cpu()]
     turn = torch.zeros(len(order), dtype=torch.int64)  # how many positions of its document come before
     seen = {}

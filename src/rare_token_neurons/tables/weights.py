@@ -19,7 +19,7 @@ from rare_token_neurons.statistics.controls import compare
 from rare_token_neurons.statistics.documents import resampled_groups
 from rare_token_neurons.statistics.spectra import FITS, measure, shuffles, standardised
 from rare_token_neurons.tables import activations, checkpoints as passes, influence as influences, rare_tokens
-from rare_token_neurons.tables.stage import table
+from rare_token_neurons.tables.stage import GROUPS, table
 
 DRAWS = 1000  # groups: for the closed forms; of them weightwatcher fits `spectra.FITS`
 
@@ -46,9 +46,8 @@ def _turned(rows):
 def _resampled(settings, revision, target, size):
     """`resampled_groups` of one checkpoint from the documents of half A."""
     sums = influences.influence_sums(settings, revision, target)
-    half = rare_tokens.positions(settings).groupby("document")["half"].first()
-    kept = half.loc[sums.documents.numpy()].eq("A").to_numpy()
-    return resampled_groups(sums.abs_sum.numpy()[kept], sums.n.numpy()[kept], size, seed=settings.seed)
+    kept = rare_tokens.in_half(settings, sums.documents.numpy(), "A")
+    return resampled_groups(sums.abs_sum.numpy()[kept], sums.n.numpy()[kept], size, FITS, settings.seed)
 
 
 def chosen_groups(settings, revision, width):
@@ -58,7 +57,7 @@ def chosen_groups(settings, revision, width):
     raised and has 20 neurons and at most a quarter of the width.
     """
     rows, fit = activations.influence_at(settings, revision), activations.fitted(activations.phases_at(settings, revision))
-    found = {name: influences.rare_group(rows, name) for name in ("rare", "common")}
+    found = {name: influences.rare_group(rows, name) for name in GROUPS}
     if fit["raised"] and activations.LEAST_HEAD <= fit["head"] <= width // 4:
         found["head"] = activations.split(rows, fit)["head"]
     return {name: (group, _resampled(settings, revision, "common" if name == "common" else "rare", len(group)))
@@ -67,9 +66,8 @@ def chosen_groups(settings, revision, width):
 
 def _behind(settings, name):
     """Positions and documents behind the choice of a group."""
-    chosen = rare_tokens.positions(settings)
-    chosen = chosen[chosen["group"].eq("common" if name == "common" else "rare") & chosen["half"].eq("A")]
-    return {"positions": len(chosen), "documents": chosen["document"].nunique()}
+    _, owners = rare_tokens.group_positions(rare_tokens.positions(settings), "common" if name == "common" else "rare", "A")
+    return {"positions": len(owners), "documents": len(np.unique(owners))}
 
 
 def norms(rows):
@@ -143,7 +141,6 @@ def weights_over_training(settings, revision):
 # ---- eigenvalues, first and last checkpoint
 
 SPECTRA = 40  # random groups, and shuffles, whose spectra are kept
-SLOW = 20  # random groups that weightwatcher fits the bulk of: a second each
 TESTED = 99  # random groups, and shuffles, that the power-law test is given
 
 
@@ -239,22 +236,6 @@ def weight_hill_curves(settings, revision):
             low, high = np.nanquantile(curves, [0.025, 0.975], axis=0)
             columns |= {f"{name}_mean": np.nanmean(curves, axis=0), f"{name}_low": low, f"{name}_high": high}
         yield pd.DataFrame(columns)
-
-
-@table(ENDS, reads=influences.EFFECTS, per=("revision",))
-def weight_bulk_fits(settings, revision):
-    """weightwatcher's fit of the Marchenko-Pastur law and its shuffled matrix, first and last checkpoint.
-
-    Returns
-    -------
-    DataFrame, one row a group (the rare one, 20 random ones) and matrix: revision, step, matrix, kind, draw, and the
-    columns of `spectra.metrics` with mp_fit and randomize
-    """
-    matrices, group, plain = rare_and_random(settings, revision)
-    for matrix, part in matrices.items():
-        taken = [group, *plain[:SLOW]]
-        fits = spectra.metrics([part[one] for one in taken], mp_fit=True, randomize=True, seed=settings.seed)
-        yield fits.drop(columns="name").assign(matrix=matrix, draw=range(len(taken)), kind=["rare"] + ["random"] * SLOW)
 
 
 # ---- weightwatcher, layer by layer

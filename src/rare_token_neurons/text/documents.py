@@ -2,14 +2,14 @@
 
 import codecs
 import hashlib
+import os
 import re
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from rare_token_neurons.paths import MINI_PILE, ROOT, shown
+from rare_token_neurons.paths import MINI_PILE, place, shown
 
 HELD_OUT = 0.05  # share of each source's documents
 BATCH = 100  # texts tokenised at a time: an encoding takes 30 times the memory of its ids
@@ -36,11 +36,11 @@ def documents(text="mini-pile"):
         table = pd.concat([pd.read_json(path, lines=True).assign(source=path.name.split(".")[0]) for path in files],
                           ignore_index=True)
     else:
-        table = of_dataset(text) if names_text(text) else of_file(ROOT / text)
+        table = of_dataset(text) if names_text(text) else of_file(place(text))
     names = table["source"] + "/" + table["document"].astype(str)
     table["order"] = [hashlib.sha256(name.encode()).hexdigest() for name in names]
-    place = table.groupby("source")["order"].rank() / table.groupby("source")["order"].transform("size")
-    table["split"] = np.where(place <= HELD_OUT, "held-out", "train")
+    rank = table.groupby("source")["order"].rank() / table.groupby("source")["order"].transform("size")
+    table["split"] = np.where(rank <= HELD_OUT, "held-out", "train")
     return table[["source", "document", "text", "split"]]
 
 
@@ -48,7 +48,7 @@ def text_hash(text="mini-pile"):
     """sha256 of the files of a text, or of its rows from the hub."""
     if names_text(text):
         return hashlib.sha256("\0".join(of_dataset(text)["text"]).encode()).hexdigest()
-    files = sorted(MINI_PILE.glob("*.jsonl.xz")) if text == "mini-pile" else [Path(ROOT / text)]
+    files = sorted(MINI_PILE.glob("*.jsonl.xz")) if text == "mini-pile" else [place(text)]
     digest = hashlib.sha256()
     for path in files:
         digest.update(hashlib.sha256(path.read_bytes()).digest())
@@ -140,8 +140,8 @@ PARQUET = "refs/convert/parquet"  # the hub's own conversion, which needs no cod
 
 
 def names_text(text):
-    """Whether a text's name is one of a dataset's rows."""
-    return NAME.fullmatch(text) is not None
+    """Whether a text's name is one of a dataset's rows, and no file that is there."""
+    return NAME.fullmatch(text) is not None and not os.path.exists(place(text))
 
 
 @lru_cache(maxsize=1)

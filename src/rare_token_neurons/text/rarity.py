@@ -31,7 +31,7 @@ class Blocks:
     document: np.ndarray
 
 
-def blocks(ids, document, *, length=BLOCK, offset=None):
+def blocks(ids, document, *, offset=None):
     """Cut documents into blocks; what does not fill a block is left out.
 
     Parameters
@@ -47,12 +47,12 @@ def blocks(ids, document, *, length=BLOCK, offset=None):
     """
     pieces, owners = [], []
     for row, tokens in zip(document, ids):
-        n, spare = divmod(len(tokens), length)
+        n, spare = divmod(len(tokens), BLOCK)
         start = int(offset.integers(spare + 1)) if offset is not None else 0
-        pieces.append(tokens[start : start + n * length].reshape(n, length))
+        pieces.append(tokens[start : start + n * BLOCK].reshape(n, BLOCK))
         owners.append(np.full(n, row))
     if not sum(map(len, pieces)):
-        raise ValueError(f"No document of the text fills one block of {length} tokens.")
+        raise ValueError(f"No document of the text fills one block of {BLOCK} tokens.")
     return Blocks(np.concatenate(pieces).astype(np.int64), np.concatenate(owners).astype(np.int64))
 
 
@@ -170,7 +170,7 @@ def read_counts(path, size):
 # ---- positions
 
 
-def candidate_positions(tokens, chosen, table, *, rare_of="target", words_only=True, first=FIRST):
+def candidate_positions(tokens, chosen, table, *, rare_of="target", words_only=True):
     """Every scored position whose token is one of the chosen ones.
 
     Parameters
@@ -182,7 +182,7 @@ def candidate_positions(tokens, chosen, table, *, rare_of="target", words_only=T
 
     Returns
     -------
-    int64 (n, 2), rows (block, t), first <= t <= length - 2
+    int64 (n, 2), rows (block, t), FIRST <= t <= length - 2
     """
     boundary = np.append(table["boundary"].to_numpy(), np.ones(max(0, len(chosen) - len(table)), dtype=bool))
     hit = chosen[tokens]
@@ -190,9 +190,9 @@ def candidate_positions(tokens, chosen, table, *, rare_of="target", words_only=T
         hit[:, :-1] &= boundary[tokens[:, 1:]]
         hit[:, -1] = False  # what follows is not in the block
     shift = 1 if rare_of == "target" else 0
-    scored = hit[:, first + shift : tokens.shape[1] - 1 + shift]
+    scored = hit[:, FIRST + shift : tokens.shape[1] - 1 + shift]
     block, column = np.nonzero(scored)
-    return np.stack([block, column + first], axis=1).astype(np.int64)
+    return np.stack([block, column + FIRST], axis=1).astype(np.int64)
 
 
 def choose(blocks, rare, common, *, n, seed=0):

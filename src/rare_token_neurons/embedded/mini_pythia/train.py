@@ -128,18 +128,16 @@ def _optimizer(model):
                               {"params": vectors, "weight_decay": 0.0}], lr=LEARNING_RATE, betas=BETAS)
 
 
-def train(model, batches, steps, state_path, *, saved_steps=SAVED_STEPS, save=None, measure=None,
-          evaluate_every=EVALUATE_EVERY, state_every=STATE_EVERY, stop_after=None):
+def train(model, batches, steps, state_path, *, saved_steps, save, measure):
     """Train in place, from the saved state where there is one.
 
     Parameters
     ----------
     model : GPTNeoXForCausalLM, freshly initialised.
     batches : indexable by step, each int64 (batch, length).
-    state_path : Path, rewritten every `state_every` seconds.
+    state_path : Path, rewritten every `STATE_EVERY` seconds.
     save : callable (model, step), called at each of `saved_steps`.
-    measure : callable (model) -> dict, its values go into the log.
-    stop_after : int or None, end (with a saved state) after this step: for tests.
+    measure : callable (model) -> dict, its values go into the log at `saved_steps` and every `EVALUATE_EVERY` steps.
 
     Returns
     -------
@@ -154,18 +152,18 @@ def train(model, batches, steps, state_path, *, saved_steps=SAVED_STEPS, save=No
         start, log, recent = state["step"], state["log"], state["recent"]
     saved_at = time.monotonic()
     for step in tqdm(range(start, steps + 1), initial=start, total=steps + 1, mininterval=30, unit="step"):
-        if step in saved_steps and save:
+        if step in saved_steps:
             save(model, step)
-        if measure and (step in saved_steps or step % evaluate_every == 0) and not (log and log[-1]["step"] == step):
+        if (step in saved_steps or step % EVALUATE_EVERY == 0) and not (log and log[-1]["step"] == step):
             train_loss = float(np.mean(recent)) if recent else math.nan
             log.append({"step": step, "tokens": step * batches[0].numel(), "train_loss": train_loss, **measure(model)})
             recent = []
-        if step == steps or step == stop_after or time.monotonic() - saved_at > state_every:
+        if step == steps or time.monotonic() - saved_at > STATE_EVERY:
             with files.new_file(state_path) as temporary:
                 torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "log": log,
                             "recent": recent}, temporary)
             saved_at = time.monotonic()
-        if step == steps or step == stop_after:
+        if step == steps:
             return log
         loss = token_losses(model, batches[step]).mean()
         loss.backward()

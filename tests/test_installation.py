@@ -1,0 +1,68 @@
+"""Which Pythons the repository is installed on, and whether its pins can be had there."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, distribution
+
+import pytest
+from packaging.specifiers import SpecifierSet
+
+from rare_token_neurons import paths
+
+LATER = ("3.12", "3.13", "3.14")
+TAGS = "cp{0}{1}-cp{0}{1}-".format(*sys.version_info)  # of a wheel for this Python alone
+
+
+def pins():
+    """(pin, its distribution) of every line of requirements.lock that is installed here."""
+    for pin in re.findall(r"^\S+==\S+$", (paths.ROOT / "requirements.lock").read_text(), re.M):
+        try:
+            yield pin, distribution(pin.split("==")[0])
+        except PackageNotFoundError:  # of another extra
+            continue
+
+
+@pytest.mark.parametrize("python", LATER)
+def test_every_pin_has_a_wheel_for_each_python(python, tmp_path):
+    """What is compiled for one Python is asked for at the package index; the rest says what it needs."""
+    names = {pin: package.metadata.get("Requires-Python") or "" for pin, package in pins()}
+    assert not [pin for pin, needed in names.items() if not SpecifierSet(needed).contains(f"{python}.0")]
+    compiled = [pin for pin, package in pins() if TAGS in (package.read_text("WHEEL") or "")]
+    done = subprocess.run([sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--retries=0", "--no-deps",
+                           "--only-binary=:all:", f"--target={tmp_path}", f"--python-version={python}", *compiled],
+                          capture_output=True, text=True)
+    if "(from versions: none)" in done.stderr:
+        pytest.skip("the package index does not answer")
+    assert len(compiled) > 20 and done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("there, taken", [(("3.11", "3.13"), "3.11"), (("3.12", "3.14", "3.13"), "3.14"), (("3.12",), "3.12")])
+def test_make_takes_python_3_11_else_the_newest(tmp_path, there, taken):
+    for name in ("3", "3.11", *LATER):
+        (tmp_path / f"python{name}").write_text(f"#!/bin/sh\nexit {int(name not in there)}\n")
+        (tmp_path / f"python{name}").chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    listed = subprocess.run(["make", "help"], cwd=paths.ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert f"PYTHON=python{taken} " in listed.stdout
+    asked = subprocess.run(["make", "help", "PYTHON=mine"], cwd=paths.ROOT, capture_output=True, text=True, check=True)
+    assert "PYTHON=mine " in asked.stdout
+
+
+def test_another_python_is_refused_in_one_sentence(tmp_path):
+    for name in ("Makefile", "pyproject.toml", "requirements.lock"):
+        shutil.copy(paths.ROOT / name, tmp_path)
+    done = subprocess.run(["make", "figures", "PYTHON=false"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode and done.stdout == "Python 3.11, 3.12, 3.13 or 3.14 is needed; name it with make " \
+        "PYTHON=/path/to/python3.11.\n"
+
+
+@pytest.mark.parametrize("own, policy", [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+def test_threads_sleep_while_they_wait_unless_the_user_has_set_otherwise(own, policy):
+    """The package says so before torch is loaded: in a kernel, a row of a grid, a command or a script."""
+    code = "import os, sys, rare_token_neurons\nprint(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | own
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [policy, "False"]
