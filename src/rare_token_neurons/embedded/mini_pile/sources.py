@@ -171,7 +171,8 @@ def _lazy_load(stem):
         archive = stem.with_suffix(".rdb").read_bytes()
         for name, (start, size) in sorted(index.items()):
             blob = zlib.decompress(archive[start + 4:start + size])
-            assert len(blob) == struct.unpack(">I", archive[start:start + 4])[0]
+            if len(blob) != struct.unpack(">I", archive[start:start + 4])[0]:
+                raise ValueError(f"{stem.name}.rdb is damaged: {name} has another length than it says.")
             yield str(name), [str(line) for line in read(blob)]
 
 
