@@ -275,3 +275,13 @@ def test_one_seed_gives_one_result(planted, nulls):
                                         controls.pairs, resamples=30, baselines=3, seed=4) for _ in range(2))
     assert first == second
     assert first != controls.within(planted, GROUP, nulls, controls.PAIRS, controls.pairs, resamples=30, baselines=3, seed=5)
+
+
+def test_a_constant_neuron_is_no_yardstick_of_matching_even_with_rounding():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(50, 6))
+    values[:, 2] = -0.17 * (1 + 1e-7 * values[:, 3])
+    features = controls.matching_features(values, rng.normal(size=(4, 6)))
+    assert np.isneginf(features[2, 0]) and np.isfinite(np.delete(features, 2, axis=0)).all()
+    assert np.array_equal(controls.imbalance(features, [0], np.array([[1]])),
+                          controls.imbalance(np.delete(features, 2, axis=0), [0], np.array([[1]])))

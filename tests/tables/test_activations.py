@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from planted import ENDS, HEAD, NEURONS, ORDER, PLANTED, SIZE, TOKENS, influence_rows, phase_rows, values_of
+from rounding import assert_same, rounded
 
 from rare_token_neurons.curve import heads
 from rare_token_neurons.statistics import controls, geometry
@@ -215,3 +216,21 @@ def test_matrices_hold_every_pair(planted_model):
     assert block.shape == (16, 16) and np.allclose(block, block.T) and np.allclose(block.diagonal(), 1)
     values = values_of("step1")[0][:, np.sort(PLANTED[1:])].astype(np.float64)
     assert block == pytest.approx(np.corrcoef(values.T), abs=1e-5)
+
+
+# ---- another processor
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_rounding_moves_no_table(planted_model, quick, monkeypatch, seed):
+    tables = activations.activation_dimension, activations.coactivation
+    expected = [made(planted_model) for made in tables]
+    plain = influences.influence
+    monkeypatch.setattr(passes, "activations", lambda settings, revision, where: (
+        rounded(values_of(revision)[0], seed).astype(np.float32), values_of(revision)[1]))
+    monkeypatch.setattr(influences, "influence", lambda settings: plain(settings).assign(
+        **{name: rounded(plain(settings)[name], seed) for name in ("mean_abs", "mean_abs_a", "mean_a")}))
+    activations.sample.cache_clear()
+    activations._read.cache_clear()
+    for made, before in zip(tables, expected):
+        assert_same(made(planted_model), before)

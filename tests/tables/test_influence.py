@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from rounding import assert_same, rounded
 
 from rare_token_neurons import settings as parameters
 from rare_token_neurons.ablation.neurons import Influence
@@ -92,12 +93,13 @@ def tell(computed, monkeypatch):
     Every third neuron lowers the loss on half A and raises it on half B, the others raise it on A and lower it on B; DEAD
     more have no effect. Common targets have no position in the first four documents.
     """
-    def plant(rare=SHELF, common=ROUNDED, count=60, **options):
+    def plant(rare=SHELF, common=ROUNDED, count=60, rounding=None, **options):
         rng, found = np.random.default_rng(0), {}
         in_a = np.arange(count) % 2 == 0
         for group, truth, first in (("rare", rare, 0), ("common", common, min(4, count - 1))):
             truth, names = np.append(truth, np.zeros(DEAD)), np.arange(first, count)
             sums, counts = calibration.measured(truth, rng, documents=len(names), noise=0.3)
+            sums = sums if rounding is None else rounded(sums, rounding)
             sign = np.where(np.arange(len(truth)) % 3 == 0, -0.5, 0.5) * np.where(in_a[names], 1, -1)[:, None]
             made = map(torch.from_numpy, (names, counts.astype(int), sign * sums, sums))
             found[group] = Influence(*made, entropy_sum=None, unigram_sum=torch.zeros(sums.shape), fallback=0.0)
@@ -251,3 +253,14 @@ def test_what_cannot_be_tested_has_rows_without_a_word(tell, monkeypatch, neuron
     found = influences.prominence(settings).set_index("statistic").drop("ratio")
     assert found["value"].isna().all() and (found["word"] == "").all()
     assert (found.loc["law", "verdict"] == influences.UNTESTED).all()
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_rounding_moves_no_table(tell, seed):
+    tables = (influences.influence, influences.phases, influences.rank_curves)
+    settings = tell()
+    expected = [made(settings) for made in tables]
+    settings = tell(rounding=seed)
+    influences._fitted.cache_clear()
+    for made, before in zip(tables, expected):
+        assert_same(made(settings), before)

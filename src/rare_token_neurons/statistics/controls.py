@@ -48,7 +48,7 @@ def matching_features(activations, w_out):
     -------
     (neurons, 2) float64; -inf for a constant neuron, which cannot be matched.
     """
-    spread = np.asarray(activations, dtype=np.float64).std(axis=0)
+    spread = np.where(geometry.alive(activations), np.asarray(activations, dtype=np.float64).std(axis=0), 0)
     norm = np.linalg.norm(np.asarray(w_out, dtype=np.float64), axis=0)
     with np.errstate(divide="ignore"):
         return np.log(np.stack([spread, norm], axis=1))
