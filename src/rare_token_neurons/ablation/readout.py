@@ -125,12 +125,10 @@ def predict(readout, residual, targets, step):
             mean_p += p.sum(0) / len(c)
             columns["entropy"][rows] = _entropy(p, log_p[rows])
             z = log_p[rows] + columns["entropy"][rows, None]
-            weighted = p * f[rows]
-            columns["zf"][rows] = (weighted * z).sum(1)
-            columns["ff"][rows] = (weighted * f[rows]).sum(1)
-            weighted *= f[rows]
-            columns["zff"][rows] = (weighted * z).sum(1)
-            columns["fff"][rows] = (weighted * f[rows]).sum(1)
+            for powers in ("f", "ff"):
+                p *= f[rows]
+                columns["z" + powers][rows] = (p * z).sum(1)
+                columns["f" + powers][rows] = (p * f[rows]).sum(1)
     centre = sum(mean_p[part] @ readout.unembedding[part] for part in readout.parts())
     return Predictions(c, square, targets, f, log_p, centre, **columns,
                        z_is_f=readout.bias is None and not readout.frozen)
