@@ -172,6 +172,11 @@ def test_hard_cases_match_float64_on_the_same_capture_and_there_the_whole_model(
     assert (error <= 1e-9 * expected.abs().clamp_min(1)).all()
 
 
+def test_sums_outside_the_range_of_float32_are_taken_from_their_largest_term(tiny, tokens):
+    how = "unembedding x 1000"
+    assert errors_allowed(harden(tiny("llama-tied"), how), tokens, how)().all()
+
+
 @pytest.mark.parametrize("kind, how, neurons, place, name, value", [
     ("neox-parallel", "unembedding x 100", range(48), torch.Tensor, "double", torch.Tensor.float),
     ("neox-parallel", "one dominant neuron", range(48), torch.Tensor, "double", torch.Tensor.float),
