@@ -34,6 +34,7 @@ CHECKED = 64  # neurons, and positions, on which the error is measured
 SQUARE = 3072  # rows of the matrices by which the processor's speed is taken
 FORWARD, HOOKED = 4096, 1024  # tokens of (a) and (b)
 UNEMBEDDED = 4  # neurons of (c)
+MODELS = (*SHAPES, "smollm2", "mini-pythia")
 
 
 def subject_of(model, whole=True):
@@ -148,8 +149,8 @@ def cached(model, n):
 
 
 def operations(subject, n, neurons):
-    """Operations in the kernel's matrix products: B, its six sums with p, and the base logits."""
-    return 2 * subject.n_vocab * (subject.d_model * neurons + 6 * n * neurons + n * subject.d_model)
+    """Operations in the kernel's matrix products over the vocabulary: B, three sums of its powers, three mean rows, logits."""
+    return 2 * subject.n_vocab * (subject.d_model * neurons + 3 * n * neurons + 4 * n * subject.d_model)
 
 
 def kernel(model, n):
@@ -206,7 +207,7 @@ def _begin(threads):
         torch.set_num_threads(threads)
 
 
-def bench(models=(*SHAPES, "smollm2"), positions=POSITIONS, *, threads=None, say=print):
+def bench(models=MODELS, positions=POSITIONS, *, threads=None, say=print):
     """Measure each model.
 
     Parameters
@@ -271,8 +272,8 @@ def _cells(row):
 def main(argv=None):
     """`python -m rare_token_neurons bench`: print the table of measurements in Markdown."""
     parser = argparse.ArgumentParser(prog="python -m rare_token_neurons bench", description=__doc__)
-    parser.add_argument("models", nargs="*", default=[*SHAPES, "smollm2"],
-                        help=f"{', '.join(SHAPES)}, or a model such as smollm2 (default: these four)")
+    parser.add_argument("models", nargs="*", default=MODELS,
+                        help=f"{', '.join(SHAPES)}, or a model such as smollm2 (default: {', '.join(MODELS)})")
     parser.add_argument("--positions", type=int, nargs="+", default=POSITIONS)
     parser.add_argument("--threads", type=int)
     arguments = parser.parse_args(argv)

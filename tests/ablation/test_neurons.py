@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from rare_token_neurons.ablation import capture as captures, cumulants, neurons as kernel
 from rare_token_neurons.ablation.capture import ABLATIONS, capture, references
 from rare_token_neurons.ablation.neurons import FREEZES, divergences, influence, loss_changes, losses
+from rare_token_neurons.ablation.readout import predict, readout_of
 from rare_token_neurons.models import checkpoints
 
 DOCUMENTS = torch.tensor([0, 0, 1, 2, 2, 3])
@@ -99,6 +100,37 @@ def test_the_fallback_is_for_few_pairs(real):
     assert 0 < real[-1] < 0.12
 
 
+# ---- first moments, in the width of the residual stream
+
+
+@pytest.mark.parametrize("how", ["as it is", "unembedding x 10", "one row for all"])
+@pytest.mark.parametrize(("kind", "freeze"), [("neox-parallel", None), ("neox-parallel", "unigram"), ("llama-tied", None)])
+def test_moments_are_those_over_the_vocabulary(tiny, tokens, kind, freeze, how):
+    subject = tiny(kind)
+    if how == "one row for all":  # what the tokens share must not drown what tells them apart
+        subject.unembedding.add_(1e3 * subject.unembedding.std() * torch.randn(subject.d_model))
+    elif how != "as it is":
+        harden(subject, how)
+    kept, block, t = captured(subject, tokens), *POSITIONS.T
+    readout = readout_of(subject, freeze)
+    base = predict(readout, kept.residual[block, t - kept.first], kept.tokens[block, t + 1], 4)
+    u = readout.centred(subject.w_out.T).T
+    found = cumulants.moments(readout, base, cumulants.mean_rows(readout, base, True), u, True)
+    rows = subject.unembedding.double() - base.centre.double()
+    if freeze:
+        rows -= readout.direction.double()[:, None] * readout.along
+    b, p, f = rows @ (readout.gain.double()[:, None] * u), base.log_p.double().exp(), base.f.double()
+    z = base.log_p.double() + base.entropy.double()[:, None]
+    weights = {"b": p, "fb": p * f, "ffb": p * f * f, "bb": p, "fbb": p * f, "bbb": p, "zb": p * z, "zfb": p * z * f, "zbb": p * z}
+    for name, weight in weights.items():
+        power = b ** name.count("b")
+        allowed = 2e-6 * weight.abs().sum(1, keepdim=True) * power.abs().amax(0)
+        assert ((getattr(found, name) - weight @ power).abs() <= allowed).all(), name
+    torch.testing.assert_close(found.lead.double(), p @ b - b[base.targets], rtol=0, atol=2e-6 * float(b.abs().max()))
+    for name, value in {"rows": b.T, "low": b.amin(0), "high": b.amax(0)}.items():
+        torch.testing.assert_close(getattr(found, name).double(), value, rtol=0, atol=1e-6 * float(b.abs().max()))
+
+
 # ---- hard cases: peaked predictions, large activations, a neuron that makes up the residual stream
 
 
@@ -138,6 +170,11 @@ def test_hard_cases_match_float64_on_the_same_capture_and_there_the_whole_model(
     expected, _, _ = hooked_changes(subject, tokens, POSITIONS, taken(how), documents=DOCUMENTS)
     error = (loss_changes(subject, captured(subject, tokens), POSITIONS, ablation=taken(how)) - expected).abs()
     assert (error <= 1e-9 * expected.abs().clamp_min(1)).all()
+
+
+def test_sums_outside_the_range_of_float32_are_taken_from_their_largest_term(tiny, tokens):
+    how = "unembedding x 1000"
+    assert errors_allowed(harden(tiny("llama-tied"), how), tokens, how)().all()
 
 
 @pytest.mark.parametrize("kind, how, neurons, place, name, value", [

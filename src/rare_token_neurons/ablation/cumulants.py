@@ -14,6 +14,7 @@ For h - E h between -D and U that leaves E r(h - E h) <= k2 max(U, D)^2 (4 + exp
 costs at most u^2 / 2. An improbable token that rises a lot is in U, where the next cumulant would miss it.
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -26,8 +27,9 @@ ROUNDINGS = 8  # roundings that a raw second moment may have gathered
 
 @dataclass
 class Moments:
-    """Raw moments of B (relative to the centre) with f and z under p, (n, neurons) each, and B's extremes, (neurons,)."""
+    """Raw moments of B (relative to the centre) with f and z under p, (n, neurons) each, and B with its extremes."""
 
+    lead: Tensor  # E_p B less B at the target
     b: Tensor
     fb: Tensor
     ffb: Tensor
@@ -37,16 +39,38 @@ class Moments:
     zb: Tensor | None
     zfb: Tensor | None
     zbb: Tensor | None
-    target: Tensor  # (n, neurons), B at the targets
-    low: Tensor
+    rows: Tensor  # (neurons, vocabulary), B itself
+    low: Tensor  # (neurons,)
     high: Tensor
 
 
-def moments(readout, predictions, u, entropy):
-    """All moments that order 3 needs, by matrix products over chunks of the vocabulary.
+def mean_rows(readout, predictions, entropy):
+    """Means of the unembedding's rows (less the centre) under p ff, p f and p, with z under p ff, p z f, p z, p f and p.
+
+    B is linear in the rows, so that its first moments are these times u: no sum over the vocabulary for each neuron.
 
     Parameters
     ----------
+    entropy : bool, whether moments with z are wanted.
+
+    Returns
+    -------
+    (3 or 5, n, d)
+    """
+    kinds = 5 if entropy and not predictions.z_is_f else 3
+    n, d = predictions.residual.shape
+    means = predictions.f.new_zeros(kinds * n, d)
+    for part in readout.parts():
+        means.addmm_(_weights(predictions, part, kinds), readout.rows(part, predictions.centre))
+    return means.view(kinds, n, d)
+
+
+def moments(readout, predictions, means, u, entropy):
+    """All moments that order 3 needs; those of B^2 and B^3 by matrix products over chunks of the vocabulary.
+
+    Parameters
+    ----------
+    means : from `mean_rows`.
     u : (d, neurons) float64, output weights after the norm's centring.
     entropy : bool, whether the moments with z are needed.
 
@@ -54,42 +78,39 @@ def moments(readout, predictions, u, entropy):
     -------
     Moments
     """
-    directions = readout.directions(u)
-    n, neurons = len(predictions.f), u.shape[1]
-    with_z = entropy and not predictions.z_is_f
-    rows = 5 if with_z else 3  # p ff, p z f, p z, p f, p: the last ones also multiply B^2 and B^3
-    first, second, third = (predictions.f.new_zeros(k * n, neurons) for k in (rows, rows // 2 + 1, 1))
-    low, high = (predictions.f.new_full((neurons,), sign * torch.inf) for sign in (1, -1))
+    directions, (kinds, n, _), neurons = readout.directions(u), means.shape, u.shape[1]
+    first, with_z = means @ directions, kinds == 5
+    second, third = (first.new_zeros(k * n, neurons) for k in (kinds // 2 + 1, 1))
+    rows = first.new_empty(neurons, predictions.f.shape[1])
     for part in readout.parts():
-        b = readout.rows(part, predictions.centre) @ directions  # (v, neurons)
-        smallest, largest = torch.aminmax(b, dim=0)
-        low, high = torch.minimum(low, smallest), torch.maximum(high, largest)
-        weights = _weights(predictions, part, rows)  # (rows n, v)
-        first.addmm_(weights, b)
+        b = torch.mm(directions.T, readout.rows(part, predictions.centre).T, out=rows[:, part])
+        weights = _weights(predictions, part, kinds)
         power = b * b
-        second.addmm_(weights[-len(second):], power)
-        third.addmm_(weights[-n:], power.mul_(b))
-    first, second = first.view(rows, n, neurons), second.view(-1, n, neurons)
+        second.addmm_(weights[-len(second):], power.T)
+        third.addmm_(weights[-n:], power.mul_(b).T)
+    second = second.view(-1, n, neurons)
     zb, zfb, zbb = (first[2], first[1], second[0]) if with_z else (first[1], first[0], second[0])
     if not entropy:
         zb = zfb = zbb = None
-    return Moments(b=first[-1], fb=first[-2], ffb=first[0], bb=second[-1], fbb=second[-2], bbb=third, zb=zb, zfb=zfb,
-                   zbb=zbb, target=readout.rows(predictions.targets, predictions.centre) @ directions, low=low, high=high)
+    lead = (means[-1] - readout.rows(predictions.targets, predictions.centre)) @ directions
+    return Moments(lead=lead, b=first[-1], fb=first[-2], ffb=first[0], bb=second[-1], fbb=second[-2], bbb=third, zb=zb,
+                   zfb=zfb, zbb=zbb, rows=rows, low=rows.amin(1), high=rows.amax(1))
 
 
-def _weights(predictions, part, rows):
+def _weights(predictions, part, kinds):
+    """(kinds n, v) what `mean_rows` weighs with; the last ones, (p z,) p f and p, also weigh B^2, and p weighs B^3."""
     n = len(predictions.f)
     f, log_p = predictions.f[:, part], predictions.log_p[:, part]
-    weights = f.new_empty(rows, n, f.shape[1])
+    weights = f.new_empty(kinds, n, f.shape[1])
     p, pf = weights[-1], weights[-2]
     torch.exp(log_p, out=p)
     torch.mul(p, f, out=pf)
     torch.mul(pf, f, out=weights[0])
-    if rows == 5:
+    if kinds == 5:
         z = log_p + predictions.entropy[:, None]
         torch.mul(p, z, out=weights[2])
         torch.mul(pf, z, out=weights[1])
-    return weights.view(rows * n, -1)
+    return weights.view(kinds * n, -1)
 
 
 class Tolerance(NamedTuple):
@@ -128,7 +149,7 @@ def expand(predictions, moments, rho, tau, tolerance):
         rows = slice(start, start + step)
         h = _tilt(predictions, moments, rho[rows].to(loss.dtype), tau[rows].to(loss.dtype), rows)
         f_target = predictions.f[rows].gather(1, predictions.targets[rows, None])
-        loss[rows] = h.tau * (moments.b[rows] - moments.target[rows]) - h.rho * f_target + h.k2 / 2 + h.k3 / 6
+        loss[rows] = h.tau * moments.lead[rows] - h.rho * f_target + h.k2 / 2 + h.k3 / 6
         error = torch.maximum(h.rest, h.u.square() / 2) + h.variance - h.k2
         flagged[rows] = ~(error <= (tolerance.relative * loss[rows].abs()).clamp(tolerance.least, tolerance.most))
         if entropy is not None:
@@ -163,7 +184,7 @@ def _tilt(predictions, moments, rho, tau, rows):
     k2 = (rho * rho * ff + 2 * rho * tau * fb + tau * tau * (bb - b * b)).clamp_min(0)
     k3 = rho**3 * fff + 3 * rho * tau * (rho * ffb + tau * fbb) + tau**3 * bbb
     variance = k2 + ROUNDINGS * torch.finfo(k2.dtype).eps * (rho * rho * ff + tau * tau * bb)
-    f_low, f_high = (rho * extreme[:, None] for extreme in torch.aminmax(f, dim=1))
+    f_low, f_high = (rho * extreme[:, None] for extreme in (f.amin(1), f.amax(1)))
     b_low, b_high = tau * (moments.low - b), tau * (moments.high - b)
     up = torch.maximum(f_low, f_high) + torch.maximum(b_low, b_high)
     down = -torch.minimum(f_low, f_high) - torch.minimum(b_low, b_high)
@@ -200,57 +221,51 @@ def _entropy_change(predictions, moments, h, rows):
 
 TILE = 2**19  # entries (pairs x vocabulary) worked on at a time
 STRAIN = 3.0  # rho above which rho f and tau B are not added up in the working precision
+LOG2_E = 1 / math.log(2)  # powers of 2, since torch's exp2 takes a third of the time of its exp
 
 
-def settle(readout, predictions, u, rho, tau, changes, group):
+def settle(readout, predictions, u, rho, tau, moments, changes):
     """Overwrite the flagged changes of loss and entropy with exact ones.
 
     Parameters
     ----------
     u : (d, neurons) float64, output weights after the norm's centring.
     rho, tau : (n, neurons) float64
+    moments : Moments of the same neurons.
     changes : Changes, overwritten.
-    group : int, rows over the vocabulary (a neuron's B, a pair's h) that may be held at a time.
     """
-    directions, dtype = readout.directions(u), changes.loss.dtype
-    tile = max(1, min(TILE // len(readout.unembedding), group))
-    buffers = changes.loss.new_empty(2, tile, len(readout.unembedding))  # fresh ones for each tile cost as much as the sums
+    dtype, n_vocab = changes.loss.dtype, moments.rows.shape[1]
+    tile = max(1, TILE // n_vocab)
+    buffers = changes.loss.new_empty(2, tile, n_vocab)  # fresh ones for each tile cost as much as the sums
     strained = rho > STRAIN
-    changes.flagged |= strained
-    plain = changes.flagged & ~strained
-    often = plain.sum(0)
-    columns = often.argsort(descending=True)[:(often > 0).sum()]  # the most often flagged first: dense groups
-    for neurons in columns.split(group):
-        b = readout.project(directions[:, neurons].T, predictions.centre)  # (group, vocabulary)
-        where, which = plain[:, neurons].nonzero().unbind(1)
-        pairs = where, neurons[which]
-        _settle(predictions, pairs, rho[pairs].to(dtype), tau[pairs].to(dtype), b, which, changes, buffers)
+    pairs = (changes.flagged & ~strained).nonzero().unbind(1)
+    _settle(predictions, pairs, rho[pairs].to(dtype), tau[pairs].to(dtype), moments.rows, pairs[1], changes, buffers)
     for pairs in zip(*(index.split(tile) for index in strained.nonzero().unbind(1))):
         still = predictions.scale[pairs[0], None] * rho[pairs][:, None] * predictions.residual[pairs[0]]
         moved = readout.gain * (still + tau[pairs][:, None] * u[:, pairs[1]].T)  # (k, d)
         h = readout.project(moved.to(dtype), predictions.centre)
         none = torch.zeros_like(h[:, 0])
         _settle(predictions, pairs, none, none + 1, h, torch.arange(len(h), device=h.device), changes, buffers)
+    changes.flagged |= strained
 
 
 def _settle(predictions, pairs, rho, tau, b, which, changes, buffers):
     """Settle k pairs, sorted by position: rho, tau, which : (k,), the pairs' rows of b being b[which]."""
     where = pairs[0]
     total, entropy = torch.empty_like(rho), torch.empty_like(rho)
+    small, rho_bits, tau_bits = torch.finfo(rho.dtype).tiny ** 0.5, LOG2_E * rho, LOG2_E * tau
     for position, tile in _tiles(where, buffers.shape[1]):
         tilted, ablated = buffers[:, :tile.stop - tile.start]
         torch.index_select(b, 0, which[tile], out=ablated)
-        torch.addcmul(predictions.log_p[position, None], rho[tile, None], predictions.f[position, None], out=tilted)
-        tilted.addcmul_(tau[tile, None], ablated)  # log p + h
-        # softmax is one fused pass, but adds up carelessly (1e-5 over 50,000 tokens): sum, which adds pairwise, makes up
-        torch.softmax(tilted, 1, out=ablated)
-        whole, mode = ablated.sum(1), predictions.modes[position]
-        share = ablated[:, mode] / whole
-        total[tile] = tilted[:, mode] - share.log()  # log E_p exp(h)
-        if share.amin() < 1e-2:
-            total[tile] = torch.logsumexp(tilted, 1)
+        torch.addcmul(LOG2_E * predictions.log_p[position], rho_bits[tile, None], predictions.f[position], out=tilted)
+        tilted.addcmul_(tau_bits[tile, None], ablated)  # log p + h, in bits
+        whole, top = torch.exp2(tilted, out=ablated).sum(1), 0
+        if not (whole.amin() > small and whole.amax() < 1 / small):
+            top = tilted.amax(1)
+            whole = torch.exp2(tilted.sub_(top[:, None]), out=ablated).sum(1)
+        total[tile] = whole.log() + top / LOG2_E  # log E_p exp(h)
         if changes.entropy is not None:
-            entropy[tile] = total[tile] - ablated.mul_(tilted).sum(1) / whole
+            entropy[tile] = whole.log() - ablated.mul_(tilted).sum(1) / whole / LOG2_E
     target = predictions.targets[where]
     changes.loss[pairs] = total - (rho * predictions.f[where, target] + tau * b[which, target])
     if changes.entropy is not None:

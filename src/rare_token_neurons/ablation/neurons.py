@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rare_token_neurons.ablation.capture import checked_neurons, checked_positions, references
-from rare_token_neurons.ablation.cumulants import PAIRS, Tolerance, expand, moments, settle
+from rare_token_neurons.ablation.cumulants import PAIRS, Tolerance, expand, mean_rows, moments, settle
 from rare_token_neurons.ablation.readout import VOCABULARY_CHUNK, full_precision, predict_at, readout_of, shifts
 
 FREEZES = (None, "unigram", "scale")
@@ -167,17 +167,19 @@ def influence(subject, capture, positions=None, documents=None, *, ablation="mea
 def _sweep(subject, capture, positions, neurons, ablation, freeze, seed, memory_gb, *, entropy=False, unigram=False):
     """Yield (rows, columns, Changes, unigram changes) for tiles of positions and neurons."""
     readout = readout_of(subject, freeze, unigram)
-    step, width, group = _sizes(subject, len(neurons), memory_gb)
+    step, width = _sizes(subject, len(neurons), memory_gb)
     for rows in _slices(len(positions), step):
         base = predict_at(readout, capture, positions[rows], memory_gb)
+        means = mean_rows(readout, base, entropy)
         for columns in _slices(len(neurons), width):
             some, (block, t) = neurons[columns], positions[rows].T
             activations = capture.activations[block[:, None], t[:, None] - capture.first, some]  # (n, m)
             delta = references(capture, positions[rows], some, ablation, seed) - activations.double()
             u = readout.centred(subject.w_out[:, some].T).T  # (d, m)
             rho, tau = shifts(base, u, delta, freeze == "scale")
-            changes = expand(base, moments(readout, base, u, entropy), rho, tau, TOLERANCE[subject.dtype])
-            settle(readout, base, u, rho, tau, changes, group)
+            moved = moments(readout, base, means, u, entropy)
+            changes = expand(base, moved, rho, tau, TOLERANCE[subject.dtype])
+            settle(readout, base, u, rho, tau, moved, changes)
             yield rows, columns, changes, _unigram(readout, base, u, rho, tau)
 
 
@@ -196,17 +198,19 @@ def _slices(length, step):
 
 
 def _sizes(subject, n_neurons, memory_gb):
-    """Positions and neurons in a tile, and neurons in a group of exact sums, that keep to the memory.
+    """Positions and neurons in a tile that keep to the memory.
 
-    Counted in numbers of the subject's dtype: a position holds f and log p, its weights in a chunk of the vocabulary and
-    about 26 arrays over the tile's neurons; elementwise work needs 25 more, for PAIRS at a time.
+    Counted in numbers of the subject's dtype: a neuron holds its row over the vocabulary; a position f and log p, its
+    weights in a chunk of the vocabulary, 5 mean rows and about 26 arrays over the tile's neurons; elementwise work needs
+    25 more, for PAIRS at a time.
     """
     numbers = memory_gb * 1e9 / subject.dtype.itemsize
-    width = max(1, int(min(n_neurons, 2048, numbers / 4 / (2 * VOCABULARY_CHUNK + 5 * subject.d_model))))
-    a_position = 2 * subject.n_vocab + 5 * VOCABULARY_CHUNK + 26 * width
+    a_neuron = subject.n_vocab + 2 * VOCABULARY_CHUNK + 5 * subject.d_model
+    width = max(1, int(min(n_neurons, 2048, numbers / 4 / a_neuron)))
+    a_position = 2 * subject.n_vocab + 5 * VOCABULARY_CHUNK + 5 * subject.d_model + 26 * width
     few = min(0.75 * numbers / (a_position + 25 * width), PAIRS / width)
     step = max(1, few, (0.75 * numbers - 25 * PAIRS) / a_position)
-    return int(step), width, int(min(256, max(1, numbers / 8 / subject.n_vocab)))
+    return int(step), width
 
 
 def _checked(subject, capture, positions, neurons, ablation, freeze, memory_gb):

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 VOCABULARY_CHUNK = 2048  # columns of the vocabulary in one step of a sum
+CACHED = 2**17  # logits worked on at a time
 
 
 @dataclass
@@ -75,7 +76,6 @@ class Predictions:
     targets: Tensor  # (n,)
     f: Tensor  # (n, vocabulary), centred under p
     log_p: Tensor  # (n, vocabulary)
-    modes: Tensor  # (n,) the most probable tokens
     centre: Tensor  # (d,) the unembedding's mean row under the mean of p
     entropy: Tensor  # (n,) nats
     z_is_f: bool
@@ -110,24 +110,27 @@ def predict(readout, residual, targets, step):
     log_p = torch.empty_like(f)
     mean_p = f.new_zeros(f.shape[1])
     columns = {name: f.new_empty(len(c)) for name in ("entropy", "ff", "fff", "zf", "zff")}
+    few = max(1, CACHED // f.shape[1])
     for start in range(0, len(c), step):
-        block = slice(start, start + step)
-        wide = torch.cat([direct[block] @ readout.unembedding[part].double().T for part in readout.parts()], 1)
-        mode, f[block] = _split(readout, wide)
-        log_p[block] = mode - torch.logsumexp(mode, 1, keepdim=True)
-        p = log_p[block].exp()
-        f[block] -= (p * f[block]).sum(1, keepdim=True)
-        mean_p += p.sum(0) / len(c)
-        z = log_p[block] + _entropy(p, log_p[block])[:, None]
-        columns["entropy"][block] = _entropy(p, log_p[block])
-        weighted = p * f[block]
-        columns["zf"][block] = (weighted * z).sum(1)
-        columns["ff"][block] = (weighted * f[block]).sum(1)
-        weighted *= f[block]
-        columns["zff"][block] = (weighted * z).sum(1)
-        columns["fff"][block] = (weighted * f[block]).sum(1)
+        block = direct[start: start + step]
+        wide = torch.cat([block @ readout.unembedding[part].double().T for part in readout.parts()], 1)
+        for first in range(0, len(wide), few):
+            rows = slice(start + first, start + min(first + few, len(wide)))
+            mode, f[rows] = _split(readout, wide[first: first + few])
+            p = mode.exp()
+            whole = p.sum(1, keepdim=True)
+            p /= whole
+            log_p[rows] = mode - whole.log()
+            f[rows] -= (p * f[rows]).sum(1, keepdim=True)
+            mean_p += p.sum(0) / len(c)
+            columns["entropy"][rows] = _entropy(p, log_p[rows])
+            z = log_p[rows] + columns["entropy"][rows, None]
+            for powers in ("f", "ff"):
+                p *= f[rows]
+                columns["z" + powers][rows] = (p * z).sum(1)
+                columns["f" + powers][rows] = (p * f[rows]).sum(1)
     centre = sum(mean_p[part] @ readout.unembedding[part] for part in readout.parts())
-    return Predictions(c, square, targets, f, log_p, log_p.argmax(1), centre, **columns,
+    return Predictions(c, square, targets, f, log_p, centre, **columns,
                        z_is_f=readout.bias is None and not readout.frozen)
 
 
