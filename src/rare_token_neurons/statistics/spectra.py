@@ -89,16 +89,19 @@ def tail_size(values):
     last = len(values) - 1
     near = np.flatnonzero((values >= 0.95 * peak) & (values <= 1.5 * peak))
     near = np.unique(np.clip(near if len(near) else [np.searchsorted(-values, -peak)], LEAST_TAIL, last))
-    alphas = hill_plot(values)[near - 1]
-    distances = [np.inf if np.isnan(alpha) else _ks_pareto(values[:k], values[k], alpha) for k, alpha in zip(near, alphas)]
-    return int(near[int(np.argmin(distances))])
+    distances = _ks_pareto(values, near, hill_plot(values)[near - 1])
+    return int(near[np.where(np.isnan(distances), np.inf, distances).argmin()])
 
 
-def _ks_pareto(tail, start, alpha):
-    """Largest distance between a tail (largest first) and P(X > x) = (start / x)^alpha."""
-    above = (start / tail) ** alpha  # (k,)
-    steps = np.arange(len(tail) + 1) / len(tail)
-    return max(np.abs(above - steps[:-1]).max(), np.abs(above - steps[1:]).max())
+def _ks_pareto(values, sizes, alphas):
+    """Largest distance between tails and P(X > x) = (start / x)^alpha, start being the value after the tail.
+
+    values : (n,) largest first ; sizes, alphas : (k,) of the tails.
+    """
+    above = np.minimum(values[sizes, None] / values, 1.0) ** alphas[:, None]  # (k, n)
+    place, n = np.arange(len(values)), sizes[:, None]
+    gap = np.maximum(np.abs(above - place / n), np.abs(above - (place + 1) / n))
+    return np.where(place < n, gap, 0.0).max(axis=1)
 
 
 def hill(values, share=None):
@@ -158,6 +161,13 @@ def mp_distribution(x, q, variance=1.0):
     return np.interp(at, np.arange(4001) * np.pi / 4000, total / total[-1])
 
 
+@lru_cache
+def _mp_median(q):
+    """Median of the Marchenko-Pastur law."""
+    grid = np.linspace(*mp_edges(q), 4001)
+    return np.interp(0.5, mp_distribution(grid, q), grid)
+
+
 def bulk(values, columns):
     """A group's eigenvalues beside those of independent weights of one variance.
 
@@ -176,8 +186,7 @@ def bulk(values, columns):
     """
     values = np.asarray(values, dtype=np.float64)
     m, q = len(values), len(values) / columns
-    grid = np.linspace(*mp_edges(q), 4001)
-    variance = np.median(values) / np.interp(0.5, mp_distribution(grid, q), grid)
+    variance = np.median(values) / _mp_median(q)
     n = np.sqrt(columns - 1)
     centre, scale = (n + np.sqrt(m)) ** 2, (n + np.sqrt(m)) * (1 / n + 1 / np.sqrt(m)) ** (1 / 3)
     bound = variance * (centre + TRACY_WIDOM_99 * scale) / columns
