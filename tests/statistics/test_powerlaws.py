@@ -25,7 +25,7 @@ def truncated(seed, alpha=2.0, low=1.0, high=20.0, n=N):
 
 def test_tail_is_the_smallest_distance_by_brute_force():
     values = -np.sort(-lognormal(0, n=200))
-    a, size, distance = powerlaws._best_tail(np.log(values))
+    (a,), (size,), (distance,) = powerlaws._best_tails(np.log(values[None]))
     sizes = np.unique(np.round(np.geomspace(10, 200, powerlaws.CANDIDATES)).astype(int))
 
     def by_hand(m):

@@ -57,7 +57,8 @@ def in_bins(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=16)
 def _candidates(x: tuple[float, ...], breaks: int) -> tuple[np.ndarray, np.ndarray]:
-    """All break places (candidates, breaks), and the orthonormal bases of their lines ((breaks + 2) * candidates, bins)."""
+    """All break places (candidates, breaks), and orthonormal bases of what the breaks add to a straight line, which is in all
+    lines: (breaks * candidates, bins)."""
     at = np.asarray(x)
     places = np.linspace(at[0], at[-1], PLACES[breaks] * len(at))
     chosen = np.array(list(combinations(range(len(places)), breaks)), dtype=int).reshape(comb(len(places), breaks), breaks)
@@ -65,7 +66,7 @@ def _candidates(x: tuple[float, ...], breaks: int) -> tuple[np.ndarray, np.ndarr
     knots = places[chosen[(np.diff(inside, axis=1) >= LEAST_POINTS).all(axis=1)]]
     if len(knots) == 0:
         raise ValueError(f"a curve of {len(at)} bins is too short for {breaks} breaks")
-    bases = np.linalg.qr(_design(at, knots))[0]                   # (candidates, bins, breaks + 2)
+    bases = np.linalg.qr(_design(at, knots))[0][..., 2:]          # (candidates, bins, breaks)
     return knots, np.ascontiguousarray(bases.transpose(2, 0, 1).reshape(-1, len(at)))
 
 
@@ -94,7 +95,7 @@ def fit(x: np.ndarray, y: np.ndarray, breaks: int) -> Line:
     knots, bases = _candidates(tuple(x), breaks)
     flat = y.reshape(-1, len(x))                                  # (curves, bins)
     best = np.concatenate([
-        np.square(bases @ part.T).reshape(breaks + 2, len(knots), len(part)).sum(axis=0).argmax(axis=0)
+        np.square(bases @ part.T).reshape(breaks, len(knots), len(part)).sum(axis=0).argmax(axis=0)
         for part in np.split(flat - flat.mean(axis=1, keepdims=True), range(_LIMIT, len(flat), _LIMIT))])
     chosen = knots[best]                                          # (curves, breaks)
     design = _design(x, chosen)

@@ -188,6 +188,7 @@ DIMENSIONS = {"effective dimension": "less", "whole components": "less", "partic
 PAIRS = {"mean": "greater", "mean absolute": "greater", "negative share": "less"}
 CROSSED = {"mean": "less", "mean absolute": "two-sided", "negative share": "greater"}
 DRAWS, LARGE, LARGE_DRAWS = 1000, 100, 200  # control groups; fewer where a group has more than LARGE neurons
+MODULE_DRAWS = 200  # of them, where communities are sought, which are not cheap
 RESAMPLES = 500  # draws of documents
 BASELINES = 50  # of the control groups, to compare with over resampled documents
 COLUMNS = 256  # other neurons at once
@@ -245,8 +246,8 @@ def dimensions(block, tokens):
     """
     m = block.shape[-1]
     ratio = geometry.participation_ratio(block, tokens) if tokens >= m + 3 else np.full(block.shape[:-2], np.nan)
-    return np.stack([geometry.effective_dimension(block, interpolate=True), geometry.effective_dimension(block), ratio],
-                    axis=-1) / m
+    dimension = geometry.effective_dimension(block, interpolate=True)
+    return np.stack([dimension, np.ceil(dimension), ratio], axis=-1) / m
 
 
 def pairs(block):
@@ -394,7 +395,12 @@ def _of_kind(kind, value, draws, null, others, side, seed):
 
 def less(kind, difference):
     """The columns of a difference from a kind of control: (value, low, high) -> less_X, less_X_low, less_X_high."""
-    return dict(zip((f"less_{kind}", f"less_{kind}_low", f"less_{kind}_high"), difference))
+    return dict(zip(less_columns(kind), difference))
+
+
+def less_columns(kind):
+    """The names of these columns."""
+    return tuple(f"less_{kind}{end}" for end in ("", "_low", "_high"))
 
 
 def compare(own, resampled, nulls, sides, fitted):

@@ -28,6 +28,7 @@ from rare_token_neurons.statistics.rankings import check_curve
 
 LEAST = 10           # values in the range
 CANDIDATES = 50      # tail sizes tried, even in the logarithm
+VALUES = 40_000      # values of samples whose tails are sought at once, for memory
 LEVEL_FIT = 0.1      # goodness of fit, as Clauset et al. use it
 LEVEL_RATIO = 0.05
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(96)
@@ -82,16 +83,19 @@ def tail(values: np.ndarray, *, draws: int = 100, seed: int = 0) -> PowerLaw:
         the fitted law, and chooses its own xmin.
     """
     falling = _falling(values)
-    a, size, ks = _best_tail(np.log(falling))
+    (a,), (size,), (ks,) = _best_tails(np.log(falling[None]))
+    if not np.isfinite(ks):
+        raise ValueError("all values are equal: there is no tail to fit")
     low = falling[size - 1]
     rng = np.random.default_rng(seed)
     n, below = len(falling), falling[size:]
-    further = 0
-    for _ in range(draws):
+    samples = np.empty((draws, n))
+    for sample in samples:
         above = rng.binomial(n, size / n) if len(below) else n
-        sample = np.concatenate([low * np.exp(rng.exponential(1 / a, above)),
-                                 rng.choice(below, n - above) if n > above else below[:0]])
-        further += _best_tail(np.log(-np.sort(-sample)))[2] >= ks
+        sample[:above] = low * np.exp(rng.exponential(1 / a, above))
+        sample[above:] = rng.choice(below, n - above) if n > above else below[:0]
+    logs = np.log(-np.sort(-samples, axis=1))
+    further = sum((_best_tails(part)[2] >= ks).sum() for part in np.array_split(logs, -(-logs.size // VALUES)))
     return _result(falling, a, low, np.inf, ks, (further + 1) / (draws + 1))
 
 
@@ -130,23 +134,25 @@ def _falling(values) -> np.ndarray:
     return -np.sort(-values[values > 0])
 
 
-def _best_tail(logs: np.ndarray) -> tuple[float, int, float]:
-    """Rate a, size and KS distance of the tail with the smallest distance; `logs` (n,) falling."""
-    n = len(logs)
+def _best_tails(logs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rate a, size and KS distance of the tail with the smallest distance, of samples `logs` (samples, n), each falling.
+
+    Each (samples,); the distance is infinite where all values are equal.
+    """
+    n = logs.shape[1]
     sizes = np.unique(np.round(np.geomspace(min(LEAST, n), n, CANDIDATES)).astype(int))
-    excess = np.cumsum(logs)[sizes - 1] / sizes - logs[sizes - 1]               # (sizes,) mean of t
+    excess = np.cumsum(logs, axis=1)[:, sizes - 1] / sizes - logs[:, sizes - 1]  # (samples, sizes) mean of t
     usable = excess > 1e-12
-    if not usable.any():
-        raise ValueError("all values are equal: there is no tail to fit")
-    sizes, rates = sizes[usable], 1.0 / excess[usable]
-    exponent = (logs[sizes - 1, None] - logs) * rates[:, None]                  # (sizes, n): -a t
-    gap = np.exp(np.minimum(exponent, 0.0, out=exponent), out=exponent)         # survival of the law
+    rates = np.divide(1.0, excess, out=np.zeros_like(excess), where=usable)
+    gap = (logs[:, sizes - 1, None] - logs[:, None]) * rates[..., None]         # (samples, sizes, n): -a t
+    gap = np.exp(np.minimum(gap, 0.0, out=gap), out=gap)                        # survival of the law
     gap -= (np.arange(n) + 0.5) / sizes[:, None]                                # middle of the data's step
     np.abs(gap, out=gap)
-    gap[np.arange(n) >= sizes[:, None]] = 0.0
-    distances = gap.max(axis=1) + 0.5 / sizes                                   # to the step's farther end
-    best = int(distances.argmin())
-    return float(rates[best]), int(sizes[best]), float(distances[best])
+    gap[:, np.arange(n) >= sizes[:, None]] = 0.0
+    distances = np.where(usable, gap.max(axis=2) + 0.5 / sizes, np.inf)         # to the step's farther end
+    best = distances.argmin(axis=1)
+    rows = np.arange(len(logs))
+    return rates[rows, best], sizes[best], distances[rows, best]
 
 
 def _best_middle(values: np.ndarray, low: float, high: float) -> tuple[float, float]:

@@ -89,16 +89,19 @@ def tail_size(values):
     last = len(values) - 1
     near = np.flatnonzero((values >= 0.95 * peak) & (values <= 1.5 * peak))
     near = np.unique(np.clip(near if len(near) else [np.searchsorted(-values, -peak)], LEAST_TAIL, last))
-    alphas = hill_plot(values)[near - 1]
-    distances = [np.inf if np.isnan(alpha) else _ks_pareto(values[:k], values[k], alpha) for k, alpha in zip(near, alphas)]
-    return int(near[int(np.argmin(distances))])
+    distances = _ks_pareto(values, near, hill_plot(values)[near - 1])
+    return int(near[np.where(np.isnan(distances), np.inf, distances).argmin()])
 
 
-def _ks_pareto(tail, start, alpha):
-    """Largest distance between a tail (largest first) and P(X > x) = (start / x)^alpha."""
-    above = (start / tail) ** alpha  # (k,)
-    steps = np.arange(len(tail) + 1) / len(tail)
-    return max(np.abs(above - steps[:-1]).max(), np.abs(above - steps[1:]).max())
+def _ks_pareto(values, sizes, alphas):
+    """Largest distance between tails and P(X > x) = (start / x)^alpha, start being the value after the tail.
+
+    values : (n,) largest first ; sizes, alphas : (k,) of the tails.
+    """
+    above = np.minimum(values[sizes, None] / values, 1.0) ** alphas[:, None]  # (k, n)
+    place, n = np.arange(len(values)), sizes[:, None]
+    gap = np.maximum(np.abs(above - place / n), np.abs(above - (place + 1) / n))
+    return np.where(place < n, gap, 0.0).max(axis=1)
 
 
 def hill(values, share=None):
@@ -158,6 +161,13 @@ def mp_distribution(x, q, variance=1.0):
     return np.interp(at, np.arange(4001) * np.pi / 4000, total / total[-1])
 
 
+@lru_cache
+def _mp_median(q):
+    """Median of the Marchenko-Pastur law."""
+    grid = np.linspace(*mp_edges(q), 4001)
+    return np.interp(0.5, mp_distribution(grid, q), grid)
+
+
 def bulk(values, columns):
     """A group's eigenvalues beside those of independent weights of one variance.
 
@@ -176,8 +186,7 @@ def bulk(values, columns):
     """
     values = np.asarray(values, dtype=np.float64)
     m, q = len(values), len(values) / columns
-    grid = np.linspace(*mp_edges(q), 4001)
-    variance = np.median(values) / np.interp(0.5, mp_distribution(grid, q), grid)
+    variance = np.median(values) / _mp_median(q)
     n = np.sqrt(columns - 1)
     centre, scale = (n + np.sqrt(m)) ** 2, (n + np.sqrt(m)) * (1 / n + 1 / np.sqrt(m)) ** (1 / 3)
     bound = variance * (centre + TRACY_WIDOM_99 * scale) / columns
@@ -214,13 +223,11 @@ def measure(matrices, fits=FITS):
     values, d = eigenvalues(matrices), np.shape(matrices)[-1]
     exponent, sizes = hill(values)
     spikes, distances = zip(*(bulk(row, d) for row in values))
-    table = pd.DataFrame({"alpha_hill": exponent, "k": sizes, "stable_rank": stable_rank(values),
-                          "entropy": spectral_entropy(values), "spikes": spikes, "mp_distance": distances,
-                          "alpha_hill_half": hill(values, 0.5)[0]})
-    found = metrics(matrices[:fits]) if fits else pd.DataFrame(columns=[*FITTED, "status", "warning", "log"])
-    found = found[[*FITTED, "status", "warning", "log"]].reindex(table.index)
-    found[list(FITTED)] = found[list(FITTED)].astype(float)
-    return table.assign(**found).assign(xmin=found["xmin"] / d, spectral_norm=found["spectral_norm"] / d)
+    fitted = fit_tails(values[:fits] * d).reindex(range(len(values)))
+    fitted[["xmin", "spectral_norm"]] /= d
+    return pd.DataFrame({"alpha_hill": exponent, "k": sizes, "stable_rank": stable_rank(values),
+                         "entropy": spectral_entropy(values), "spikes": spikes, "mp_distance": distances,
+                         "alpha_hill_half": hill(values, 0.5)[0]}).join(fitted)
 
 
 def shuffles(weights, draws, seed=0):
@@ -257,6 +264,11 @@ ANALYZE = dict(layers=[], min_evals=8, max_evals=15000, min_size=None, max_size=
 SMALL = 20  # below as many eigenvalues weightwatcher changes to a bias-corrected estimator
 FIT = ["alpha", "D", "sigma", "xmin", "num_pl_spikes"]
 SHAPE = ["stable_rank", "spectral_norm", "entropy", "num_evals", "Q"]
+# `fit_powerlaw`, the step of `analyze` that fits: its arguments under other names, and what it returns
+FIT_POWERLAW = {name: ANALYZE[name] for name in ("xmax", "plot", "savefig", "fix_fingers", "finger_thresh", "xmin_max",
+                                                 "max_fingers", "pl_package")} | {"fit_type": ANALYZE["fit"]}
+TOLD = ("alpha", "Lambda", "xmin", "xmax", "D", "sigma", "num_pl_spikes", "num_fingers", "raw_alpha", "status", "warning")
+_SKIPPED = {**dict.fromkeys(FIT + SHAPE, np.nan), "status": "skipped", "small": True, "warning": ""}
 
 
 @contextlib.contextmanager
@@ -287,6 +299,30 @@ def _weightwatcher():
     with _contained():
         import weightwatcher
     return weightwatcher
+
+
+def fit_tails(values):
+    """weightwatcher's power-law fit of each spectrum, without the rest of its analysis, which takes ten times as long.
+
+    Parameters
+    ----------
+    values : (g, m) eigenvalues of W W^T, largest first.
+
+    Returns
+    -------
+    DataFrame, one row a spectrum: alpha, D, xmin, spectral_norm, status, warning and log, as in `metrics`
+    """
+    ww, rows = _weightwatcher(), []
+    with _contained():
+        watcher = ww.WeightWatcher()
+    for one in values:
+        row = _SKIPPED
+        with _contained() as notes:
+            if len(one) >= ANALYZE["min_evals"]:
+                told = watcher.fit_powerlaw(one[::-1], **FIT_POWERLAW)
+                row = _numbers(dict(zip(TOLD, told)) | {"spectral_norm": one[0], "num_evals": len(one)})
+        rows.append(row | {"log": "; ".join(dict.fromkeys(notes))})
+    return pd.DataFrame(rows, columns=[*FITTED, "status", "warning", "log"]).astype(dict.fromkeys(FITTED, float))
 
 
 def metrics(matrices):
@@ -321,18 +357,16 @@ def metrics(matrices):
         with _contained() as notes:
             model = nn.Sequential(layer)
             found = ww.WeightWatcher(model=model).analyze(model=model, **ANALYZE)
-        rows.append({"name": name, **_numbers(found), "log": "; ".join(dict.fromkeys(notes))})
+        row = _numbers(found.iloc[0]) if len(found) else _SKIPPED
+        rows.append({"name": name, **row, "log": "; ".join(dict.fromkeys(notes))})
     return pd.DataFrame(rows)
 
 
-def _numbers(found):
-    """One row of numbers from weightwatcher's table: failures, which it writes as -1 or infinity, become NaN."""
-    if not len(found):
-        return {**dict.fromkeys(FIT + SHAPE, np.nan), "status": "skipped", "small": True, "warning": ""}
-    row = found.iloc[0]
+def _numbers(row):
+    """What weightwatcher says of one matrix, as far as it says it: failures, which it writes as -1 or infinity, become NaN."""
     failed = row["status"] != "success" or not row["alpha"] > 1
-    lost = FIT if failed else []
-    values = {name: float(row[name]) if np.isfinite(row[name]) and name not in lost else np.nan for name in FIT + SHAPE}
+    values = {name: np.nan if name in FIT and failed or not np.isfinite(row[name]) else float(row[name])
+              for name in FIT + SHAPE if name in row}
     return {**values, "status": "failed" if failed else "success", "small": bool(row["num_evals"] < SMALL),
             "warning": "" if failed else row["warning"]}
 
