@@ -3,6 +3,7 @@
 import os
 import re
 
+import pandas as pd
 import pytest
 import torch
 from oracle import captured_changes
@@ -76,3 +77,12 @@ def test_main_prints_a_markdown_table(monkeypatch, capsys):
     assert bench.main(["pythia-70m", "--positions", "8", "16", "--threads", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("| model | what |") and lines[-1] == "| ['pythia-70m'] [8, 16] 1 |"
+
+
+def test_a_checkpoints_cost_grows_to_that_of_a_sweep(monkeypatch):
+    monkeypatch.setattr(bench, "alone", lambda function, *arguments, threads: function(*arguments))
+    costs = bench.growth([(*TOY[:-1], 8192)], 40, threads=1, say=lambda line: None)
+    assert costs["stage"].tolist() == ["read", "forward", "ablation", "statistics"] and (costs["seconds"] > 0).all()
+    grid = pd.DataFrame({"model": ["a/pythia-70m-deduped", "a/pythia-1b"], "steps": ["[0, 4, 8]", "[0]"]})
+    made = bench.sweeps(pd.DataFrame({"model": ["pythia-70m"] * 2, "seconds": [1800.0, 1800.0]}), grid)
+    assert made == {"the paper's grid": (3, 3.0), "every checkpoint of pythia-70m": (154, 154.0)}

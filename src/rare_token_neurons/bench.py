@@ -4,9 +4,11 @@ Each measurement is a process of its own, since a process' peak memory never fal
 """
 
 import argparse
+import json
 import multiprocessing
 import resource
 import signal
+import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -17,8 +19,10 @@ import pandas as pd
 import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
+from rare_token_neurons import paths
 from rare_token_neurons.ablation.capture import capture
 from rare_token_neurons.ablation.neurons import TOLERANCE, influence, loss_changes
+from rare_token_neurons.curve import calibration, heads
 from rare_token_neurons.models import checkpoints, subject
 from rare_token_neurons.text import documents as texts, rarity
 
@@ -35,6 +39,8 @@ SQUARE = 3072  # rows of the matrices by which the processor's speed is taken
 FORWARD, HOOKED = 4096, 1024  # tokens of (a) and (b)
 UNEMBEDDED = 4  # neurons of (c)
 MODELS = (*SHAPES, "smollm2", "mini-pythia")
+GROUP, DOCUMENTS = 2_000, 300  # positions of a group in one checkpoint, and documents that they lie in
+CHECKPOINTS = 154  # of a Pythia model
 
 
 def subject_of(model, whole=True):
@@ -189,6 +195,26 @@ def errors(model):
             "neurons": len(neurons), "positions": CHECKED}
 
 
+def reading(model):
+    """Loading a checkpoint's weights from disk: seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        for part in (subject_of(model).model, checkpoints.load_tokenizer("mini-pythia")):
+            part.save_pretrained(folder)
+        return {"seconds": seconds(lambda: checkpoints.load(folder)), "peak": peak_gb()}
+
+
+def statistics(model, n):
+    """The ranked curve of influences planted in n documents, with intervals and nulls, for all neurons: seconds."""
+    neurons, rng = subject_of(model, whole=False).n_neurons, np.random.default_rng(0)
+    sums, counts = calibration.measured(calibration.law(np.arange(1, neurons + 1) - 0.5), rng, documents=n)
+
+    def judged():
+        found = heads.measure(sums, counts)
+        heads.judge(found, heads.null_curves(found, seed=1))
+
+    return {"seconds": seconds(judged), "peak": peak_gb()}
+
+
 # ---- all of them
 
 
@@ -259,6 +285,51 @@ def _measured(model, positions, run):
                    f"{offset:.2f} s + {1e3 * slope:.3f} ms a {name}, off by at most {off:.0%} at {counts}")
 
 
+def growth(models=tuple(SHAPES), positions=GROUP, *, threads=None, say=print):
+    """What one checkpoint costs, by stage: read, forward, ablation (rare and common targets), statistics.
+
+    Parameters
+    ----------
+    models : names in `SHAPES`, or shapes.
+    positions : int, rare positions, and as many common ones.
+
+    Returns
+    -------
+    pandas.DataFrame with one row a model and stage: model, stage, seconds, peak memory (GB)
+    """
+    run, rows = partial(alone, threads=threads), []
+    for model in models:
+        tokens, parts = positions / SCORED, [positions // 4, positions // 2]
+        read, passed, judged = run(reading, model), run(forward, model), run(statistics, model, DOCUMENTS)
+        timed = [run(kernel, model, n) for n in parts]
+        ablated = np.polyval(np.polyfit(parts, [found["seconds"] for found in timed], 1), positions)
+        for stage, took, peak in (("read", read["seconds"], read["peak"]),
+                                  ("forward", passed["a_token"] * tokens, passed["peak"]),
+                                  ("ablation", 2 * ablated, timed[-1]["peak"]),
+                                  ("statistics", 2 * judged["seconds"], judged["peak"])):
+            rows.append({"model": str(model), "stage": stage, "seconds": took, "peak memory (GB)": peak})
+            say(f"{model} | {stage} | {took:,.3g} | {peak:.2f}")
+    return pd.DataFrame(rows)
+
+
+def sweeps(costs, grid):
+    """Hours that sweeps take on one machine like this, from what a checkpoint of each shape costs.
+
+    Parameters
+    ----------
+    costs : from `growth` ; grid : DataFrame with model (hub id of a shape) and steps (JSON), such as data/paper_grid.csv.
+
+    Returns
+    -------
+    dict of the sweep's name to (checkpoints, hours)
+    """
+    each = costs.groupby("model")["seconds"].sum() / 3600
+    hours = grid["model"].str.extract("(pythia-[0-9]+[mb])")[0].map(each)  # NaN for what is no such shape
+    steps = grid["steps"].map(json.loads).map(len)
+    made = {"the paper's grid": (int(steps[hours.notna()].sum()), float((hours * steps).sum()))}
+    return made | {f"every checkpoint of {model}": (CHECKPOINTS, CHECKPOINTS * one) for model, one in each.items()}
+
+
 def _row(what, positions, seconds, peak, note):
     return {"what": what, "positions": positions, "seconds": seconds, "peak memory (GB)": peak, "note": note}
 
@@ -276,6 +347,7 @@ def main(argv=None):
                         help=f"{', '.join(SHAPES)}, or a model such as smollm2 (default: {', '.join(MODELS)})")
     parser.add_argument("--positions", type=int, nargs="+", default=POSITIONS)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--growth", action="store_true", help="what one checkpoint costs by stage, and a sweep of them")
     arguments = parser.parse_args(argv)
     if min(arguments.positions) < 1:
         parser.error("positions must be at least 1")
@@ -284,7 +356,18 @@ def main(argv=None):
             checkpoints.locate(model)
         except (FileNotFoundError, ValueError) as error:
             parser.error(str(error))
+    if arguments.growth:
+        return _grown(arguments.threads)
     print("| model | what | positions | seconds | peak memory (GB) | note |\n|---|---|---|---|---|---|")
     bench(arguments.models, arguments.positions, threads=arguments.threads,
           say=lambda line: print(f"| {line} |", flush=True))
+    return 0
+
+
+def _grown(threads):
+    """Print the table of `growth` in Markdown, and what sweeps cost."""
+    print("| model | stage | seconds | peak memory (GB) |\n|---|---|---|---|")
+    costs = growth(threads=threads, say=lambda line: print(f"| {line} |", flush=True))
+    for name, (number, hours) in sweeps(costs, pd.read_csv(paths.DATA / "paper_grid.csv")).items():
+        print(f"\n{name[:1].upper()}{name[1:]}, {number} checkpoints: {hours:.1f} hours, {hours / 8:.1f} on 8 machines.")
     return 0
