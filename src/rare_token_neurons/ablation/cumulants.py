@@ -235,7 +235,7 @@ def settle(readout, predictions, u, rho, tau, moments, changes):
     changes : Changes, overwritten.
     """
     dtype, n_vocab = changes.loss.dtype, moments.rows.shape[1]
-    tile = max(1, TILE // n_vocab)
+    tile = max(1, min(TILE // n_vocab, len(moments.rows) // 2))  # both buffers take no more memory than the rows
     buffers = changes.loss.new_empty(2, tile, n_vocab)  # fresh ones for each tile cost as much as the sums
     strained = rho > STRAIN
     pairs = (changes.flagged & ~strained).nonzero().unbind(1)
