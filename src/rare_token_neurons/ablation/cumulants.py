@@ -5,7 +5,8 @@ With g = rho (f - f_y) + tau (B_i - B_iy) (symbols: `readout`), y the target,
     loss change = log E_p exp(g) = E g + k2 / 2 + k3 / 6 + ...
 
 where k2 and k3, the cumulants of h = rho f + tau B under p, are polynomials in rho and tau whose coefficients are joint
-cumulants of f and B_i: six matrix products for all neurons together. f and z are centred under p and B at its mean
+cumulants of f and B_i. Those linear in B need only mean rows of the unembedding, the same for all neurons; those in B^2
+and B^3 are three products over the vocabulary for all neurons together. f and z are centred under p and B at its mean
 over the positions, so that little cancels when raw moments become cumulants.
 
 The error of stopping at order 3 is bounded by k2 times a function of the range of h over the vocabulary. With
@@ -235,7 +236,7 @@ def settle(readout, predictions, u, rho, tau, moments, changes):
     changes : Changes, overwritten.
     """
     dtype, n_vocab = changes.loss.dtype, moments.rows.shape[1]
-    tile = max(1, TILE // n_vocab)
+    tile = max(1, min(TILE // n_vocab, len(moments.rows) // 2))  # both buffers take no more memory than the rows
     buffers = changes.loss.new_empty(2, tile, n_vocab)  # fresh ones for each tile cost as much as the sums
     strained = rho > STRAIN
     pairs = (changes.flagged & ~strained).nonzero().unbind(1)

@@ -123,7 +123,7 @@ def influence(subject, capture, positions=None, documents=None, *, ablation="mea
     ----------
     positions, ablation, freeze, seed, memory_gb, neurons : as for `loss_changes`
     documents : int64 (n,) or None, each position's document (None: the capture's).
-    entropy : bool, whether the entropy's change is wanted (half as much work again for a model with biases).
+    entropy : bool, whether the entropy's change is wanted (a third as much work again for a model with biases).
 
     Returns
     -------
