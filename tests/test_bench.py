@@ -81,7 +81,7 @@ def test_main_prints_a_markdown_table(monkeypatch, capsys):
 
 def test_a_checkpoints_cost_grows_to_that_of_a_sweep(monkeypatch):
     monkeypatch.setattr(bench, "alone", lambda function, *arguments, threads: function(*arguments))
-    costs = bench.growth([(*TOY[:-1], 8192)], 40, threads=1, say=lambda line: None)
+    costs = bench.growth([(16, 2, 2, 256, 8192)], 40, threads=1, say=lambda line: None)
     assert costs["stage"].tolist() == ["read", "forward", "ablation", "statistics"] and (costs["seconds"] > 0).all()
     grid = pd.DataFrame({"model": ["a/pythia-70m-deduped", "a/pythia-1b"], "steps": ["[0, 4, 8]", "[0]"]})
     made = bench.sweeps(pd.DataFrame({"model": ["pythia-70m"] * 2, "seconds": [1800.0, 1800.0]}), grid)
