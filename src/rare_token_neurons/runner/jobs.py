@@ -16,6 +16,8 @@ from rare_token_neurons import files, keys, paths, settings as parameters
 
 RECORDED = {"key", "seconds", "tables", "figures", "deviation", "disk_mb", "outputs", "read"}  # what a whole record holds
 
+EARLY = (("01",), ("03", "02"), ("04",))  # notebooks whose tables the later ones read, stage by stage; the others come after
+
 
 @dataclass(frozen=True)
 class Job:
@@ -121,6 +123,20 @@ def tables_read(job):
 def file_hash(name):
     """The sha256 of a file by its path from the root; None where there is none."""
     return files.sha256(paths.ROOT / name)
+
+
+# ---- in which order
+
+
+def stage_of(job):
+    """What of the data's way is done before a job: (stage, place in it), less is earlier; about all models, the last."""
+    found = {number: (stage, place) for stage, numbers in enumerate(EARLY) for place, number in enumerate(numbers)}
+    return (len(EARLY) + 1, 0) if job.model == parameters.ALL_MODELS else found.get(job.name[:2], (len(EARLY), 0))
+
+
+def waits_for(job, other):
+    """Whether a job reads tables that another makes: of its own model, or of any where it is about all."""
+    return stage_of(other)[0] < stage_of(job)[0] and job.model in (other.model, parameters.ALL_MODELS)
 
 
 # ---- notebook files
