@@ -160,7 +160,7 @@ def _executed(job, kernel):
     told = account["seconds"]
     record = {
         "key": job.key,
-        "seconds": told | {"all": whole, "start": whole - sum(told.values()) + told.get("start", 0.0)},
+        "seconds": told | {"all": whole, "start": max(0.0, whole - sum(told.values())) + told.get("start", 0.0)},
         "tables": sorted(set(account["tables"])),
         "figures": sorted(set(account["figures"])),
         "deviation": from_commit(account["tables"]),
