@@ -187,7 +187,7 @@ def test_the_order_is_that_of_the_tables_and_the_longest_first(tree, capsys, pla
             queue.enter(job, {"seconds": {"all": 7.0}})
     assert " ".join(waves) == expected
     said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith("[ 7/11] 03_curve   smollm2 ... begins (90 s when last measured); next ")
+    assert said[0].startswith("[ 7/11] 03_curve   smollm2 ... begins (90 s when last measured); next 0")
     assert said[1].startswith("[ 7/11] 03_curve   smollm2 ... 7 s")
     assert said[-1] == "[11/11] 11_all     all-models ... 7 s"
 

@@ -263,7 +263,7 @@ class Queue:
 
     def __init__(self, jobs):
         self.left, self.running = list(jobs), []
-        self.records, self.skipped, self.errors, self.failed = {}, [], [], []
+        self.records, self.skipped, self.errors = {}, [], []
         self.seconds = {job.record: last_measured(job).get("seconds") for job in jobs}
         self.numbers = {job.record: f"[{number:>{len(str(len(jobs)))}}/{len(jobs)}]" for number, job in enumerate(jobs, 1)}
         self.width = max((len(job.name) for job in jobs), default=0)
@@ -272,37 +272,36 @@ class Queue:
         """Less is sooner: another model than those that run, the stage, the longest."""
         return job.model in {one.model for one in self.running}, stage_of(job), -(self.seconds[job.record] or 0)
 
+    def _first(self, busy):
+        """The next of those that wait for none of the busy ones; None where all do."""
+        return min((job for job in self.left if not any(waits_for(job, one) for one in busy)), key=self._rank, default=None)
+
     def take(self):
         """The next job whose tables are there, now among those that run; None where all wait."""
-        ready = [job for job in self.left if not any(waits_for(job, one) for one in self.left + self.running)]
-        for job in ready:
-            if causes := [one.name for one in self.failed if waits_for(job, one)]:
-                self.left.remove(job)
-                self.failed.append(job)
-                self._tell(job, f"not begun, since {causes[0]} failed")
-                return self.take()
-        if not ready:
-            return None
-        job = min(ready, key=self._rank)
-        self.left.remove(job)
-        self.running.append(job)
+        if job := self._first(self.left + self.running):
+            self.left.remove(job)
+            self.running.append(job)
         return job
 
     def tell_begin(self, job):
         """Say that a job begins, and which is next."""
-        self._tell(job, f"begins{self._measured(job)}{self._coming()}")
+        then = self._first(self.left)
+        coming = f"; next {then.name} of {then.folder}{self._measured(then)}" if then else ""
+        self._tell(job, f"begins{self._measured(job)}{coming}")
 
     def enter(self, job, found, skipped=False):
-        """Note what came of a job: its record, or the error."""
+        """Note what came of a job: its record, or the error, which ends what waits for it, too."""
         self.running.remove(job)
         if isinstance(found, dict):
             self.records[job.record] = found
             self.skipped += [job] * skipped
             self._tell(job, "unchanged" if skipped else f"{found['seconds']['all']:.0f} s{self._rest()}")
         elif isinstance(found, NotebookError):
-            self.failed.append(job)
             self.errors.append(str(found))
             self._tell(job, "failed")
+            for other in [one for one in self.left if waits_for(one, job)]:
+                self.left.remove(other)
+                self._tell(other, f"not begun, since {job.name} failed")
         else:
             raise found
 
@@ -313,16 +312,11 @@ class Queue:
     def _measured(self, job):
         return f" ({seconds:.0f} s when last measured)" if (seconds := self.seconds[job.record]) else ""
 
-    def _coming(self):
-        if not self.left:
-            return ""
-        job = min(self.left, key=self._rank)
-        return f"; next {job.name} of {job.folder}{self._measured(job)}"
-
     def _rest(self):
-        """How long the rest takes, by the last measurements, where all are known."""
+        """What is left, and how long it takes by the last measurements where all are known."""
         seconds = [self.seconds[job.record] for job in self.left + self.running]
-        return f"; {len(seconds)} more, {sum(seconds) / 60:.0f} minutes of work" if seconds and all(seconds) else ""
+        work = f", {sum(seconds) / 60:.0f} minutes when last measured" if all(seconds) else ""
+        return f"; {len(seconds)} more{work}" if seconds else ""
 
 
 def main(argv=None):
