@@ -32,12 +32,17 @@ STEPS = ("step0", "step64", "step512", "step2048", "step6144")  # of the suite: 
 by_name = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 
 
+def copied(root):
+    """Package and notebooks in a folder, which is then a repository of its own."""
+    shutil.copytree(paths.ROOT / "src", root / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    shutil.copytree(paths.NOTEBOOKS, root / "notebooks", ignore=shutil.ignore_patterns(".*"))
+    return root
+
+
 @pytest.fixture(scope="session")
 def tree(tmp_path_factory):
     """A copy of the repository (data as links, nothing computed), so that no test touches the committed tables."""
-    root = tmp_path_factory.mktemp("repository")
-    shutil.copytree(paths.ROOT / "src", root / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    shutil.copytree(paths.NOTEBOOKS, root / "notebooks", ignore=shutil.ignore_patterns(".*"))
+    root = copied(tmp_path_factory.mktemp("repository"))
     (root / "data/results/mini-pythia").mkdir(parents=True)
     (root / "data/mini-pile").symlink_to(paths.MINI_PILE)
     (root / "data/mini-pythia").mkdir()
@@ -440,6 +445,16 @@ def test_04_ends_with_a_sentence_for_a_model_without_checkpoints(tree):
     with by_hand(tree) as run:
         said = sum(run(find(["04"])[0], SMOKE | {"model": str(tree / "data/mini-pythia/step512")}), [])
     assert len(said) == 1 and "fewer than two training checkpoints" in str(said[0])
+
+
+def test_03_is_drawn_from_the_committed_tables(tmp_path):
+    """The one notebook of `make check`: its figures are there, and no table was made."""
+    shutil.copytree(paths.RESULTS / "mini-pythia", copied(tmp_path) / "data/results/mini-pythia")
+    done = command(tmp_path, "03", "--model", "mini-pythia", "-p", "recompute", "never")
+    assert done.returncode == 0, done.stderr
+    made = sorted(path.name for path in (tmp_path / "figures/mini-pythia").iterdir())
+    assert made == sorted(path.name for path in (paths.FIGURES / "mini-pythia").glob("fig3*"))
+    assert not (tmp_path / "data/cache/tables").exists()
 
 
 # ---- parameters

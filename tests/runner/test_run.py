@@ -417,7 +417,7 @@ def test_the_command_line_and_make_list_what_is_for_people():
     wrong = subprocess.run([sys.executable, "-m", "rare_token_neurons", "rum"], capture_output=True, text=True)
     assert wrong.returncode == 2 and "There is no command 'rum'" in wrong.stderr
     listed = subprocess.run(["make", "help"], cwd=paths.ROOT, capture_output=True, text=True, check=True).stdout
-    targets = ("figures", "redraw", "notebooks", "lab", "suite", "bench", "test", "clean")
+    targets = ("figures", "redraw", "notebooks", "lab", "suite", "bench", "check", "test", "clean")
     assert all(f"make {name} " in listed for name in targets)
 
 

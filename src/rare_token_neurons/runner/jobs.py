@@ -135,8 +135,12 @@ def stage_of(job):
 
 
 def waits_for(job, other):
-    """Whether a job reads tables that another makes: of its own model, or of any where it is about all."""
-    return stage_of(other)[0] < stage_of(job)[0] and job.model in (other.model, parameters.ALL_MODELS)
+    """Whether a job reads tables that another makes: of its own model, or of any where it is about all.
+
+    With recompute="never" nobody makes a table.
+    """
+    reads = job.recompute != "never" and job.model in (other.model, parameters.ALL_MODELS)
+    return reads and stage_of(other)[0] < stage_of(job)[0]
 
 
 # ---- notebook files

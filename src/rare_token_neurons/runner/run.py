@@ -91,21 +91,22 @@ class Kernel:
                          if cell.cell_type == "code" and cell.metadata.get("papermill", {}).get("start_time")]
                 source = begun[-1].source if begun else ""
                 raise NotebookError(_report(job, len(begun), source, DEAD)) from None
-            except RuntimeError as error:
+            except (RuntimeError, TimeoutError) as error:
                 self.end()
                 if attempt == KERNEL_STARTS or self.ended:
                     raise NotebookError(_report(job, 0, "", f"no kernel started in {attempt} tries ({error})")) from None
 
     def _prepare(self):
         """Start the kernel, or empty the one that is there."""
+        if self.manager is not None and not run_sync(self.manager.is_alive)():
+            self.end()
         if self.manager is None:
             self.manager = AsyncKernelManager(kernel_name="python3")
             run_sync(self.manager.start_kernel)(cwd=str(paths.ROOT), env=self.environment, extra_arguments=[*KERNEL])
             return
         client = self.manager.blocking_client()
-        client.start_channels()
+        client.start_channels(iopub=False, stdin=False, hb=False)
         try:
-            client.wait_for_ready(timeout=60)
             client.execute(EMPTY, silent=True, reply=True, timeout=60)
         finally:
             client.stop_channels()
@@ -273,7 +274,7 @@ class Queue:
         return job.model in {one.model for one in self.running}, stage_of(job), -(self.seconds[job.record] or 0)
 
     def _first(self, busy):
-        """The next of those that wait for none of the busy ones; None where all do."""
+        """The next job that waits for none of the busy ones; None where all do."""
         return min((job for job in self.left if not any(waits_for(job, one) for one in busy)), key=self._rank, default=None)
 
     def take(self):
