@@ -363,7 +363,7 @@ def main(argv=None):
     records, skipped, errors = run(jobs, in_place=arguments.in_place, places=arguments.jobs)
     for error in errors:
         print(f"\n{error}", file=sys.stderr)
-    if arguments.save_minutes:
+    if arguments.save_minutes and not errors:
         save_minutes(jobs, records, skipped)
         save_processor()
     return int(bool(errors))
