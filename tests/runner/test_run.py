@@ -166,15 +166,15 @@ def test_a_failing_notebook_is_kept_and_ends_what_waits_for_it(tree, capsys):
 
 
 @pytest.mark.parametrize("places, expected", [
-    (1, "03s 03m 02s 02m 04s 04m 06s 05s 06m 05m 11"),  # stage by stage, of each the longest first
-    (2, "03s+03m 02s+02m 04s+04m 06s+06m 05s+05m 11"),  # one of each model
+    (1, "03s 03m 02s 02m 04s 04m 08s 07s 08m 07m 11"),  # stage by stage, of each the longest first
+    (2, "03s+03m 02s+02m 04s+04m 08s+08m 07s+07m 11"),  # one of each model
 ])
 def test_the_order_is_that_of_the_tables_and_the_longest_first(tree, capsys, places, expected):
-    names = ["02_losses", "03_curve", "04_course", "05_short", "06_long"]
+    names = ["02_losses", "03_curve", "04_course", "07_short", "08_long"]
     for name in names:
         write(tree, name)
     write(tree, "11_all", declared="seed: int = 0")
-    minutes = [{"notebook": name, "model": model, "disk_mb": 0, "seconds": seconds + 10 * name.startswith("06")}
+    minutes = [{"notebook": name, "model": model, "disk_mb": 0, "seconds": seconds + 10 * name.startswith("08")}
                for name in names for model, seconds in (("mini-pythia", 60), ("smollm2", 90))]
     (tree / "data/results").mkdir(parents=True)
     pd.DataFrame(minutes).to_csv(tree / "data/results/minutes.csv", index=False)
@@ -190,6 +190,17 @@ def test_the_order_is_that_of_the_tables_and_the_longest_first(tree, capsys, pla
     assert said[0].startswith("[ 7/11] 03_curve   smollm2 ... begins (90 s when last measured); next 0")
     assert said[1].startswith("[ 7/11] 03_curve   smollm2 ... 7 s")
     assert said[-1] == "[11/11] 11_all     all-models ... 7 s"
+
+
+def test_of_one_model_what_needs_the_same_table_does_not_run_at_once():
+    queue, waves = run.Queue(jobs.plan(models=["mini-pythia"])), []
+    while queue.left:
+        wave = [job for job in (queue.take(), queue.take()) if job]
+        waves.append({job.name[:2] for job in wave})
+        for job in wave:
+            queue.enter(job, {"seconds": {"all": 7.0}})
+    assert waves[:3] == [{"01"}, {"02", "03"}, {"04"}] and waves[-1] == {"11"} and {"05", "06"} not in waves
+    assert sum(map(len, waves)) == 11
 
 
 def test_two_run_beside_each_other_each_with_its_share_of_the_cores(tree, capfd, monkeypatch):

@@ -16,7 +16,8 @@ from rare_token_neurons import files, keys, paths, settings as parameters
 
 RECORDED = {"key", "seconds", "tables", "figures", "deviation", "disk_mb", "outputs", "read"}  # what a whole record holds
 
-EARLY = (("01",), ("03", "02"), ("04",))  # notebooks whose tables the later ones read, stage by stage; the others come after
+EARLY = ("01", "03", "02", "04")  # notebooks whose tables all later ones read, the figure that counts most first
+READS = {"01": (), "02": ("01",), "03": ("01",), "06": (*EARLY, "05")}  # whose tables a notebook reads; EARLY where not said
 
 
 @dataclass(frozen=True)
@@ -128,10 +129,9 @@ def file_hash(name):
 # ---- in which order
 
 
-def stage_of(job):
-    """What of the data's way is done before a job: (stage, place in it), less is earlier; about all models, the last."""
-    found = {number: (stage, place) for stage, numbers in enumerate(EARLY) for place, number in enumerate(numbers)}
-    return (len(EARLY) + 1, 0) if job.model == parameters.ALL_MODELS else found.get(job.name[:2], (len(EARLY), 0))
+def stage(job):
+    """Less is to be done earlier, int: the place among the notebooks that all others read; later those that read them."""
+    return EARLY.index(job.name[:2]) if job.name[:2] in EARLY else len(EARLY)
 
 
 def waits_for(job, other):
@@ -139,8 +139,11 @@ def waits_for(job, other):
 
     With recompute="never" nobody makes a table.
     """
-    reads = job.recompute != "never" and job.model in (other.model, parameters.ALL_MODELS)
-    return reads and stage_of(other)[0] < stage_of(job)[0]
+    if job.recompute == "never" or other.model == parameters.ALL_MODELS:
+        return False
+    number = job.name[:2]
+    reads = READS.get(number, set(EARLY) - {number})
+    return job.model == parameters.ALL_MODELS or (job.model == other.model and other.name[:2] in reads)
 
 
 # ---- notebook files

@@ -23,7 +23,7 @@ from jupyter_core.utils import run_sync
 from nbclient.exceptions import DeadKernelError
 
 from rare_token_neurons import files, paths
-from rare_token_neurons.runner.jobs import file_hash, finished, for_readers, plan, stage_of, tables_read, waits_for
+from rare_token_neurons.runner.jobs import file_hash, finished, for_readers, plan, stage, tables_read, waits_for
 from rare_token_neurons.runner.report import closing_table, dry_run, from_commit, last_measured, save_minutes, save_processor
 
 KERNEL_STARTS = 3  # a kernel on a busy machine may die before its first answer
@@ -271,7 +271,7 @@ class Queue:
 
     def _rank(self, job):
         """Less is sooner: another model than those that run, the stage, the longest."""
-        return job.model in {one.model for one in self.running}, stage_of(job), -(self.seconds[job.record] or 0)
+        return job.model in {one.model for one in self.running}, stage(job), -(self.seconds[job.record] or 0)
 
     def _first(self, busy):
         """The next job that waits for none of the busy ones; None where all do."""
