@@ -76,13 +76,13 @@ def by_hand(tree):
                             resources={"metadata": {"path": str(tree / "notebooks")}})
 
     def run(notebook, values, more="", again=False):
+        if not again:
+            ask(client, EMPTY)
         client.nb = nbformat.read(notebook, as_version=4)
         parameters = next(cell for cell in client.nb.cells if "parameters" in cell.metadata.get("tags", []))
         for name, value in values.items():
             parameters.source = re.sub(rf"^({name}: \w+ =) .*$", rf"\1 {value!r}", parameters.source, flags=re.M)
         parameters.source += more
-        if not again:
-            ask(client, EMPTY)
         for at, cell in enumerate(client.nb.cells):
             client.execute_cell(cell, at)
         return shown(client.nb)
@@ -94,7 +94,7 @@ def by_hand(tree):
 
 def ask(client, code):
     """The text that a cell of its own shows in a kernel, or None."""
-    client.nb.cells = [nbformat.v4.new_code_cell(code)]
+    client.nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
     cell = client.execute_cell(client.nb.cells[0], 0)
     return cell.outputs[0].data["text/plain"] if cell.outputs else None
 
