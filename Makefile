@@ -7,14 +7,14 @@ SEED ?= 0
 STEPS ?= 6144
 RUN = .venv/bin/python -m rare_token_neurons
 
-.PHONY: help figures redraw notebooks lab suite bench test clean
+.PHONY: help figures redraw notebooks lab suite bench check test clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo "Variables: MODELS=$(MODELS)  SEED=$(SEED)  STEPS=$(STEPS)  PYTHON=$(PYTHON)  TORCH_INDEX=<package index to take torch from>"
 
-figures: .venv/.installed  ## run every notebook on the embedded models; figures/<model>/ is the result
+figures: .venv/.installed  ## run every notebook on the embedded models, two at a time; figures/<model>/ is the result
 	$(RUN) run --model $(MODELS)
 
 redraw: .venv/.installed  ## draw every figure again from the tables in data/results, without a model
@@ -37,7 +37,12 @@ suite: .venv/.installed  ## train mini-pythia's checkpoints again (about 80 minu
 bench: .venv/.installed  ## time the ablation of every neuron, beside one forward pass and the usual ways (about 15 minutes)
 	$(RUN) bench
 
-test: export OMP_NUM_THREADS=1
+check test: export OMP_NUM_THREADS=1
+check: .venv/.installed  ## for who edits: layout, style, arithmetic, one notebook (a minute)
+	.venv/bin/python -m ruff check --quiet --no-cache src tests
+	.venv/bin/python -m pytest --numprocesses 2 tests/test_layout.py tests/test_settings.py tests/statistics tests/curve \
+	    tests/test_notebooks.py::test_03_is_drawn_from_the_committed_tables tests/test_notebooks.py::test_reads_well
+
 test: .venv/.installed  ## run all tests, a file at a time on each of two cores
 	.venv/bin/python -m ruff check --quiet --no-cache src tests
 	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile

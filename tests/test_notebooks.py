@@ -20,7 +20,8 @@ from nbclient.exceptions import CellExecutionError
 from rare_token_neurons import paths
 from rare_token_neurons.curve import heads
 from rare_token_neurons.runner import jobs as runner_jobs
-from rare_token_neurons.runner.jobs import defaults, find
+from rare_token_neurons.runner.jobs import defaults, find, for_readers
+from rare_token_neurons.runner.run import EMPTY
 from rare_token_neurons.statistics import claims, spectra as spectra_of
 from rare_token_neurons.tables import claims as claim_tables
 
@@ -31,12 +32,17 @@ STEPS = ("step0", "step64", "step512", "step2048", "step6144")  # of the suite: 
 by_name = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 
 
+def copied(root):
+    """Package and notebooks in a folder, which is then a repository of its own."""
+    shutil.copytree(paths.ROOT / "src", root / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    shutil.copytree(paths.NOTEBOOKS, root / "notebooks", ignore=shutil.ignore_patterns(".*"))
+    return root
+
+
 @pytest.fixture(scope="session")
 def tree(tmp_path_factory):
     """A copy of the repository (data as links, nothing computed), so that no test touches the committed tables."""
-    root = tmp_path_factory.mktemp("repository")
-    shutil.copytree(paths.ROOT / "src", root / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    shutil.copytree(paths.NOTEBOOKS, root / "notebooks", ignore=shutil.ignore_patterns(".*"))
+    root = copied(tmp_path_factory.mktemp("repository"))
     (root / "data/results/mini-pythia").mkdir(parents=True)
     (root / "data/mini-pile").symlink_to(paths.MINI_PILE)
     (root / "data/mini-pythia").mkdir()
@@ -60,39 +66,66 @@ SMOKE = {"model": "mini-pythia", "positions": POSITIONS}
 
 
 @contextmanager
-def by_hand(tree, notebook, values):
-    """A notebook in a kernel of its own, opened from its folder as JupyterLab does, `values` typed into its parameters.
+def by_hand(tree):
+    """A kernel in which notebooks are opened from their folder as JupyterLab does, and typed into.
 
-    Yields the function that runs all cells, with more lines for the parameters, and returns what the code cells show.
+    Yields a function that runs all cells of a notebook, with `values` and one more line in its parameters, in a namespace
+    emptied before unless it is run `again`, and returns what the code cells show.
     """
-    book = nbformat.read(notebook, as_version=4)
-    parameters = next(cell for cell in book.cells if "parameters" in cell.metadata.get("tags", []))
-    for name, value in values.items():
-        parameters.source = re.sub(rf"^({name}: \w+ =) .*$", rf"\1 {value!r}", parameters.source, flags=re.M)
-    client = NotebookClient(book, timeout=900, kernel_name="python3",
+    client = NotebookClient(nbformat.v4.new_notebook(), timeout=900, kernel_name="python3",
                             resources={"metadata": {"path": str(tree / "notebooks")}})
 
-    def run(more=""):
+    def run(notebook, values, more="", again=False):
+        if not again:
+            ask(client, EMPTY)
+        client.nb = nbformat.read(notebook, as_version=4)
+        parameters = next(cell for cell in client.nb.cells if "parameters" in cell.metadata.get("tags", []))
+        for name, value in values.items():
+            parameters.source = re.sub(rf"^({name}: \w+ =) .*$", rf"\1 {value!r}", parameters.source, flags=re.M)
         parameters.source += more
-        for at, cell in enumerate(book.cells):
+        for at, cell in enumerate(client.nb.cells):
             client.execute_cell(cell, at)
-        return [[output.get("data", output.get("text")) for output in cell.outputs]
-                for cell in book.cells if cell.cell_type == "code"]
+        return shown(client.nb)
 
     with client.setup_kernel(env=os.environ | {"PYTHONPATH": str(tree / "src")}):
         yield run
+        run.loaded = ask(client, "import sys\n' '.join(sys.modules)")
+
+
+def ask(client, code):
+    """The text that a cell of its own shows in a kernel, or None."""
+    client.nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    cell = client.execute_cell(client.nb.cells[0], 0)
+    return cell.outputs[0].data["text/plain"] if cell.outputs else None
+
+
+def shown(book):
+    """What the code cells of an executed notebook show, progress and parameters of papermill left out."""
+    return [[output.get("data", output.get("text")) for output in cell.outputs]
+            for cell in for_readers(book).cells if cell.cell_type == "code"]
 
 
 @pytest.fixture(scope="session")
 def smoke(tree):
-    """All notebooks run twice by hand in one kernel, with the smoke setting; where `data`, `figures` lie."""
-    for notebook in NOTEBOOKS:
-        with by_hand(tree, notebook, SMOKE) as run:
-            first, second = run(), run()
+    """All notebooks with the smoke setting: run by the runner, then drawn twice by hand from their tables, in one kernel
+    and without torch; where `data`, `figures` lie."""
+    done = command(tree, "--model", SMOKE["model"], "-p", "positions", str(POSITIONS))
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    with by_hand(tree) as run:
+        for notebook in NOTEBOOKS:
+            first, second = (run(notebook, SMOKE | {"recompute": "never"}, again=again) for again in (False, True))
+            made = nbformat.read(runs(tree, notebook) / notebook.name, as_version=4)
+            assert first == shown(made), f"{notebook.name} says something else when it is drawn from its tables"
             assert first == second, f"{notebook.name} says something else when it is run again"
             with pytest.raises(CellExecutionError, match="There is no parameter 'positons'"):
-                run("\npositons: int = 300")
+                run(notebook, SMOKE, "\npositons: int = 300", again=True)
+    assert not {"torch", "transformers", "weightwatcher"} & set(run.loaded.strip("'").split())
     return tree
+
+
+def runs(tree, notebook):
+    """Where the runner leaves what it knows of a notebook with the smoke setting."""
+    return tree / "data/cache/runs" / (SETTING if "model" in defaults(notebook) else f"all-models/positions={POSITIONS}")
 
 
 def read(tree, *names):
@@ -394,28 +427,34 @@ def test_tables_hold_what_the_notebook_says(smoke, notebook):
 
 @by_name
 def test_a_run_by_hand_is_whole_and_its_figure_is_there(smoke, notebook):
-    folder = smoke / "data/cache/runs" / (SETTING if "model" in defaults(notebook)
-                                          else f"all-models/positions={POSITIONS}")
-    account = (folder / f"{notebook.name[:2]}.account.json").read_text()
+    account = (runs(smoke, notebook) / f"{notebook.name[:2]}.account.json").read_text()
     assert ".png" in account and ".pdf" in account
 
 
-def test_the_runner_takes_what_is_there_repeats_nothing_and_leaves_the_defaults_untouched(smoke):
-    arguments = ("01", "03", "--model", "mini-pythia", "-p", "positions", str(POSITIONS))
-    first, again = command(smoke, *arguments), command(smoke, *arguments)
-    assert first.returncode == again.returncode == 0 and again.stdout.count("... unchanged") == 2
-    executed = nbformat.read(smoke / "data/cache/runs" / SETTING / find(["03"])[0].name, as_version=4)
-    said = [output for cell in executed.cells if cell.cell_type == "code" for output in cell.outputs]
-    assert all(output.output_type != "error" for output in said)
-    assert any("image/png" in output.get("data", {}) for output in said)
+def test_the_runner_repeats_nothing_and_leaves_the_defaults_untouched(smoke):
+    again = command(smoke, "01", "03", "--model", "mini-pythia", "-p", "positions", str(POSITIONS))
+    assert again.returncode == 0 and again.stdout.count("... unchanged") == 2
+    for notebook in NOTEBOOKS:
+        said = sum(shown(nbformat.read(runs(smoke, notebook) / notebook.name, as_version=4)), [])
+        assert any("image/png" in data for data in said)
     assert not list((smoke / "data/results/mini-pythia").glob("[!t]*.parquet"))
     assert not list((smoke / "figures").glob("mini-pythia/*.png"))
 
 
 def test_04_ends_with_a_sentence_for_a_model_without_checkpoints(tree):
-    with by_hand(tree, find(["04"])[0], SMOKE | {"model": str(tree / "data/mini-pythia/step512")}) as run:
-        said = [output for outputs in run() for output in outputs]
+    with by_hand(tree) as run:
+        said = sum(run(find(["04"])[0], SMOKE | {"model": str(tree / "data/mini-pythia/step512")}), [])
     assert len(said) == 1 and "fewer than two training checkpoints" in str(said[0])
+
+
+def test_03_is_drawn_from_the_committed_tables(tmp_path):
+    """The one notebook of `make check`: its figures are there, and no table was made."""
+    shutil.copytree(paths.RESULTS / "mini-pythia", copied(tmp_path) / "data/results/mini-pythia")
+    done = command(tmp_path, "03", "--model", "mini-pythia", "-p", "recompute", "never")
+    assert done.returncode == 0, done.stderr
+    made = sorted(path.name for path in (tmp_path / "figures/mini-pythia").iterdir())
+    assert made == sorted(path.name for path in (paths.FIGURES / "mini-pythia").glob("fig3*"))
+    assert not (tmp_path / "data/cache/tables").exists()
 
 
 # ---- parameters

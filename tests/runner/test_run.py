@@ -18,12 +18,12 @@ from small_notebooks import PARAMETERS, begin, copy_package, marks, wait_for, wr
 
 from rare_token_neurons import files, keys, paths
 from rare_token_neurons.__main__ import COMMANDS, INNER
-from rare_token_neurons.runner import jobs, run
+from rare_token_neurons.runner import jobs, report, run
 
 ACCOUNT = """import json, pathlib
 folder = pathlib.Path("data/results/mini-pythia"); folder.mkdir(parents=True, exist_ok=True)
 (folder / "fig1_made.png").write_text("picture")
-account = {"seconds": {"forward": 1.5, "ablation": 2.5}, "tables": [], "figures": [str(folder / "fig1_made.png")]}
+account = {"seconds": {"forward": 1.51, "ablation": 1.52}, "tables": [], "figures": [str(folder / "fig1_made.png")]}
 pathlib.Path("data/cache/runs/mini-pythia/01.account.json").write_text(json.dumps(account))"""
 
 
@@ -113,8 +113,8 @@ def test_runs_in_the_root_with_its_parameters_reports_and_skips_what_is_unchange
     assert marks(tree) == ["01_one 0 []", "02_two 0 []"]
     assert (tree / "data/cache/runs/mini-pythia/01_one.ipynb").exists()
     head, row, _, end = capsys.readouterr().out.strip().splitlines()[-4:]
-    assert head.split()[:8] == ["notebook", "model", "seconds", "forward", "ablation", "figures", "largest", "deviation"]
-    assert row.split()[:2] + row.split()[3:] == ["01_one", "mini-pythia", "2", "2", "fig1", "-"]
+    assert head.split()[:9] == ["notebook", "model", "seconds", *report.STAGES, "figures"]
+    assert row.split()[:2] + row.split()[4:] == ["01_one", "mini-pythia", "2", "2", "0", "0", "fig1", "-"]
     assert end.endswith("figures are in data/results/mini-pythia.")
     assert 0 < float(re.search(r"([\d.]+) GB at most in a process", end).group(1)) < 4  # of a bare kernel
 
@@ -136,22 +136,104 @@ def test_recompute_never_and_always_are_not_skipped(tree):
         assert len(marks(tree)) == expected
 
 
-def test_a_failing_notebook_is_kept_and_ends_the_run(tree, capsys):
+def test_a_failing_notebook_is_kept_and_ends_what_waits_for_it(tree, capsys):
+    """03 and 04 are of the same stage as 02 and after it; those of the other model go on, one about all models does not."""
     write(tree, "01_one")
-    write(tree, "02_fails", "\n# a comment\nraise ValueError('there is no rare position')")
-    write(tree, "03_after")
-    assert run.main([]) == 1
+    write(tree, "02_fails", "\n# a comment\nif model == 'mini-pythia':\n    raise ValueError('there is no rare position')")
+    write(tree, "03_beside")
+    write(tree, "04_after")
+    write(tree, "05_all", declared="seed: int = 0\nsteps: list = []")
+    both = ["--model", "mini-pythia,smollm2"]
+    assert run.main(both) == 1
     shown = capsys.readouterr()
     assert shown.err.strip().splitlines() == [
         "data/cache/runs/mini-pythia/02_fails.ipynb, kept, stopped at cell [3]: # a comment",
         "ValueError: there is no rare position",
     ]
-    assert "01_one mini-pythia" in shown.out and [line.split()[0] for line in marks(tree)] == ["01_one", "02_fails"]
+    said = [line.split("] ")[1].split() for line in shown.out.splitlines() if line.startswith("[")]
+    assert [words[:2] for words in said if words[-2:] == ["02_fails", "failed"]] == [["04_after", "mini-pythia"],
+                                                                                    ["05_all", "all-models"]]
+    ran = ["01_one", "02_fails", "03_beside"]
+    assert sorted(line.split()[0] for line in marks(tree)) == sorted([*ran, *ran, "04_after"])
     kept = nbformat.read(tree / "data/cache/runs/mini-pythia/02_fails.ipynb", as_version=4)
     assert any(output.output_type == "error" for cell in kept.cells for output in cell.get("outputs", []))
     write(tree, "02_fails")
-    assert run.main([]) == 0
-    assert [line.split()[0] for line in marks(tree)] == ["01_one", "02_fails", "02_fails", "03_after"]
+    assert run.main(both) == 0
+    assert sorted(line.split()[0] for line in marks(tree)[7:]) == ["02_fails", "02_fails", "04_after", "05_all"]
+
+
+# ---- several at a time
+
+
+@pytest.mark.parametrize("places, expected", [
+    (1, "03s 03m 02s 02m 04s 04m 08s 07s 08m 07m 11"),  # stage by stage, of each the longest first
+    (2, "03s+03m 02s+02m 04s+04m 08s+08m 07s+07m 11"),  # one of each model
+])
+def test_the_order_is_that_of_the_tables_and_the_longest_first(tree, capsys, places, expected):
+    names = ["02_losses", "03_curve", "04_course", "07_short", "08_long"]
+    for name in names:
+        write(tree, name)
+    write(tree, "11_all", declared="seed: int = 0")
+    minutes = [{"notebook": name, "model": model, "disk_mb": 0, "seconds": seconds + 10 * name.startswith("08")}
+               for name in names for model, seconds in (("mini-pythia", 60), ("smollm2", 90))]
+    (tree / "data/results").mkdir(parents=True)
+    pd.DataFrame(minutes).to_csv(tree / "data/results/minutes.csv", index=False)
+    queue, waves = run.Queue(jobs.plan(models=["mini-pythia", "smollm2"])), []
+    while queue.left:
+        wave = [job for job in (queue.take() for _ in range(places)) if job]
+        waves.append("+".join(job.name[:2] + job.model[0] * (job.model != "all-models") for job in wave))
+        queue.tell_begin(wave[0])
+        for job in wave:
+            queue.enter(job, {"seconds": {"all": 7.0}})
+    assert " ".join(waves) == expected
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("[ 7/11] 03_curve   smollm2 ... begins (90 s when last measured); next 0")
+    assert said[1].startswith("[ 7/11] 03_curve   smollm2 ... 7 s")
+    assert said[-1] == "[11/11] 11_all     all-models ... 7 s"
+
+
+def test_of_one_model_what_needs_the_same_table_does_not_run_at_once():
+    queue, waves = run.Queue(jobs.plan(models=["mini-pythia"])), []
+    while queue.left:
+        wave = [job for job in (queue.take(), queue.take()) if job]
+        waves.append({job.name[:2] for job in wave})
+        for job in wave:
+            queue.enter(job, {"seconds": {"all": 7.0}})
+    assert waves[:3] == [{"01"}, {"02", "03"}, {"04"}] and waves[-1] == {"11"} and {"05", "06"} not in waves
+    assert sum(map(len, waves)) == 11
+
+
+def test_two_run_beside_each_other_each_with_its_share_of_the_cores(tree, capfd, monkeypatch):
+    """Each waits for the other; both say which threads they have."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    meet = """import os, time
+with open(f"here-{model}", "w") as file:
+    file.write(os.environ.get("OMP_NUM_THREADS", ""))
+end = time.time() + 60
+while not (os.path.exists("here-mini-pythia") and os.path.exists("here-smollm2")):
+    assert time.time() < end
+    time.sleep(0.05)"""
+    write(tree, "01_meets", meet)
+    assert run.main(["--model", "mini-pythia,smollm2", "--jobs", "2"]) == 0
+    share = str(max(1, run.cores() // 2))
+    assert [(tree / f"here-{model}").read_text() for model in ("mini-pythia", "smollm2")] == [share, share]
+    assert not psutil.Process().children()
+    assert run.main(["--model", "mini-pythia", "-p", "seed", "1", "--jobs", "1"]) == 0
+    assert (tree / "here-mini-pythia").read_text() == ""
+    assert run.main(["--jobs", "0"]) == 2 and "--jobs is 0; it must be 1 or more." in capfd.readouterr().err
+
+
+def test_a_kernel_stays_and_the_next_notebook_finds_nothing_of_the_one_before(tree):
+    """Not its names, not its cells, and not the silence of a notebook that stopped early."""
+    stops = "from rare_token_neurons.figures.notebook import _silence\nleft = 1\n_silence(get_ipython())"
+    look = """import os
+with open("kernels.txt", "a") as file:
+    file.write(f"{os.getpid()} {'left' in globals()} {len(In)}\\n")"""
+    write(tree, "01_stops", look, stops, "raise ValueError('the silence was broken')")
+    write(tree, "02_looks", look)
+    assert run.main(["--jobs", "1"]) == 0 and len(marks(tree)) == 2
+    first, second = ((tree / "kernels.txt").read_text().splitlines())
+    assert first == second and first.split()[1:] == ["False", "4"]
 
 
 def test_a_killed_kernel_is_reported_with_its_cell(tree, capsys):
@@ -173,7 +255,7 @@ def test_a_kernel_that_does_not_start_is_tried_again(tree, monkeypatch):
 
     monkeypatch.setattr(run.papermill, "execute_notebook", fragile)
     with pytest.raises(run.NotebookError, match="no kernel started in 3 tries"):
-        run.execute(jobs.plan()[0])
+        run.execute(jobs.plan()[0], run.Kernel())
     assert len(tries) == run.KERNEL_STARTS
 
 
@@ -190,6 +272,7 @@ def loads_torch(process):
 
 @pytest.mark.parametrize("arguments, begun", [
     (["sweep", "grid.csv"], lambda process, root: marks(root)),
+    (["run", "--model", "mini-pythia,smollm2", "--jobs", "2"], lambda process, root: len(marks(root)) == 2),
     (["audit", "mini-pythia"], lambda process, root: loads_torch(process)),
     (["bench"], lambda process, root: loads_torch(process)),
     (["calibrate", "--jobs", "2"], lambda process, root: len(below(process)) == 2),
@@ -206,7 +289,7 @@ def test_ctrl_c_is_one_sentence_and_ends_all_processes(tmp_path, arguments, begu
     out, said = process.communicate(timeout=120)
     assert (process.returncode, said) == (130, INTERRUPTED) and "Traceback" not in out
     assert not psutil.wait_procs(started, timeout=60)[1]
-    assert marks(tmp_path) == (["01_waits 0 []"] if arguments[0] == "sweep" else [])
+    assert marks(tmp_path) == ["01_waits 0 []"] * {"sweep": 1, "run": 2}.get(arguments[0], 0)
 
 
 @pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT])
@@ -297,37 +380,37 @@ def table(**columns):
     ({"y": [0, 0]}, np.inf),
 ])
 def test_deviation_known_answers(changed, expected):
-    assert run.deviation(table(**changed), table()) == pytest.approx(expected)
+    assert report.deviation(table(**changed), table()) == pytest.approx(expected)
 
 
 def test_deviation_matches_rows_by_key_and_treats_nan_zero_and_lists():
-    assert run.deviation(table().iloc[::-1], table()) == 0.0
-    assert run.deviation(table(x=[np.nan, 3.0]), table(x=[np.nan, 3.0])) == 0.0
-    assert run.deviation(table(x=[0.0, 0.0]), table(x=[0.0, 0.0])) == 0.0
-    assert run.deviation(table(x=[0.0, 1e-9]), table(x=[0.0, 0.0])) == np.inf
-    assert run.deviation(table(ok=[True, False]), table(ok=[True, True])) == np.inf
-    assert run.deviation(table(ids=[[1], [2]]), table(ids=[[1], [2]])) == 0.0
-    assert run.deviation(table().head(1), table()) == np.inf
+    assert report.deviation(table().iloc[::-1], table()) == 0.0
+    assert report.deviation(table(x=[np.nan, 3.0]), table(x=[np.nan, 3.0])) == 0.0
+    assert report.deviation(table(x=[0.0, 0.0]), table(x=[0.0, 0.0])) == 0.0
+    assert report.deviation(table(x=[0.0, 1e-9]), table(x=[0.0, 0.0])) == np.inf
+    assert report.deviation(table(ok=[True, False]), table(ok=[True, True])) == np.inf
+    assert report.deviation(table(ids=[[1], [2]]), table(ids=[[1], [2]])) == 0.0
+    assert report.deviation(table().head(1), table()) == np.inf
     unknown = table(step=pd.array([0, None], dtype="Int64"))
-    assert run.deviation(unknown, unknown) == 0.0 and run.deviation(unknown, table()) == np.inf
+    assert report.deviation(unknown, unknown) == 0.0 and report.deviation(unknown, table()) == np.inf
     floats = pd.DataFrame({"x": [1.0, 2.0]})
-    assert run.deviation(floats.iloc[::-1], floats) == pytest.approx(1 / 2.5)
+    assert report.deviation(floats.iloc[::-1], floats) == pytest.approx(1 / 2.5)
 
 
 def test_deviation_from_the_commit(tree):
     committed, fresh = "data/results/m/a.parquet", "data/results/m/new.parquet"
     for name in (committed, fresh):
         files.write_table(tree / name, table())
-    assert run.from_commit([committed]) == "-"  # not a repository
+    assert report.from_commit([committed]) == "-"  # not a repository
     git = ["git", "-C", str(tree), "-c", "user.name=a", "-c", "user.email=a@b"]
     for command in (["init", "-q"], ["add", committed], ["commit", "-qm", "Add a table"]):
         subprocess.run([*git, *command], check=True)
-    assert run.from_commit([committed, fresh]) == 0.0
-    assert run.from_commit([fresh]) == "new" and run.from_commit([]) == "-"
+    assert report.from_commit([committed, fresh]) == 0.0
+    assert report.from_commit([fresh]) == "new" and report.from_commit([]) == "-"
     files.write_table(tree / committed, table(n=[4, 5]))
-    assert run.from_commit([committed]) == pytest.approx(1 / 8)
+    assert report.from_commit([committed]) == pytest.approx(1 / 8)
     files.write_table(tree / committed, table(name=["a", "z"]))
-    assert run.from_commit([committed]) == "other rows"
+    assert report.from_commit([committed]) == "other rows"
 
 
 def test_a_damaged_record_is_no_record(tree):
@@ -345,19 +428,19 @@ def test_the_command_line_and_make_list_what_is_for_people():
     wrong = subprocess.run([sys.executable, "-m", "rare_token_neurons", "rum"], capture_output=True, text=True)
     assert wrong.returncode == 2 and "There is no command 'rum'" in wrong.stderr
     listed = subprocess.run(["make", "help"], cwd=paths.ROOT, capture_output=True, text=True, check=True).stdout
-    targets = ("figures", "redraw", "notebooks", "lab", "suite", "bench", "test", "clean")
+    targets = ("figures", "redraw", "notebooks", "lab", "suite", "bench", "check", "test", "clean")
     assert all(f"make {name} " in listed for name in targets)
 
 
 def test_the_closing_table_says_whether_the_committed_tables_come_from_this_kind_of_processor(tree, monkeypatch):
     write(tree, "01_one")
-    planned = run.plan()
+    planned = jobs.plan()
     record = {"seconds": {"all": 1.0}, "figures": [], "deviation": 1e-7}
-    assert "deviation (another kind of processor)" in run.closing_table(planned, [record], [])  # nobody said where
-    run.save_processor()
-    assert "deviation (same kind of processor)" in run.closing_table(planned, [record], [])
-    name, _, cores = run.processor()
-    monkeypatch.setattr(run, "processor", lambda: ("a later model", *run.files.read_json(paths.RESULTS / run.PROCESSOR)["processor"][1:]))
-    assert "deviation (same kind of processor)" in run.closing_table(planned, [record], [])
-    monkeypatch.setattr(run, "processor", lambda: (name, "no vectors", cores))
-    assert "deviation (another kind of processor)" in run.closing_table(planned, [record], [])
+    assert "deviation (another kind of processor)" in report.closing_table(planned, [record], [])  # nobody said where
+    report.save_processor()
+    assert "deviation (same kind of processor)" in report.closing_table(planned, [record], [])
+    name, _, cores = report.processor()
+    monkeypatch.setattr(report, "processor", lambda: ("a later model", *report.files.read_json(paths.RESULTS / report.PROCESSOR)["processor"][1:]))
+    assert "deviation (same kind of processor)" in report.closing_table(planned, [record], [])
+    monkeypatch.setattr(report, "processor", lambda: (name, "no vectors", cores))
+    assert "deviation (another kind of processor)" in report.closing_table(planned, [record], [])

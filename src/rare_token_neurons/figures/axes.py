@@ -82,11 +82,21 @@ def save(figure, folder, name):
     if not name or Path(name).name != name or name.endswith((".png", ".pdf")):
         raise ValueError(f"a figure's name is one word without folder or ending, not {name!r}")
     written = [Path(folder) / f"{name}.{kind}" for kind in UNSAID]
+    _lay_out(figure)
     for path, unsaid in zip(written, UNSAID.values()):
         with files.new_file(path) as temporary, mpl.rc_context({"pdf.fonttype": 42}):
             figure.savefig(temporary, dpi=DPI, metadata=dict.fromkeys(unsaid))
         stage.note_figure(path)
     return written
+
+
+def _lay_out(figure):
+    """Find the places of all axes once, at the resolution of the PNG: not again for the PDF and for the notebook."""
+    with mpl.rc_context({"figure.constrained_layout.use": False}):
+        figure.set_dpi(DPI)
+        figure.draw_without_rendering()
+        figure.set_dpi(STYLE["figure.dpi"])
+        figure.set_layout_engine(None)
 
 
 def title(ax, finding, pad=None):

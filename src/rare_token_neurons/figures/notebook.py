@@ -14,6 +14,7 @@ import importlib
 import re
 import symtable
 import sys
+import time
 from dataclasses import dataclass, replace
 
 from rare_token_neurons import keys, settings as parameters
@@ -31,6 +32,7 @@ class Notebook:
 
     settings: parameters.Settings
     number: str  # two digits
+    begun: float  # when, by time.perf_counter
 
     panels = staticmethod(axes.panels)
 
@@ -48,13 +50,15 @@ class Notebook:
                                                                 f"there are {', '.join(sorted(keys.makers()))}."))
         if self.settings.recompute == "never":
             return stage.table_at(self.settings.results / f"{name}.parquet", "", None, recompute="never")
-        return getattr(_module(keys.makers()[name]), name)(self.settings)
+        with stage.clock("statistics"):
+            return getattr(_module(keys.makers()[name]), name)(self.settings)
 
     def revisions(self):
         """The names of the checkpoints that figures over training show; one name for a model without checkpoints."""
         audit = self._audit() if self.settings.recompute == "never" else None
         if audit is None:
-            return _module("tables.checkpoints").revisions(self.settings, "all")
+            with stage.clock("statistics"):
+                return _module("tables.checkpoints").revisions(self.settings, "all")
         return list(audit.loc[~audit["flagged"], "revision"])
 
     def left_out(self):
@@ -78,13 +82,15 @@ class Notebook:
         return axes.save(figure, self.settings.figures, name)
 
     def finish(self):
-        """Write the notebook's account for the runner: the last cell's call."""
+        """Write the notebook's account for the runner: the last cell's call. What made no table, drew."""
+        stage._seconds["drawing"] = 0.0
+        stage._seconds["drawing"] = time.perf_counter() - self.begun - sum(stage._seconds.values())
         stage.finish(self.settings.folder, self.number)
 
     def stop(self, sentence):
         """End the notebook here without an error: say why, write the account, and let the cells that follow do nothing.
 
-        A cell that sets a parameter or starts a notebook ends the silence. Outside IPython the process ends.
+        A cell that sets a parameter, starts a notebook or empties the namespace ends the silence. Outside IPython the process ends.
         """
         from IPython import get_ipython
         from IPython.display import Markdown, display
@@ -126,11 +132,12 @@ def start(namespace, number):
     namespace[STARTS]["done"] = namespace[STARTS]["tried"]
     _forget()
     axes.use_style()
-    return Notebook(settings, number)
+    return Notebook(settings, number, time.perf_counter())
 
 
 def _module(name):
-    return importlib.import_module(f"{keys.PACKAGE}.{name}")
+    with stage.clock("start"):  # libraries are loaded where they are first needed
+        return importlib.import_module(f"{keys.PACKAGE}.{name}")
 
 
 def _forget():
@@ -186,11 +193,11 @@ def _declares(cell):
 
 
 def _silence(shell):
-    """Let cells do nothing until one sets a parameter or calls `start`."""
+    """Let cells do nothing until one sets a parameter, calls `start`, or empties the namespace (`reset`)."""
 
     def emptied(lines):
         code = "".join(lines)
-        if not re.search(r"\bstart\(", code) and not set(_bound(code)) & set(parameters.HELP):
+        if not re.search(r"\b(start|reset)\(", code) and not set(_bound(code)) & set(parameters.HELP):
             return []
         shell.input_transformers_post = [other for other in shell.input_transformers_post if other is not emptied]
         return lines

@@ -16,6 +16,9 @@ from rare_token_neurons import files, keys, paths, settings as parameters
 
 RECORDED = {"key", "seconds", "tables", "figures", "deviation", "disk_mb", "outputs", "read"}  # what a whole record holds
 
+EARLY = ("01", "03", "02", "04")  # notebooks whose tables all later ones read, the figure that counts most first
+READS = {"01": (), "02": ("01",), "03": ("01",), "06": (*EARLY, "05")}  # whose tables a notebook reads; EARLY where not said
+
 
 @dataclass(frozen=True)
 class Job:
@@ -121,6 +124,26 @@ def tables_read(job):
 def file_hash(name):
     """The sha256 of a file by its path from the root; None where there is none."""
     return files.sha256(paths.ROOT / name)
+
+
+# ---- in which order
+
+
+def stage(job):
+    """Less is to be done earlier, int: the place among the notebooks that all others read; later those that read them."""
+    return EARLY.index(job.name[:2]) if job.name[:2] in EARLY else len(EARLY)
+
+
+def waits_for(job, other):
+    """Whether a job reads tables that another makes: of its own model, or of any where it is about all.
+
+    With recompute="never" nobody makes a table.
+    """
+    if job.recompute == "never" or other.model == parameters.ALL_MODELS:
+        return False
+    number = job.name[:2]
+    reads = READS.get(number, set(EARLY) - {number})
+    return job.model == parameters.ALL_MODELS or (job.model == other.model and other.name[:2] in reads)
 
 
 # ---- notebook files

@@ -1,36 +1,36 @@
 """Running numbered notebooks with papermill: parameters checked first, finished ones skipped, one table at the end.
 
-Every notebook runs in a kernel process of its own, in the repository's root. Executed copies and records lie under
-data/cache/runs/<folder>/, where <folder> is the model and, unless all is default, the setting.
+Two notebooks run at a time where there are two cores, in the repository's root, each place with a kernel that goes from
+one notebook to the next: what they load is loaded once. Executed copies and records lie under data/cache/runs/<folder>/,
+where <folder> is the model and, unless all is default, the setting.
 """
 
 import argparse
 import contextlib
-import io
 import logging
-import math
 import os
-import platform
-import resource
-import shutil
-import subprocess
+import signal
 import sys
+import threading
 import time
-from pathlib import Path
+from queue import SimpleQueue
 
 import nbformat
-import numpy as np
-import pandas as pd
 import papermill
 import yaml
+from jupyter_client import AsyncKernelManager
+from jupyter_core.utils import run_sync
 from nbclient.exceptions import DeadKernelError
-from pandas.api.types import is_bool_dtype, is_float_dtype, is_numeric_dtype
 
 from rare_token_neurons import files, paths
-from rare_token_neurons.runner.jobs import file_hash, finished, for_readers, plan, tables_read
+from rare_token_neurons.runner.jobs import file_hash, finished, for_readers, plan, stage, tables_read, waits_for
+from rare_token_neurons.runner.report import closing_table, dry_run, from_commit, last_measured, save_minutes, save_processor
 
 KERNEL_STARTS = 3  # a kernel on a busy machine may die before its first answer
-QUIET = ("--IPKernelApp.log_level=50",)  # neither warnings for servers (no encryption on the loopback) nor its own end
+KERNEL = ("--IPKernelApp.log_level=50",  # neither warnings for servers (no encryption on the loopback) nor its own end
+          "--HistoryManager.hist_file=:memory:")
+EMPTY = "get_ipython().reset(new_session=True)"  # what the notebook before defined
+PATIENCE = 20  # seconds that a place has to end what it runs
 DEAD = "DeadKernelError: the kernel was killed; most often the machine had no memory left"
 logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it would log is checked before, or reported after
 
@@ -39,12 +39,100 @@ class NotebookError(Exception):
     """A notebook did not run to its end; the message says where and why."""
 
 
-def execute(job):
+def cores():
+    """How many cores this process may use, int."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def threads_each(places):
+    """The threads of each of so many places that work at once; None, the libraries' own choice, for one alone.
+
+    Raises
+    ------
+    ValueError
+        There is no place at all.
+    """
+    if places < 1:
+        raise ValueError(f"--jobs is {places}; it must be 1 or more.")
+    return max(1, cores() // places) if places > 1 else None
+
+
+class Kernel:
+    """A place for one notebook at a time: its kernel stays from one to the next, with an emptied namespace.
+
+    threads : OMP_NUM_THREADS of the kernel, unless that is set already.
+    """
+
+    def __init__(self, threads=None):
+        os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # python3 is this environment's kernel, not one in the user's home
+        own = {"PYDEVD_DISABLE_FILE_VALIDATION": "1"} | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+        self.environment = own | os.environ
+        self.manager, self.ended = None, False
+
+    def run(self, job):
+        """Execute one notebook; the kernel of one that fails is not used again.
+
+        Raises
+        ------
+        NotebookError
+        """
+        for attempt in range(1, KERNEL_STARTS + 1):
+            try:
+                self._prepare()
+                papermill.execute_notebook(*map(_braced, (job.notebook, job.executed)), job.values, kernel_name="python3",
+                                           km=self.manager, progress_bar=False)
+                return
+            except papermill.PapermillExecutionError as error:
+                self.end()
+                raise NotebookError(_report(job, error.exec_count, error.source, f"{error.ename}: {error.evalue}")) from None
+            except DeadKernelError:
+                self.end()
+                begun = [cell for cell in nbformat.read(job.executed, as_version=4).cells
+                         if cell.cell_type == "code" and cell.metadata.get("papermill", {}).get("start_time")]
+                source = begun[-1].source if begun else ""
+                raise NotebookError(_report(job, len(begun), source, DEAD)) from None
+            except (RuntimeError, TimeoutError) as error:
+                self.end()
+                if attempt == KERNEL_STARTS or self.ended:
+                    raise NotebookError(_report(job, 0, "", f"no kernel started in {attempt} tries ({error})")) from None
+
+    def _prepare(self):
+        """Start the kernel, or empty the one that is there."""
+        if self.manager is not None and not run_sync(self.manager.is_alive)():
+            self.end()
+        if self.manager is None:
+            self.manager = AsyncKernelManager(kernel_name="python3")
+            run_sync(self.manager.start_kernel)(cwd=str(paths.ROOT), env=self.environment, extra_arguments=[*KERNEL])
+            return
+        client = self.manager.blocking_client()
+        client.start_channels(iopub=False, stdin=False, hb=False)
+        try:
+            client.execute(EMPTY, silent=True, reply=True, timeout=60)
+        finally:
+            client.stop_channels()
+
+    def end(self):
+        """Shut the kernel down, if there is one."""
+        if self.manager is not None:
+            with contextlib.suppress(RuntimeError):
+                run_sync(self.manager.shutdown_kernel)(now=True)
+            self.manager = None
+
+    def kill(self):
+        """From another thread: kill the kernel and start no other; `run` ends with an error."""
+        self.ended, manager = True, self.manager
+        if manager is not None and manager.provisioner is not None and manager.provisioner.pgid:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(manager.provisioner.pgid, signal.SIGKILL)
+
+
+def execute(job, kernel):
     """Run one notebook and record it; where another process runs the same one, wait for it and take its record.
 
     Returns
     -------
-    dict: key, seconds (all, forward, ablation), tables, figures, outputs (their hashes), read, deviation, disk_mb
+    dict: key, seconds (all, start, forward, ablation, statistics, drawing), tables, figures, outputs (their hashes), read,
+    deviation, disk_mb (with what others wrote meanwhile)
 
     Raises
     ------
@@ -53,26 +141,27 @@ def execute(job):
     """
     try:
         with files.lock(job.record):
-            return finished(job) or _executed(job)
+            return finished(job) or _executed(job, kernel)
     except OSError as error:  # the disk is full, or a folder may not be written
         raise NotebookError(f"{job.name} could not be run to its end: {error}") from None
 
 
-def _executed(job):
+def _executed(job, kernel):
     job.executed.parent.mkdir(parents=True, exist_ok=True)
     for old in (job.record, job.account):
         old.unlink(missing_ok=True)
     start, disk = time.perf_counter(), _megabytes(paths.CACHE)
-    _papermill(job)
-    seconds = {"all": time.perf_counter() - start}
+    kernel.run(job)
+    whole = time.perf_counter() - start
     account = {"seconds": {}, "tables": [], "figures": []}
     if job.account.exists():
         account = files.read_json(job.account)
         if not account or not {"seconds", "tables", "figures"} <= set(account):
             raise NotebookError(f"{paths.shown(job.account)} is damaged; the same command runs {job.name} again.")
+    told = account["seconds"]
     record = {
         "key": job.key,
-        "seconds": seconds | account["seconds"],
+        "seconds": told | {"all": whole, "start": max(0.0, whole - sum(told.values())) + told.get("start", 0.0)},
         "tables": sorted(set(account["tables"])),
         "figures": sorted(set(account["figures"])),
         "deviation": from_commit(account["tables"]),
@@ -83,26 +172,6 @@ def _executed(job):
     record["read"] = tables_read(job)
     files.write_json(job.record, record)
     return record
-
-
-def _papermill(job):
-    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # python3 is this environment's kernel, not one in the user's home
-    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
-    for attempt in range(1, KERNEL_STARTS + 1):
-        try:
-            papermill.execute_notebook(*map(_braced, (job.notebook, job.executed)), job.values, kernel_name="python3",
-                                       cwd=paths.ROOT, progress_bar=False, extra_arguments=[*QUIET])
-            return
-        except papermill.PapermillExecutionError as error:
-            raise NotebookError(_report(job, error.exec_count, error.source, f"{error.ename}: {error.evalue}")) from None
-        except DeadKernelError:
-            begun = [cell for cell in nbformat.read(job.executed, as_version=4).cells
-                     if cell.cell_type == "code" and cell.metadata.get("papermill", {}).get("start_time")]
-            source = begun[-1].source if begun else ""
-            raise NotebookError(_report(job, len(begun), source, DEAD)) from None
-        except RuntimeError as error:
-            if attempt == KERNEL_STARTS:
-                raise NotebookError(_report(job, 0, "", f"no kernel started in {attempt} tries ({error})")) from None
 
 
 def _braced(path):
@@ -124,49 +193,131 @@ def _megabytes(folder):
     return total / 1e6
 
 
-def run(jobs, *, in_place=False):
-    """Run jobs in order, a line each, and print the closing table.
+# ---- all notebooks, several at a time
+
+
+def run(jobs, *, in_place=False, places=1):
+    """Run jobs, so many at a time, in the order that their tables need each other; a line at each begin and end.
+
+    What is to come is told with the seconds of its last measurement, where there is one. Interrupted, nothing goes on.
 
     Parameters
     ----------
     in_place : also write each executed notebook, as readers are to see it, over the one in notebooks/.
+    places : how many at a time, each with its share of the cores.
 
     Returns
     -------
-    (list of dict, list of Job): the records, and the jobs that were skipped because nothing had changed
-
-    Raises
-    ------
-    NotebookError
-        Of the first notebook that failed; those before it are finished and recorded.
+    (list of dict, list of Job, list of str): the records, in the order of the jobs that are finished; the jobs that were
+    skipped because nothing had changed; what went wrong in those that failed. What waits for one that failed is not begun.
     """
-    records, skipped, width = [], [], max((len(job.name) for job in jobs), default=0)
     files.sweep(paths.DATA, paths.FIGURES, paths.NOTEBOOKS)
+    queue, ended = Queue(jobs), SimpleQueue()
+    free, threads = [Kernel(threads_each(places)) for _ in range(places)], []
+    kernels = list(free)
     try:
-        for number, job in enumerate(jobs, 1):
-            missing = f"(has no {', '.join(job.missing)}) " if job.missing else ""
-            print(f"[{number:>{len(str(len(jobs)))}}/{len(jobs)}] {job.name:<{width}}  {job.folder} ... {missing}",
-                  end="", flush=True)
-            record = finished(job)
-            if record:
-                skipped.append(job)
-            records.append(record or execute(job))
-            print("unchanged" if record else f"{records[-1]['seconds']['all']:.0f} s", flush=True)
-            if in_place:
-                clean = for_readers(nbformat.read(job.executed, as_version=4))
-                with files.new_file(job.notebook) as temporary:
-                    nbformat.write(clean, temporary)
-    except NotebookError:
-        print("failed", flush=True)
-        _close(jobs, records, skipped)
+        while queue.left or queue.running:
+            while free and (job := queue.take()):
+                if record := finished(job):
+                    queue.enter(job, record, skipped=True)
+                    continue
+                queue.tell_begin(job)
+                threads.append(threading.Thread(target=_work, args=(job, free.pop(), ended), daemon=True))
+                threads[-1].start()
+            if queue.running:
+                job, kernel, found = ended.get()
+                free.append(kernel)
+                queue.enter(job, found)
+    except BaseException:
+        end = time.monotonic() + PATIENCE
+        while any(thread.is_alive() for thread in threads) and time.monotonic() < end:
+            for kernel in kernels:
+                kernel.kill()
+            time.sleep(0.1)
         raise
-    _close(jobs, records, skipped)
-    return records, skipped
-
-
-def _close(jobs, records, skipped):
+    finally:
+        for kernel in kernels:
+            kernel.end()
+    done = [job for job in jobs if job.record in queue.records]
+    if in_place:
+        for job in done:
+            clean = for_readers(nbformat.read(job.executed, as_version=4))
+            with files.new_file(job.notebook) as temporary:
+                nbformat.write(clean, temporary)
+    records = [queue.records[job.record] for job in done]
     if records:
-        print(f"\n{closing_table(jobs, records, skipped)}", flush=True)
+        print(f"\n{closing_table(done, records, queue.skipped)}", flush=True)
+    return records, queue.skipped, queue.errors
+
+
+def _work(job, kernel, ended):
+    """Run a job at its place, and say when it has ended, with its record or what went wrong."""
+    try:
+        found = execute(job, kernel)
+    except BaseException as error:
+        found = error
+    ended.put((job, kernel, found))
+
+
+class Queue:
+    """Which job comes next, and the lines that tell it."""
+
+    def __init__(self, jobs):
+        self.left, self.running = list(jobs), []
+        self.records, self.skipped, self.errors = {}, [], []
+        self.seconds = {job.record: last_measured(job).get("seconds") for job in jobs}
+        self.numbers = {job.record: f"[{number:>{len(str(len(jobs)))}}/{len(jobs)}]" for number, job in enumerate(jobs, 1)}
+        self.width = max((len(job.name) for job in jobs), default=0)
+
+    def _rank(self, job):
+        """Less is sooner: another model than those that run, the stage, the longest."""
+        return job.model in {one.model for one in self.running}, stage(job), -(self.seconds[job.record] or 0)
+
+    def _first(self, busy):
+        """The next job that waits for none of the busy ones; None where all do."""
+        return min((job for job in self.left if not any(waits_for(job, one) for one in busy)), key=self._rank, default=None)
+
+    def take(self):
+        """The next job whose tables are there, now among those that run; None where all wait."""
+        if job := self._first(self.left + self.running):
+            self.left.remove(job)
+            self.running.append(job)
+        return job
+
+    def tell_begin(self, job):
+        """Say that a job begins, and which is next."""
+        then = self._first(self.left)
+        coming = f"; next {then.name} of {then.folder}{self._measured(then)}" if then else ""
+        self._tell(job, f"begins{self._measured(job)}{coming}")
+
+    def enter(self, job, found, skipped=False):
+        """Note what came of a job: its record, or the error, which ends what waits for it, too."""
+        self.running.remove(job)
+        if isinstance(found, dict):
+            self.records[job.record] = found
+            self.skipped += [job] * skipped
+            self._tell(job, "unchanged" if skipped else f"{found['seconds']['all']:.0f} s{self._rest()}")
+        elif isinstance(found, NotebookError):
+            self.errors.append(str(found))
+            self._tell(job, "failed")
+            for other in [one for one in self.left if waits_for(one, job)]:
+                self.left.remove(other)
+                self._tell(other, f"not begun, since {job.name} failed")
+        else:
+            raise found
+
+    def _tell(self, job, what):
+        missing = f" (has no {', '.join(job.missing)})" if job.missing else ""
+        print(f"{self.numbers[job.record]} {job.name:<{self.width}}  {job.folder} ...{missing} {what}", flush=True)
+
+    def _measured(self, job):
+        return f" ({seconds:.0f} s when last measured)" if (seconds := self.seconds[job.record]) else ""
+
+    def _rest(self):
+        """What is left, and how long it takes by the last measurements where all are known."""
+        seconds = [self.seconds[job.record] for job in self.left + self.running]
+        work = f", {sum(seconds) / 60:.0f} minutes when last measured" if all(seconds) else ""
+        return f"; {len(seconds)} more{work}" if seconds else ""
 
 
 def main(argv=None):
@@ -193,8 +344,11 @@ def main(argv=None):
     parser.add_argument("--save-minutes", action="store_true",
                         help="keep the measured times in data/results/minutes.csv, and the processor beside them (start "
                         "from an empty cache: make clean)")
+    parser.add_argument("--jobs", type=int, default=min(2, cores()), metavar="N", help="notebooks at a time, each with its "
+                        "share of the cores (default: 2 where there are two cores)")
     arguments = parser.parse_intermixed_args(argv)
     try:
+        threads_each(arguments.jobs)
         models = [model.strip() for text in arguments.model for model in text.split(",") if model.strip()]
         values = _values(arguments.p, arguments.y)
         if arguments.in_place and (models or values):
@@ -206,15 +360,13 @@ def main(argv=None):
     if arguments.dry_run:
         print(dry_run(jobs, [finished(job) for job in jobs]))
         return 0
-    try:
-        records, skipped = run(jobs, in_place=arguments.in_place)
-    except NotebookError as error:
+    records, skipped, errors = run(jobs, in_place=arguments.in_place, places=arguments.jobs)
+    for error in errors:
         print(f"\n{error}", file=sys.stderr)
-        return 1
-    if arguments.save_minutes:
+    if arguments.save_minutes and not errors:
         save_minutes(jobs, records, skipped)
         save_processor()
-    return 0
+    return int(bool(errors))
 
 
 def _values(pairs, documents):
@@ -229,192 +381,3 @@ def _values(pairs, documents):
             raise ValueError(f"-y takes YAML such as 'steps: [0, 512]', not {text!r}.")
         values |= content
     return values | dict(pairs)
-
-
-# ---- what a run tells
-
-PROCESSOR = "processor.json"  # under data/results, committed: where the tables there were made
-MINUTES = "minutes.csv"  # under data/results, committed: seconds and disk of the embedded models, from an empty cache
-
-
-def deviation(table, reference):
-    """How far a table lies from its reference: the largest |a - b| / (|b| + mean |b| of the column).
-
-    Rows are matched by the shortest leading run of columns other than floats that identifies them in both tables, and
-    by their order where none does. NaN equals NaN.
-
-    Returns
-    -------
-    float: 0 for equal tables; infinity for other columns, rows, words or truth values, for a number against NaN or
-    infinity, and for a number where the reference's column is all zero.
-    """
-    if list(table.columns) != list(reference.columns) or len(table) != len(reference):
-        return math.inf
-    table, reference = (_plain(frame) for frame in (table, reference))
-    names, key = [name for name in table.columns if not is_float_dtype(reference[name])], []
-    for end in range(1, len(names) + 1):
-        if not any(frame.duplicated(names[:end]).any() for frame in (table, reference)):
-            key = names[:end]
-            break
-    if key:
-        table, reference = (frame.sort_values(key, ignore_index=True) for frame in (table, reference))
-        if not table[key].astype(str).equals(reference[key].astype(str)):
-            return math.inf
-    return max((_column_deviation(table[name], reference[name]) for name in table.columns if name not in key), default=0.0)
-
-
-def _plain(table):
-    """Columns of numbers as they are, all others (truth values, lists) as text."""
-    numbers = [is_numeric_dtype(table[name]) and not is_bool_dtype(table[name]) for name in table]
-    return table.astype({name: str for name, number in zip(table, numbers) if not number})
-
-
-def _column_deviation(column, reference):
-    if not (is_numeric_dtype(column) and is_numeric_dtype(reference)):
-        return 0.0 if column.tolist() == reference.tolist() else math.inf
-    a, b = column.to_numpy(float, na_value=np.nan), reference.to_numpy(float, na_value=np.nan)
-    differ = ~((a == b) | (np.isnan(a) & np.isnan(b)))
-    if not differ.any():
-        return 0.0
-    if not (np.isfinite(a[differ]).all() and np.isfinite(b[differ]).all()):
-        return math.inf
-    scale = np.abs(b[differ]) + np.abs(b[np.isfinite(b)]).mean()
-    return float(np.max(np.abs(a - b)[differ] / scale)) if scale.all() else math.inf
-
-
-def from_commit(tables):
-    """The largest deviation of written tables from the commit that is checked out.
-
-    Parameters
-    ----------
-    tables : list of str, paths from the repository's root.
-
-    Returns
-    -------
-    float, or "other rows" (not comparable), "new" (none is in the commit), "-" (no table, or no git)
-    """
-    if not tables or _git("rev-parse", "--verify", "HEAD") is None:
-        return "-"
-    found = []
-    for name in tables:
-        content = _git("show", f"HEAD:./{name}")
-        if content is not None:
-            found.append(deviation(pd.read_parquet(paths.ROOT / name), pd.read_parquet(io.BytesIO(content))))
-    if not found:
-        return "new"
-    return "other rows" if max(found) == math.inf else max(found)
-
-
-def _git(*arguments):
-    """What git answers, bytes; None where it fails or is not there."""
-    try:
-        done = subprocess.run(["git", "-C", str(paths.ROOT), *arguments], capture_output=True)
-    except FileNotFoundError:
-        return None
-    return done.stdout if done.returncode == 0 else None
-
-
-def processor():
-    """This machine's processor: its name, its widest vector instructions, and the number of cores."""
-    told = Path("/proc/cpuinfo")
-    lines = dict(line.split(":", 1) for line in told.read_text().splitlines() if ":" in line) if told.exists() else {}
-    lines = {name.strip(): value.strip() for name, value in lines.items()}
-    flags = lines.get("flags", "").split()
-    widest = next((words for flag, words in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if flag in flags), platform.machine())
-    return lines.get("model name", platform.processor()), widest, os.cpu_count()
-
-
-def _made_on():
-    """The processor on which the committed tables were made, as `processor` gives it; () where nobody said."""
-    return tuple((files.read_json(paths.RESULTS / PROCESSOR) or {}).get("processor", ()))
-
-
-def save_processor():
-    """Say in data/results on which processor the tables there were made."""
-    files.write_json(paths.RESULTS / PROCESSOR, {"processor": processor()})
-
-
-def closing_table(jobs, records, skipped):
-    """What was run, as text: notebook, model, seconds (of which forward passes, ablation), figures, deviation, and whether
-    the committed tables come from this kind of processor (on another one near ties of ranks swap); at the end the largest
-    resident memory of a process that this one started (a notebook's kernel).
-
-    Parameters
-    ----------
-    jobs : list of jobs.Job
-    records : list of dict, of the jobs that are finished, in the same order
-    skipped : list of the jobs that were not repeated
-    """
-    rows, same = [], _made_on()[1:] == processor()[1:]
-    kind = "same kind of processor" if same else "another kind of processor"
-    for job, record in zip(jobs, records, strict=False):
-        seconds, far = record["seconds"], record["deviation"]
-        rows.append({
-            "notebook": job.name,
-            "model": job.folder,
-            "seconds": "unchanged" if job in skipped else f"{seconds['all']:.0f}",
-            "forward": f"{seconds.get('forward', 0):.0f}",
-            "ablation": f"{seconds.get('ablation', 0):.0f}",
-            "figures": ", ".join(sorted({Path(name).stem.split("_")[0] for name in record["figures"]})) or "-",
-            f"largest deviation ({kind})": far if isinstance(far, str) else f"{far:.1e}",
-        })
-    spent = sum(record["seconds"]["all"] for job, record in zip(jobs, records, strict=False) if job not in skipped)
-    folders = sorted({str(Path(name).parent) for record in records for name in record["figures"]})
-    largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9
-    memory = f", {largest:.1f} GB at most in a process" if spent else ""
-    return (f"{pd.DataFrame(rows).to_string(index=False)}\n"
-            f"{spent:.0f} s in all{memory}; figures are in {', '.join(folders) or 'no folder'}.")
-
-
-def dry_run(jobs, records):
-    """What `run` would do, as text, with minutes and disk as last measured.
-
-    Parameters
-    ----------
-    jobs : list of jobs.Job
-    records : list of the record of each job that need not be repeated, or None
-    """
-    rows, minutes, disk = [], 0.0, 0.0
-    for job, record in zip(jobs, records, strict=True):
-        last = {} if record else _last_measured(job)
-        known = bool(record or last)
-        rows.append({
-            "notebook": job.name, "model": job.folder, "": "unchanged" if record else "runs",
-            "minutes": f"{last.get('seconds', 0) / 60:.1f}" if known else "?",
-            "MB": f"{last.get('disk_mb', 0):.0f}" if known else "?",
-        })
-        minutes, disk = minutes + last.get("seconds", 0) / 60, disk + last.get("disk_mb", 0)
-    least = "at least" if any(row["minutes"] == "?" for row in rows) else "about"
-    free = shutil.disk_usage(paths.ROOT).free / 1e6
-    return (f"{pd.DataFrame(rows).to_string(index=False)}\n"
-            f"Nothing was started. It would take {least} {minutes:.0f} minutes and {disk:,.0f} MB "
-            f"({free:,.0f} MB are free).")
-
-
-def _last_measured(job):
-    """Seconds and MB of a notebook: from the committed measurement of the embedded models, else its last run here."""
-    path = paths.RESULTS / MINUTES
-    if path.exists():
-        table = pd.read_csv(path)
-        row = table[(table["notebook"] == job.name) & (table["model"] == job.folder)]
-        if len(row):
-            return row.iloc[0].to_dict()
-    record = files.read_json(job.record) or {}
-    if not {"seconds", "disk_mb"} <= set(record):
-        return {}
-    return {"seconds": record["seconds"]["all"], "disk_mb": record["disk_mb"]}
-
-
-def save_minutes(jobs, records, skipped):
-    """Enter the seconds and MB of what was run in data/results/minutes.csv, for --dry-run."""
-    path = paths.RESULTS / MINUTES
-    old = pd.read_csv(path) if path.exists() else pd.DataFrame()
-    new = pd.DataFrame([
-        {"notebook": job.name, "model": job.folder} | {
-            name: round(value, 1) for name, value in (
-                ("seconds", record["seconds"]["all"]), ("forward", record["seconds"].get("forward", 0)),
-                ("ablation", record["seconds"].get("ablation", 0)), ("disk_mb", record["disk_mb"]))}
-        for job, record in zip(jobs, records, strict=False) if job not in skipped])
-    table = pd.concat([old, new]).drop_duplicates(["notebook", "model"], keep="last") if len(new) else old
-    with files.new_file(path) as temporary:
-        table.sort_values(["model", "notebook"]).to_csv(temporary, index=False)

@@ -183,7 +183,7 @@ def _follow():
 
 
 def row(arguments):
-    """A row's process: the command `row`, which is `run` that ends when its standard input closes.
+    """A row's process: the command `row`, which is `run`, one notebook at a time, that ends when its standard input closes.
 
     Returns
     -------
@@ -191,7 +191,7 @@ def row(arguments):
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a shell it would be ignored
     threading.Thread(target=_follow, daemon=True).start()
-    return run.main(arguments)
+    return run.main([*arguments, "--jobs", "1"])
 
 
 # ---- two ways to map over rows
@@ -211,10 +211,7 @@ class Local:
     there = True  # what runs the rows
 
     def __init__(self, jobs):
-        if jobs < 1:
-            raise ValueError(f"--jobs is {jobs}; it must be 1 or more.")
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        self.threads = max(1, cores // jobs) if jobs > 1 else None  # a row alone: as in `run`
+        self.threads = run.threads_each(jobs)
         self.executor = ThreadPoolExecutor(jobs)
 
     def submit(self, row):

@@ -144,12 +144,14 @@ def tensors(name, key, compute, *, recompute="changed"):
 
 @contextlib.contextmanager
 def clock(what):
-    """Add the seconds spent inside to the notebook's account of `what` ("forward", "ablation")."""
-    start = time.perf_counter()
+    """Add the seconds spent inside to the notebook's account of `what` ("forward", "ablation"), less those of a clock
+    inside this one."""
+    start, before = time.perf_counter(), sum(_seconds.values())
     try:
         yield
     finally:
-        _seconds[what] = _seconds.get(what, 0.0) + time.perf_counter() - start
+        inner = sum(_seconds.values()) - before
+        _seconds[what] = _seconds.get(what, 0.0) + time.perf_counter() - start - inner
 
 
 def note_figure(path):
