@@ -17,7 +17,9 @@ MOST_REQUESTS = 600  # then every answer is 410 Gone: no client goes round and r
 
 @dataclass
 class Hub:
-    """Repositories: {name: {branch: {file: bytes}}}; `closed`: {name: (status, X-Error-Code)}.
+    """Repositories: {name: {branch or tag: {file: bytes}}}; `closed`: {name: (status, X-Error-Code)}.
+
+    tags : {name of a repository: its tags}; what else it has are branches.
 
     busy : list of (piece of path, status, headers), each given as an answer once.
     drop : list of (piece of path, bytes), the connection is cut once after so many bytes of a body.
@@ -26,6 +28,7 @@ class Hub:
 
     repositories: dict
     closed: dict = field(default_factory=dict)
+    tags: dict = field(default_factory=dict)
     busy: list = field(default_factory=list)
     drop: list = field(default_factory=list)
     log: list = field(default_factory=list)
@@ -93,9 +96,12 @@ class Handler(BaseHTTPRequestHandler):
         if repository not in self.hub.repositories:
             return self.send(404, headers={"X-Error-Code": "RepoNotFound"})
         if api and api["what"] == "refs":
-            branches = [{"name": name, "ref": f"refs/heads/{name}", "targetCommit": commit_of(repository, name)}
-                        for name in self.hub.repositories[repository]]
-            return self.send_json({"branches": branches, "converts": [], "tags": []})
+            refs = {"branches": [], "tags": [], "converts": []}
+            for name in self.hub.repositories[repository]:
+                kind = "tags" if name in self.hub.tags.get(repository, ()) else "branches"
+                refs[kind].append({"name": name, "ref": f"refs/{dict(tags='tags', branches='heads')[kind]}/{name}",
+                                   "targetCommit": commit_of(repository, name)})
+            return self.send_json(refs)
         found = self.hub.files(repository, (file or api)["revision"])
         if found is None:
             return self.send(404, headers={"X-Error-Code": "RevisionNotFound"})
