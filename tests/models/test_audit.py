@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hubserver import forget
 from safetensors.torch import load_file, save_file
 
 from rare_token_neurons import __main__, settings as parameters
@@ -176,12 +177,6 @@ def own_places(tmp_path, monkeypatch):
     forget()
     yield
     forget()
-
-
-def forget():
-    """What a notebook that begins does not know."""
-    for name in ("flagged", "with_weights", "known_wrong", "_tell_of_stages"):
-        getattr(passes, name).cache_clear()
 
 
 def put(suite, step, tensors):

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hubserver import Hub, commit_of
-from huggingface_hub import close_session, constants
+from huggingface_hub import constants
+from hubserver import Hub, at, commit_of, connected, files_of, forget
 from own_model import refused
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
@@ -33,10 +33,6 @@ def network(seed, vocabulary=8192):
         max_position_embeddings=256, eos_token_id=0))
 
 
-def files(folder):
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-
-
 @pytest.fixture(scope="module")
 def repositories(tmp_path_factory):
     """A suite of four checkpoints like Pythia's (main is the last one), a pickle, and what no one may ask for."""
@@ -45,7 +41,7 @@ def repositories(tmp_path_factory):
         network(seed).save_pretrained(folder / branch)
         for name in ("tokenizer.json", "tokenizer_config.json"):
             shutil.copy(paths.MINI_PYTHIA / name, folder / branch)
-        suite[branch] = files(folder / branch) | dict.fromkeys(["pytorch_model.bin", "modeling.py", "tokenizer.py"], b"code")
+        suite[branch] = files_of(folder / branch) | dict.fromkeys(["pytorch_model.bin", "modeling.py", "tokenizer.py"], b"code")
         suite[branch]["onnx/model.safetensors"] = b"for another program"
     pickled = {name: content for name, content in suite["main"].items() if not name.endswith(WEIGHTS)}
     return {REPOSITORY: suite, "lab/pickled": {"main": pickled, "step1": pickled},
@@ -55,30 +51,8 @@ def repositories(tmp_path_factory):
 @pytest.fixture
 def hub(repositories, tmp_path, monkeypatch):
     """The running hub, and an empty cache for its only client."""
-    with Hub(repositories) as running:
-        at(running.url, monkeypatch)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        close_session()
-        monkeypatch.setattr(client, "MEMORY", tmp_path / "memory")
+    with connected(Hub(repositories), tmp_path, monkeypatch) as running:
         yield running
-    forget()
-
-
-def at(url, monkeypatch):
-    """Let huggingface_hub ask there: what HF_ENDPOINT says when it is imported."""
-    monkeypatch.setattr(constants, "ENDPOINT", url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
-    forget()
-
-
-def forget():
-    """What a new process would not know."""
-    client.names.cache_clear()
-    checkpoints._on_hub.cache_clear()
-    checkpoints._hub_config.cache_clear()
-    client._resolved.cache_clear()
 
 
 def held(tmp_path):
@@ -129,7 +103,7 @@ def test_the_models_hash_is_that_of_its_files_and_asked_for_once(hub, tmp_path):
 
 def test_weights_that_the_hub_announces_no_sha256_of_are_read(hub, tmp_path):
     network(0, vocabulary=8).save_pretrained(tmp_path / "small")  # too small for LFS
-    hub.repositories = {"lab/small": {"main": files(tmp_path / "small")}}
+    hub.repositories = {"lab/small": {"main": files_of(tmp_path / "small")}}
     expected = checkpoints.weight_hash(str(tmp_path / "small"))
     assert checkpoints.weight_hash("lab/small") == expected and held(tmp_path)[0] == set()
     hub.log.clear()

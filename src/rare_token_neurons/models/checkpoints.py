@@ -158,11 +158,15 @@ def _named(model, revision):
 
 
 def no_revision(model, revision, stage=""):
-    """The sentence on a revision that a model does not have: which it has, the middle of a long list left out."""
-    repository = model.partition("@")[0] if _suite(model) is None else model
-    known, odd = revisions(repository, stage), other_names(repository)
+    """The sentence on a revision that a model does not have: which it has, and the stages of training that have that step."""
+    if _suite(model) is None:
+        model, _, own = model.partition("@")
+        revision = revision or own
+    known, odd = revisions(model, stage), other_names(model)
     has = listed(known) or "no checkpoints" + f", but branches or tags named {listed(odd)}" * bool(odd)
-    return f"{model!r} has no revision {revision!r}; it has {has}."
+    others = [other for other, names in steps.stages(_names(model)).items() if step_of(revision) in map(step_of, names)]
+    return (f"{model!r} has no revision {revision!r}; it has {has}" + f"; -p stage {' or '.join(others)} has that step" *
+            bool(others) + ".")
 
 
 def listed(names):

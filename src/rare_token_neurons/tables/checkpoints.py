@@ -213,10 +213,11 @@ def _tell_of_stages(settings):
 
 
 def of_main(settings, hashes):
-    """Those of some checkpoints ({revision: weight hash}) that have the weights of main and are not the last one."""
+    """Those of some checkpoints ({revision: weight hash}) that have the weights of main and are not the last one with any."""
     main = models.main_hash(settings.model) if None not in hashes else ""
-    last = models.revisions(settings.model, settings.stage)[-1:]
-    return [name for name, found in hashes.items() if found == main and name not in last]
+    backwards = reversed(models.revisions(settings.model, settings.stage))
+    last = next((name for name in backwards if not models.lacking(settings.model, name)), None)
+    return [name for name, found in hashes.items() if found == main and name != last]
 
 
 @lru_cache(maxsize=1)
