@@ -41,7 +41,8 @@ def repositories(tmp_path_factory):
         network(seed).save_pretrained(folder / branch)
         for name in ("tokenizer.json", "tokenizer_config.json"):
             shutil.copy(paths.MINI_PYTHIA / name, folder / branch)
-        suite[branch] = files_of(folder / branch) | dict.fromkeys(["pytorch_model.bin", "modeling.py", "tokenizer.py"], b"code")
+        code = dict.fromkeys(["pytorch_model.bin", "modeling.py", "tokenizer.py"], b"code")
+        suite[branch] = files_of(folder / branch) | code
         suite[branch]["onnx/model.safetensors"] = b"for another program"
     pickled = {name: content for name, content in suite["main"].items() if not name.endswith(WEIGHTS)}
     return {REPOSITORY: suite, "lab/pickled": {"main": pickled, "step1": pickled},

@@ -11,8 +11,8 @@ NAMES = {  # of a branch, a tag or a folder: step, stage
     "checkpoint-400": (400, ""),  # stanford-crfm's tags, folders of a Trainer run
     "step-1200000": (1_200_000, ""), "stage3-step-4720000": (4_720_000, "stage3"),  # SmolLM2, SmolLM3
 }
-OTHERS = ["main", "step", "step12b", "xstep3", "step-", "-step3", "step3-final", "checkpoint", "stage1", "lc-4k-to-32k-step-400",
-          "step\u0663", "step1\n", "", None]
+OTHERS = ["main", "step", "step12b", "xstep3", "step-", "-step3", "step3-final", "checkpoint", "stage1",
+          "lc-4k-to-32k-step-400", "step\u0663", "step1\n", "", None]
 
 
 @pytest.mark.parametrize("name, expected", NAMES.items())
@@ -25,8 +25,8 @@ def test_other_names_are_no_steps(name):
     assert steps.step_of(name) is None and steps.path([name]) == []
 
 
-OLMO2 = ["stage2-ingredient2-step1000-tokens5B", "main", "stage1-step3000-tokens13B", "stage2-ingredient1-step1000-tokens5B",
-         "stage1-step1000-tokens5B", "stage2-ingredient10-step1000-tokens5B", "step2000-tokens9B",
+OLMO2 = ["stage2-ingredient2-step1000-tokens5B", "main", "stage1-step3000-tokens13B", "step2000-tokens9B",
+         "stage2-ingredient1-step1000-tokens5B", "stage1-step1000-tokens5B", "stage2-ingredient10-step1000-tokens5B",
          "stage2-ingredient1-step4000-tokens17B"]
 SMOLLM3 = ["stage2-step-300", "stage1-step-100", "stage10-step-500", "stage9-step-400", "stage1-step-200"]
 

@@ -1,14 +1,24 @@
 """Suites on the hub as public ones are: how they name their steps, which files they hold, and what is wrong with some."""
 
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import own_model
 import pandas as pd
 import pytest
 import torch
 from hubserver import Hub, commit_of, connected, files_of, forget
 from own_model import refused, words
+from small_notebooks import copy_package
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from rare_token_neurons import __main__, settings as parameters
+from rare_token_neurons import __main__, paths, settings as parameters
 from rare_token_neurons.models import checkpoints, weights
+from rare_token_neurons.models.steps import step_of
 from rare_token_neurons.tables import checkpoints as passes, stage
 
 SUITE = "lab/suite"
@@ -35,7 +45,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A running hub without repositories, all of whose weights are in LFS; tables, caches and pickles of this test alone."""
+    """A running hub without repositories, all of whose weights will be in LFS; tables and caches of this test alone."""
     monkeypatch.setattr(stage, "CACHE", tmp_path / "cache")
     monkeypatch.setattr(parameters, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(weights, "FOLDER", tmp_path / "pickles")
@@ -44,8 +54,20 @@ def hub(tmp_path, monkeypatch):
 
 
 def network(place):
-    """One of ten networks on a path, as training leaves them."""
-    model = own_model.network()
+    """One of ten small networks on a path, as training leaves them."""
+    return moved(own_model.network(), place)
+
+
+def trained(place):
+    """One of ten networks on a path that read mini-pythia's tokens."""
+    torch.manual_seed(0)
+    return moved(GPTNeoXForCausalLM(GPTNeoXConfig(
+        vocab_size=8192, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=256,
+        max_position_embeddings=256, eos_token_id=0)), place)
+
+
+def moved(model, place):
+    """A model after so many steps of a random walk."""
     with torch.no_grad():
         for step in range(place):
             torch.manual_seed(step)
@@ -68,8 +90,8 @@ def settings(**values):
 
 def audited(*arguments, model=SUITE):
     """The exit code of `audit`, and its table."""
-    code, path = __main__.main(["audit", model, *arguments]), settings(model=model, **dict([arguments[1:]] if arguments else []))
-    path = path.results / "checkpoints.parquet"
+    code = __main__.main(["audit", model, *arguments])
+    path = settings(model=model, **dict([arguments[1:]] if arguments else [])).results / "checkpoints.parquet"
     return code, pd.read_parquet(path) if path.exists() else None
 
 
@@ -79,7 +101,7 @@ def audited(*arguments, model=SUITE):
 def test_shards_are_measured_where_a_stale_single_file_lies_beside_them(hub, made, capsys):
     """pythia-2.8b, https://github.com/EleutherAI/pythia/issues/205"""
     stale = {SINGLE: made(9)[SINGLE], "consolidated.safetensors": made(8)[SINGLE],
-             "adapter_model.safetensors": made(8)[SINGLE], "adapter_config.json": b'{"base_model_name_or_path": "lab/other"}'}
+             "adapter_model.safetensors": made(8)[SINGLE], "adapter_config.json": b'{"base_model_name_or_path": "lab/o"}'}
     hub.repositories = {SUITE: {"main": made(9)} | {f"step{step}": made(step, shards=True) | stale for step in (0, 1)}}
     hashes = {name: checkpoints.weight_hash(SUITE, name) for name in ("step0", "step1", "main")}
     assert len(set(hashes.values())) == 3 and not [path for _, path, _ in hub.log if path.endswith(".safetensors")]
@@ -88,8 +110,8 @@ def test_shards_are_measured_where_a_stale_single_file_lies_beside_them(hub, mad
     asked = {path.rsplit("/", 1)[-1] for _, path, _ in hub.log if "/resolve/" in path and path.endswith(".safetensors")}
     assert asked == {name for name in made(0, shards=True) if name.endswith(".safetensors")}
     said = capsys.readouterr().err
-    assert said.count("'lab/suite' at step1 holds model.safetensors beside an index: the files that the index names are measured;"
-                      " the single file, by its sha256 that of main, is not.\n") == 1
+    assert said.count("'lab/suite' at step1 holds model.safetensors beside an index: the files that the index names are "
+                      "measured; the single file, by its sha256 that of main, is not.\n") == 1
     code, table = audited()
     assert code == 0 and table["weight_hash"].tolist() == [hashes["step0"], hashes["step1"]]
     difference = [(one - other).norm() for one, other in zip(network(1).parameters(), network(0).parameters())]
@@ -146,15 +168,16 @@ def test_a_revision_without_weights_is_a_flagged_row_and_a_skipped_step(hub, mad
     assert passes.revisions(settings(steps=[1, 3, 4])) == ["step1", "step4"]
     assert f"step3 of lab/suite {word}" in capsys.readouterr().err
     assert [step for name in passes.revisions(settings(), "all") if (step := checkpoints.step_of(name))] == [1, 2, 4]
-    for call in (lambda: checkpoints.load(SUITE, "step3"), lambda: passes.Checkpoints("last", text=False).inputs(settings(steps=[3]))):
+    for call in (checkpoints.load, lambda *_: passes.Checkpoints("last", text=False).inputs(settings(steps=[3]))):
         with refused(weights.NoWeights, f"^The hub repository 'lab/suite', step3, {word}"):
-            call()
+            call(SUITE, "step3")
 
 
 def test_pickles_are_refused_and_converted_on_request(hub, made, tmp_path, capsys):
     """PolyPythias, OPT-125m, stanford-crfm: the hub announces the sha256 of a pickle."""
-    hub.repositories = {SUITE: {"main": made(2, pickles=True)} | {f"step{step}": made(step, pickles=True) for step in (0, 1, 2)}}
-    words = "^The hub repository 'lab/suite', step1, holds its weights as pickles alone.*: -p pickles convert reads the tensors"
+    steps = {f"step{step}": made(step, pickles=True) for step in (0, 1, 2)}
+    hub.repositories = {SUITE: {"main": made(2, pickles=True)} | steps}
+    words = "^The hub repository 'lab/suite', step1, holds its weights as pickles alone.*: -p pickles convert reads the te"
     with refused(weights.Refused, words):
         checkpoints.load(SUITE, "step1")
     assert not hub.asked(".bin") and audited()[0] == 2 and "-p pickles convert" in capsys.readouterr().err
@@ -181,13 +204,14 @@ def test_one_converted_pickle_is_held_at_a_time(hub, made, tmp_path):
 def test_a_pickle_that_is_not_what_the_hub_announces_is_not_opened(hub, made, tmp_path, monkeypatch):
     hub.repositories = {SUITE: {"main": {}, "step0": made(0, pickles=True)}}
     checkpoints.weight_hash(SUITE, "step0")
-    hub.repositories[SUITE]["step0"] = made(0, pickles=True) | {"pytorch_model.bin": made(1, pickles=True)["pytorch_model.bin"]}
+    other = made(1, pickles=True)["pytorch_model.bin"]
+    hub.repositories[SUITE]["step0"] = made(0, pickles=True) | {"pytorch_model.bin": other}
     monkeypatch.setattr(weights, "_read", lambda path: pytest.fail("it was opened"))
     with refused(ValueError, "^pytorch_model.bin of 'lab/suite' at step0 is damaged"):
         checkpoints.load(SUITE, "step0", pickles="convert")
     hub.large = 10**9
     hub.repositories["lab/small"] = {"main": made(0, pickles=True)}
-    with refused(weights.Refused, "^The hub repository 'lab/small', main, holds pickles whose sha256 the hub does not announce"):
+    with refused(weights.Refused, "^The hub repository 'lab/small', main, holds pickles whose sha256 the hub does not ann"):
         checkpoints.load("lab/small", pickles="convert")
 
 
@@ -232,7 +256,7 @@ def test_of_several_stages_the_first_is_taken_and_another_on_request(hub, made, 
     assert passes.asked_for(other) == ["stage2-ingredient1-step1000-tokens5B", "stage2-ingredient1-step3000-tokens13B"]
     assert passes.asked_for(settings()) == ["step150-tokens1B", "stage1-step1000-tokens5B", "stage1-step2000-tokens9B"]
     assert other.folder != settings().folder and "stage=stage2-ingredient1" in other.folder
-    with refused(FileNotFoundError, "has no revision 'step3000'; it has step150.*; -p stage stage2-ingredient1 has that step"):
+    with refused(FileNotFoundError, "has no revision 'step3000'; it has step150.*; -p stage stage2-ingredient1 has that"):
         passes.revisions(settings(steps=[3000]))
     with refused(ValueError, "^Of 'lab/suite' there is no stage 'stage3'; there is stage1, stage2-ingredient1, stage2-"):
         passes.revisions(settings(stage="stage3"))
@@ -253,7 +277,7 @@ def test_names_that_say_no_step_are_listed_and_the_exit_code_is_2(hub, made, cap
     hub.repositories = {SUITE: {"main": made(9), "epoch-1": made(1), "final": made(2)}, "lab/plain": {"main": made(3)}}
     assert audited()[0] == 2
     assert capsys.readouterr().err == "lab/suite has branches or tags, but none is named like a step: epoch-1, final.\n"
-    with refused(FileNotFoundError, "has no revision 'step1'; it has no checkpoints, but branches or tags named epoch-1, final"):
+    with refused(FileNotFoundError, "has no revision 'step1'; it has no checkpoints, but branches or tags named epoch-1, "):
         passes.revisions(settings(steps=[1]))
     assert passes.revisions(settings()) == [None] and place_of(SUITE) == 9  # a finished model with other branches
     assert audited(model="lab/plain")[0] == 0 and "there is nothing to audit" in capsys.readouterr().out
@@ -300,3 +324,64 @@ def test_the_folders_of_a_trainer_run_are_its_steps(made, tmp_path, capsys):
     assert place_of(model, "checkpoint-500") == 1 and place_of(model) == 2 and place_of(f"{model}/checkpoint-500") == 1
     assert checkpoints.load(f"{model}/checkpoint-500").step == 500
     assert passes.revisions(settings(model=model, steps=[500])) == ["checkpoint-500"]
+
+
+# ---- what is written of them
+
+
+def test_the_table_of_public_suites_names_tests_that_are_there():
+    table = (paths.ROOT / "src/README.md").read_text(encoding="utf-8").split("## Public suites")[1].split("\n## ")[0]
+    there = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py"))
+    named = re.findall(r"`(test_\w+_)\.\.\.", table)
+    assert len(named) > 10 and not [name for name in named if f"def {name}" not in there]
+    assert all(step_of(name) is not None for name in re.findall(r"`((?:stage|step|checkpoint)[^`./]*\d[^`./]*)", table))
+    assert "None of them was tried on the real hub" in table
+
+
+# ---- from the command line
+
+
+def test_a_sharded_suite_in_stages_goes_through_audit_and_sweep_with_its_own_weights(tmp_path):
+    """Notebooks 03 and 04: shards with a stale single file beside them, and a step that repeats another one. What is
+    measured is what a folder with the right shards alone gives."""
+    folder, suite = tmp_path / "saved", {"main": {}}
+    for name, place in {"stage1-step1000-tokens5B": 1, "stage1-step2000-tokens9B": 2, "stage1-step3000-tokens13B": 2,
+                        "stage2-ingredient1-step1000-tokens5B": 3, "main": 9}.items():
+        trained(place).save_pretrained(folder / name, max_shard_size="300KB" if name != "main" else "5GB")
+        for file in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(paths.MINI_PYTHIA / file, folder / name)
+        suite[name] = files_of(folder / name)
+    suite["stage1-step2000-tokens9B"] = suite["stage1-step2000-tokens9B"] | {SINGLE: suite["main"][SINGLE]}
+    pile = pd.read_json(paths.MINI_PILE / "austen.jsonl.xz", lines=True)["text"]
+    (tmp_path / "novels.txt").write_text("\n\n".join(pile.head(30)))
+    root = tmp_path / "repository"
+    copy_package(root)
+    shutil.copytree(paths.NOTEBOOKS, root / "notebooks", ignore=shutil.ignore_patterns(".*"))
+    (root / "data").mkdir()
+    (root / "data/mini-pile").symlink_to(paths.MINI_PILE)
+    grid = "notebooks,model,steps,positions,text,counts\n"
+    for model in (SUITE, folder):
+        numbers, steps = ("03 04", "[1000, 2000, 3000]") if model == SUITE else ("03", "[1000, 2000]")
+        grid += f'{numbers},{model},"{steps}",100,{tmp_path}/novels.txt,text\n'
+    (root / "grid.csv").write_text(grid)
+    with Hub({SUITE: suite}) as hub:
+        environment = os.environ | {"PYTHONPATH": str(root / "src"), "HF_ENDPOINT": hub.url, "OMP_NUM_THREADS": "1",
+                                    "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1"}
+        command = [sys.executable, "-m", "rare_token_neurons"]
+        audit = subprocess.run([*command, "audit", SUITE], cwd=root, env=environment, capture_output=True, text=True)
+        assert audit.returncode == 1
+        assert "1 is flagged: stage1-step3000-tokens13B has the weights of stage1-step2000-tokens9B" in audit.stdout
+        assert "by its sha256 that of main, is not" in audit.stderr and "another: stage2-ingredient1" in audit.stderr
+        done = subprocess.run([*command, "sweep", "grid.csv"], cwd=root, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert not [path for _, path, _ in hub.log if path.endswith("/" + SINGLE)]
+    tables = sorted((root / "data/results").rglob("influence.parquet"), key=lambda path: "lab--suite" not in str(path))
+    found, own = map(pd.read_parquet, tables)
+    flagged = "stage1-step3000-tokens13B has the weights of stage1-step2000-tokens9B"
+    assert found.groupby("step")["caution"].unique().map(list).to_dict() == {1000: [""], 2000: [""], 3000: [flagged]}
+    assert "caution" not in own
+    pd.testing.assert_frame_equal(found[found["step"] < 3000].drop(columns="caution"), own)
+    over = pd.read_parquet(next((root / "data/results").rglob("emergence_top_groups.parquet")))
+    assert set(over["step"]) == {1000, 2000, 3000} and over.loc[over["step"] == 3000, "caution"].eq(flagged).all()
+    executed = next((root / "data/cache/runs").rglob("04_emergence.ipynb")).read_text()
+    assert f"Flagged, and measured since it was asked for: {flagged}." in executed

@@ -90,10 +90,10 @@ def test_nothing_else_in_the_folder_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("content, words", [
-    ({"a": "model-00009-of-00009.safetensors"}, "lacks 'model-00009-of-00009.safetensors', which its model.safetensors.index"),
-    ({"a": "../stale/model.safetensors"}, "lacks '../stale/model.safetensors', which its model.safetensors.index.json names"),
+    ({"a": "model-00009-of-00009.safetensors"}, "lacks 'model-00009-of-00009.safetensors', which its model.safetensors.in"),
+    ({"a": "../stale/model.safetensors"}, "lacks '../stale/model.safetensors', which its model.safetensors.index.json"),
     ({"a": "pytorch_model.bin"}, "lacks 'pytorch_model.bin', which"), ({"a": 3}, "lacks 3, which"),
-    ({}, "has an model.safetensors.index.json that names no file"), (None, "that names no file"), ([], "that names no file")])
+    ({}, "has a model.safetensors.index.json that names no file"), (None, "names no file"), ([], "names no file")])
 def test_an_index_that_does_not_fit_is_one_sentence_and_no_other_file_is_taken(shards, tmp_path, content, words):
     written(tmp_path / "stale", 2)
     for name in ("model.safetensors", "pytorch_model.bin"):
@@ -142,7 +142,7 @@ def pickled(path, seed=1, parts=1):
 @pytest.mark.parametrize("parts", [1, 3])
 def test_pickles_are_refused_and_on_request_give_the_numbers_of_the_safetensors(tmp_path, parts):
     path = pickled(tmp_path / "pickled", parts=parts)
-    with refused(weights.Refused, "^The folder pickled of .* holds its weights as pickles alone.*: -p pickles convert reads "):
+    with refused(weights.Refused, "^The folder pickled of .* holds its weights as pickles alone.*: -p pickles convert "):
         checkpoints.load(str(path))
     assert not weights.FOLDER.exists()
     assert measured(path, pickles="convert") == 1
@@ -230,7 +230,8 @@ ZIP, ELSE = "it is not in the zip format", "it holds something else than plain t
 HARMFUL = {
     "a bomb in a zip": (zipped(pickle.dumps({"a": Bomb()}, protocol=2)), ""), "a bomb": (pickle.dumps(Bomb()), ZIP),
     "a saved bomb": (saved({"a": torch.ones(2), "b": Bomb()}), ""),
-    "a tar": (tarred(), ZIP), "the old format": (old_format(), ZIP), "nothing": (b"", ZIP), "a torn zip": (b"PK\3\4abc", ""),
+    "a tar": (tarred(), ZIP), "the old format": (old_format(), ZIP), "nothing": (b"", ZIP),
+    "a torn zip": (b"PK\3\4abc", ""),
     "a module": (saved(torch.nn.Linear(2, 2)), ""), "a list": (saved([torch.ones(2)]), ELSE),
     "a nest": (saved({"model": {"a": torch.ones(2)}}), ELSE), "a number": (saved({"a": torch.ones(2), "step": 3}), ELSE),
     "numbers as names": (saved({1: torch.ones(2)}), ELSE), "sparse": (saved({"a": torch.eye(3).to_sparse()}), ELSE),

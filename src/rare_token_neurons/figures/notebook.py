@@ -66,8 +66,9 @@ class Notebook:
         """One sentence on the checkpoints that figures over training do without, or on flagged ones that were asked for; ""
         where there was no audit."""
         if self.settings.steps:
-            asked = self.settings.recompute != "never"
-            return self._caution(_module("tables.checkpoints").known_wrong(self.settings).values() if asked else self.cautions)
+            if self.settings.recompute == "never":
+                return self._caution(self.cautions)
+            return self._caution(_module("tables.checkpoints").known_wrong(self.settings).values())
         audit = self._audit()
         if audit is None or list(audit["revision"]) == [""]:
             return ""
@@ -88,7 +89,7 @@ class Notebook:
         return f"Flagged, and measured since it was asked for: {words}." if words else ""
 
     def save(self, figure, name):
-        """Write a figure into the settings' folder, as PNG and PDF (see `axes.save`), flagged checkpoints named below it."""
+        """Write a figure, flagged checkpoints named below it, into the settings' folder, as PNG and PDF (see `axes.save`)."""
         if note := self._caution(self.cautions):
             figure.supxlabel(textwrap.fill(note, 120), x=0.01, ha="left", fontsize="xx-small")
         return axes.save(figure, self.settings.figures, name)

@@ -229,7 +229,7 @@ FLOATING = ("BF16", "F16", "F32", "F64")
 
 @contextlib.contextmanager
 def opened(paths):
-    """{name: safetensors slice} of the floating-point tensors in weight files, without single numbers (old files' masks)."""
+    """{name: safetensors slice} of floating-point tensors in weight files, without single numbers (masks of old files)."""
     with weights.opened(paths) as parts:
         yield {name: part for name, part in parts.items() if part.get_dtype() in FLOATING and part.get_shape()}
 

@@ -1,8 +1,8 @@
 """Suites of checkpoints: finding one, and loading it as a `Subject`.
 
-Every model comes from safetensors, wherever they were found: the embedded `mini-pythia` and `smollm2`, a local folder, a GGUF
-file (dequantised once), or a hub repository (`owner/name`, or `owner/name@revision`; see `models.hub`). The files that are
-hashed (`models.weights`) are the files that are loaded: transformers is given their tensors, not the folder to choose from.
+Every model comes from safetensors, wherever they were found: the embedded `mini-pythia` and `smollm2`, a local folder, a
+GGUF file (dequantised once), or a hub repository (`owner/name`, or `owner/name@revision`; see `models.hub`). The files that
+are hashed (`models.weights`) are those that are loaded: transformers is given their tensors, not a folder to choose from.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ def _suite(model):
 
 
 def _names(model):
-    """The names of all that a model may have as checkpoints: branches and tags, or subfolders; [] for one revision alone."""
+    """The names of all that may be checkpoints of a model: branches and tags, or subfolders; [] for one revision alone."""
     if model == "smollm2":  # its makers published the last one alone: known without fetching it
         return []
     suite = _suite(model)
@@ -158,7 +158,7 @@ def _named(model, revision):
 
 
 def no_revision(model, revision, stage=""):
-    """The sentence on a revision that a model does not have: which it has, and the stages of training that have that step."""
+    """The sentence on a revision that a model does not have: which it has, and which stages of training have that step."""
     if _suite(model) is None:
         model, _, own = model.partition("@")
         revision = revision or own

@@ -116,7 +116,8 @@ def beside(model, revision=None):
 
 def single(model, revision=None):
     """The sha256 of a revision's model.safetensors, whether it is its weights or lies beside them; None without one."""
-    return counted(model, revision).get(weights.SINGLE) or beside(model, revision)
+    with contextlib.suppress(weights.NoWeights):
+        return counted(model, revision).get(weights.SINGLE) or beside(model, revision)
 
 
 def digests(model, revision=None):
@@ -166,7 +167,8 @@ def snapshot(model, revision=None, *, small=False, keep_weights=True, pickles="r
         if weights.are_pickles(names) and not all(names.values()):
             raise weights.Refused("holds pickles whose sha256 the hub does not announce: they are not read")
         _hold(model, commit, names, keep_weights)
-    wanted = [name for name, announced in names.items() if not weights.is_converted(announced)]
+    made = {name: weights.converted(announced) for name, announced in names.items()}
+    wanted = [name for name, path in made.items() if path is None]
     there = _cached(model, commit, dict.fromkeys(wanted))
     for name in wanted:
         with in_words(model, f"{name} of its {resolved}"):
@@ -182,10 +184,10 @@ def snapshot(model, revision=None, *, small=False, keep_weights=True, pickles="r
                              "announces): it is deleted, and the next run downloads it again.")
     if wanted and commit in _remembered(model)["counted"]:
         _remember(model, counted={commit: found})
-    made = tuple(weights.safe(folder / name, sha256) for name, sha256 in found.items())
+    made |= {name: weights.safe(folder / name, found[name]) for name in wanted}
     for name in wanted if weights.are_pickles(wanted) and not there else ():
         _delete(folder / name)
-    return weights.Files(folder, made)
+    return weights.Files(folder, tuple(made.values()))
 
 
 def _fetch(model, commit, name):
@@ -291,7 +293,8 @@ def _snapshot(model, commit):
 
 def _cached(model, commit, names):
     """Whether weight files ({name: sha256 or None}) are all there, a pickle perhaps as what was made of it."""
-    return all((_snapshot(model, commit) / name).exists() or weights.is_converted(sha256) for name, sha256 in names.items())
+    return all((_snapshot(model, commit) / name).exists() or weights.place_of(sha256).exists()
+               for name, sha256 in names.items())
 
 
 def _memory(model):

@@ -2,7 +2,8 @@
 
 import re
 
-NAME = re.compile(r"(?:(?P<stage>stage\d+(?:-\w+)*)-)?(?:step-?|checkpoint-)(?P<step>\d+)(?:-tokens[\d.]+[KMBT])?", re.ASCII)
+NAME = re.compile(r"(?:(?P<stage>stage\d+(?:-\w+)*)-)?(?:step-?|checkpoint-)(?P<step>\d+)(?:-tokens[\d.]+[KMBT])?",
+                  re.ASCII)
 
 
 def step_of(revision):
@@ -34,7 +35,7 @@ def path(names, stage=""):
     Parameters
     ----------
     names : revisions' names, those of steps and others.
-    stage : which one; "" is the first, with the names without a stage and with the later stages that go on with its count.
+    stage : which one; "" is the first, with the names without a stage and the later stages that go on with its count.
 
     Raises
     ------

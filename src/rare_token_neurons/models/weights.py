@@ -1,8 +1,8 @@
 """The files of a checkpoint that are its weights: which of them count, and pickles read into safetensors.
 
 Where an index is, exactly the files that its weight_map names count; else the single file. Pickles count only where there
-are no safetensors. Everything else (a single file beside an index, which transformers would prefer, consolidated.safetensors,
-adapters, leftovers) is neither downloaded nor hashed nor read.
+are no safetensors. Everything else (a single file beside an index, which transformers would prefer, adapters, leftovers) is
+neither downloaded nor hashed nor read.
 """
 
 import contextlib
@@ -73,7 +73,7 @@ def counted(names, read):
             found = _named(read(index))
             odd = [name for name in found if not str(name).endswith(Path(single).suffix) or name not in names]
             if odd or not found:
-                raise NoWeights(f"lacks {odd[0]!r}, which its {index} names" if odd else f"has an {index} that names no file")
+                raise NoWeights(f"lacks {odd[0]!r}, which its {index} names" if odd else f"has a {index} that names no file")
             return found
         if single in names:
             return [single]
@@ -130,8 +130,8 @@ def permit(names, pickles):
     names : of weight files ; pickles : "refuse" or "convert".
     """
     if are_pickles(names) and pickles != "convert":
-        raise Refused("holds its weights as pickles alone, which may carry code: -p pickles convert reads the tensors in them, "
-                      "and runs nothing")
+        raise Refused("holds its weights as pickles alone, which may carry code: -p pickles convert reads the tensors in "
+                      "them, and runs nothing")
 
 
 def safe(path, sha256=None):
@@ -148,7 +148,7 @@ def safe(path, sha256=None):
     """
     if not are_pickles([path]):
         return path
-    target = _place(sha256 or files.sha256(path))
+    target = place_of(sha256 or files.sha256(path))
     with files.lock(target):
         if not files.whole(target):
             from safetensors.torch import save_file  # torch is slow to load, and names and hashes need none
@@ -160,18 +160,19 @@ def safe(path, sha256=None):
     return target
 
 
-def is_converted(sha256):
-    """Whether what is in a pickle of this sha256 lies in the cache."""
-    return sha256 is not None and _place(sha256).exists() and files.whole(_place(sha256))
+def converted(sha256):
+    """The file that was made of a pickle of this sha256; None where there is none, or a damaged one."""
+    return place_of(sha256) if sha256 and files.whole(place_of(sha256)) else None
 
 
 def forget(sha256):
     """Delete what was made of a pickle."""
-    for path in (_place(sha256), Path(f"{_place(sha256)}.sha256")):
+    for path in (place_of(sha256), Path(f"{place_of(sha256)}.sha256")):
         path.unlink(missing_ok=True)
 
 
-def _place(sha256):
+def place_of(sha256):
+    """Where what is made of a pickle lies."""
     return FOLDER / f"{sha256}.safetensors"
 
 

@@ -59,7 +59,7 @@ class Checkpoints:
     text: bool = True
 
     def inputs(self, settings):
-        """Hashes of the text and of each checkpoint, and what is known to be wrong with one that is measured all the same."""
+        """Hashes of the text and of each checkpoint, and what is wrong with one that is measured all the same."""
         read, names = rare_tokens.Text.inputs(settings) if self.text else {}, revisions(settings, self.default)
         wrong = {name or "": words for name, words in known_wrong(settings).items() if name in names}
         return (read | {name or "": models.model_hash(settings.model, name) for name in names}
@@ -213,7 +213,7 @@ def _tell_of_stages(settings):
 
 
 def of_main(settings, hashes):
-    """Those of some checkpoints ({revision: weight hash}) that have the weights of main and are not the last one with any."""
+    """Those of some checkpoints ({revision: weight hash}) that have the weights of main and are not the last with any."""
     main = models.main_hash(settings.model) if None not in hashes else ""
     backwards = reversed(models.revisions(settings.model, settings.stage))
     last = next((name for name in backwards if not models.lacking(settings.model, name)), None)
