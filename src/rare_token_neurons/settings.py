@@ -3,13 +3,13 @@
 import difflib
 import json
 import os
+import re
 import reprlib
 from dataclasses import dataclass, field, fields
 from types import ModuleType
 
 from rare_token_neurons.files import sha256
 from rare_token_neurons.keys import digest
-from rare_token_neurons.models.steps import step_of
 from rare_token_neurons.paths import FIGURES, MINI_PYTHIA, RESULTS, ROOT, place, spelled
 from rare_token_neurons.text import documents as texts
 from rare_token_neurons.text.rarity import COUNTS_FILE
@@ -131,7 +131,7 @@ class Settings:
     def trained_here(self):
         """Whether the model was trained on the train split of mini-pile: the token counts beside its weights say so."""
         folder = place(self.model)
-        places = (folder, folder.parent) if step_of(folder.name) is not None else (folder,)
+        places = (folder, folder.parent) if re.fullmatch(r"step\d+", folder.name) else (folder,)
         found = {sha256(place / COUNTS_FILE) for place in places} - {None}
         return self.model == "mini-pythia" or sha256(MINI_PYTHIA / COUNTS_FILE) in found
 
