@@ -156,7 +156,7 @@ def test_tables_are_made_by_the_function_of_their_name(monkeypatch):
     assert nb.table("tokens")["made"].item() == "mini-pythia"
 
 
-def test_a_flagged_checkpoint_that_a_table_measures_is_named_below_the_figures(root):
+def test_a_flagged_checkpoint_that_a_table_measures_is_named_above_the_figures(root):
     nb = start({"model": "own/model", "steps": [1], "recompute": "never"}, "03")
     plain = nb.save(nb.panels(1, 1)[0], "fig3_plain")[0].read_bytes()
     frame = pd.DataFrame({"rank": [1, 2], "caution": ["", "step1 has the weights of step0"]})
@@ -165,7 +165,7 @@ def test_a_flagged_checkpoint_that_a_table_measures_is_named_below_the_figures(r
     figure = nb.panels(1, 1)[0]
     said = "Flagged, and measured since it was asked for: step1 has the weights of step0."
     assert nb.left_out() == said and nb.save(figure, "fig3_noted")[0].read_bytes() != plain
-    assert figure.get_supxlabel() == said
+    assert figure.get_suptitle() == said
 
 
 CHECKPOINTS = pd.DataFrame({"revision": ["step0", "step1", "step512"], "flagged": [False, True, False],

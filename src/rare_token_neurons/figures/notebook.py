@@ -89,9 +89,9 @@ class Notebook:
         return f"Flagged, and measured since it was asked for: {words}." if words else ""
 
     def save(self, figure, name):
-        """Write a figure, flagged checkpoints named below it, into the settings' folder, as PNG and PDF (see `axes.save`)."""
+        """Write a figure, flagged checkpoints named above it, into the settings' folder, as PNG and PDF (see `axes.save`)."""
         if note := self._caution(self.cautions):
-            figure.supxlabel(textwrap.fill(note, 120), x=0.01, ha="left", fontsize="xx-small")
+            figure.suptitle(textwrap.fill(note, 120), x=0.01, ha="left", fontsize="xx-small")
         return axes.save(figure, self.settings.figures, name)
 
     def finish(self):
