@@ -129,8 +129,10 @@ def test_a_pickle_beside_or_in_place_of_safetensors_is_never_opened(folder, tmp_
         (folder / name).write_bytes(pickle.dumps(Bomb()))
     checkpoints.load(str(folder))
     (folder / "model.safetensors").rename(folder / "weights")
-    with refused(FileNotFoundError, "^The folder own-model of .* holds no safetensors weights .other formats are not read"):
+    with refused(FileNotFoundError, "^The folder own-model of .* holds its weights as pickles alone, which may carry code"):
         checkpoints.load(str(folder))
+    with refused(ValueError, "^The pickle pytorch_model.bin is refused: it is not in the zip format"):
+        checkpoints.load(str(folder), pickles="convert")
     (folder / "model.safetensors").write_bytes(pickle.dumps(Bomb()))  # a pickle under the right name
     with pytest.raises(ValueError, match="are damaged"):
         checkpoints.load(str(folder))

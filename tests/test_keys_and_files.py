@@ -428,6 +428,18 @@ def test_recompute_always_computes_every_time_and_never_reads_the_table_as_it_is
     assert work.call_count == 2
 
 
+@pytest.mark.parametrize("columns, expected", [
+    ({"revision": ["step0", "step1", "step2"]}, ["", "step1 known", "step2 same"]),
+    ({"step": [2, 0, 2]}, ["step2 same", "", "step2 same"]),
+    ({"first_step": [0, 1], "second_step": [1, 2]}, ["step1 known", "step1 known; step2 same"]),
+    ({"neuron": [5, 6]}, ["step1 known; step2 same"] * 2)])
+def test_the_rows_of_a_flagged_checkpoint_say_so_and_other_tables_have_no_such_column(columns, expected):
+    table = pd.DataFrame(columns).astype({name: "Int64" for name in columns if name.endswith("step")})
+    made = stage._cautioned(table, {"step1": "step1 known", "step2": "step2 same"})
+    assert made["caution"].tolist() == expected and made.drop(columns="caution").equals(table)
+    assert stage._cautioned(table, {}) is table
+
+
 def test_a_stage_that_fails_changes_no_file(root, work):
     run(root, work)
     before = contents(root)

@@ -15,7 +15,7 @@ from rare_token_neurons.runner import jobs
 from rare_token_neurons.text import documents as texts
 
 WRONG = [
-    ({"modell": "smollm2"}, "There is no parameter 'modell': did you mean model? the notebook has model, steps, device, "),
+    ({"modell": "smollm2"}, "There is no parameter 'modell': did you mean model? the notebook has model, steps, stage, device, "),
     ({"zzzz": 1}, "There is no parameter 'zzzz': the notebook has model, "),
     ({"seed": "one"}, "seed is 'one'; it must be a whole number (of every random choice)."),
     ({"seed": True}, "seed is True; it must be a whole number ("),
@@ -42,6 +42,7 @@ WRONG = [
     ({"text": "no.txt"}, "text is 'no.txt'; it must be mini-pile, or a file that is there."),
     ({"counts": "no.npy"}, "counts is 'no.npy'; it must be auto or wordfreq or text, or a file that is there."),
     ({"device": "tpu"}, "device is 'tpu'; this machine has cpu"),
+    ({"pickles": "yes"}, "pickles is 'yes'; it may be refuse or convert."),
 ]
 
 

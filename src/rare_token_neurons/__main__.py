@@ -14,6 +14,7 @@ COMMANDS = {
     "bench": ("bench", "main", "time the ablation of every neuron"),
     "tables": ("runner.catalogue", "main", "write the list of tables in data/README.md from what they say of themselves"),
 }
+AUDITED = ("steps", "stage", "keep_weights", "pickles")  # parameters of `audit`
 INNER = {"row": ("runner.sweep", "row", "one row of a grid, in the process that `sweep` starts for it")}  # not for people
 
 
@@ -40,7 +41,8 @@ def check_model(argv=None):
 
     Returns
     -------
-    int: 0; 1 when a checkpoint is flagged; 2 when there is no such model, or a file is damaged
+    int: 0; 1 when a checkpoint is flagged; 2 when there is no such model, its branches are named in no known way, or a file
+    is damaged
     """
     from rare_token_neurons import settings as parameters
 
@@ -49,13 +51,15 @@ def check_model(argv=None):
         description="Hash, step and distance in weight space of every checkpoint of a model; repeats, strangers, "
         "checkpoints out of order and known issues are flagged. Exit code 1 when there is one.")
     parser.add_argument("model", metavar="MODEL", help=parameters.HELP["model"])
+    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
+                        help="one parameter: " + ", ".join(AUDITED))
     arguments = parser.parse_args(argv)
 
-    from rare_token_neurons.models import audit
+    from rare_token_neurons.models import audit, checkpoints
     from rare_token_neurons.tables import checkpoints as passes
 
     try:
-        settings = parameters.check({"model": arguments.model})
+        settings = parameters.check(dict(arguments.p) | {"model": arguments.model}, ["model", *AUDITED])
         found = passes.checkpoints(settings)
     except (ValueError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
@@ -63,6 +67,10 @@ def check_model(argv=None):
     if found["step"].notna().any():
         shortened = found.assign(weight_hash=found["weight_hash"].str[:12]).drop(columns=["known_issue", "reason"])
         print(shortened.to_string(index=False, na_rep="", float_format="{:.4f}".format), "\n")
+    elif odd := checkpoints.other_names(settings.model):
+        print(f"{settings.model} has branches or tags, but none is named like a step: {checkpoints.listed(odd)}.",
+              file=sys.stderr)
+        return 2
     print(audit.sentence(settings.model, found))
     return int(found["flagged"].any())
 

@@ -17,7 +17,7 @@ from rare_token_neurons.text.rarity import COUNTS_FILE
 LONG = 100  # bytes of a folder's name
 TRAINING = "training text"  # the counts of a model trained here, where it reads another text than it was trained on
 ALL_MODELS = "all-models"  # in place of a model, where a notebook is about all of them
-NO_SETTING = ("model", "device", "keep_weights", "recompute")  # these never change where files go below the model's folder
+NO_SETTING = ("model", "device", "keep_weights", "pickles", "recompute")  # these never change where files go
 KINDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 _brief = reprlib.Repr()  # a value in a sentence, however large
 _brief.maxstring = _brief.maxother = 200
@@ -73,8 +73,11 @@ class Settings:
     model: str = parameter("smollm2", "mini-pythia, smollm2, a folder, a GGUF file, or a hub id",
                            words=("mini-pythia", "smollm2"), check=_model)
     steps: tuple = parameter((), "training steps, such as [0, 512]; empty: the last one, in 02 and 04 all")
+    stage: str = parameter("", "of training, such as stage2-ingredient1, where a suite has several; empty: the first")
     device: str = parameter("cpu", "cpu or cuda", check=_device)
     keep_weights: bool = parameter(True, "false: delete a hub checkpoint's weights when the next one is taken")
+    pickles: str = parameter("refuse", "a checkpoint without safetensors: refuse, or convert the tensors in its pickles",
+                             choices=("refuse", "convert"))
     text: str = parameter("mini-pile", "mini-pile, a text file, or hub rows such as stas/c4-en-10k[:500]",
                           words=("mini-pile",), check=_file)
     counts: str = parameter("auto", "auto (training text, else general English), wordfreq, text, a .npy by token id, or a "

@@ -152,9 +152,21 @@ def test_an_unknown_table_is_named_with_those_like_it(recompute):
 
 
 def test_tables_are_made_by_the_function_of_their_name(monkeypatch):
-    monkeypatch.setattr(rare_tokens, "tokens", lambda settings: ("made", settings))
+    monkeypatch.setattr(rare_tokens, "tokens", lambda settings: pd.DataFrame({"made": [settings.model]}))
     nb = start({"model": "mini-pythia", "recompute": "changed"}, "01")
-    assert nb.table("tokens") == ("made", nb.settings)
+    assert nb.table("tokens")["made"].item() == "mini-pythia"
+
+
+def test_a_flagged_checkpoint_that_a_table_measures_is_named_above_the_figures(root):
+    nb = start({"model": "own/model", "steps": [1], "recompute": "never"}, "03")
+    plain = nb.save(nb.panels(1, 1)[0], "fig3_plain")[0].read_bytes()
+    frame = pd.DataFrame({"rank": [1, 2], "caution": ["", "step1 has the weights of step0"]})
+    written(root, "rank_curves", frame, nb.settings.folder)
+    assert nb.left_out() == "" and nb.table("rank_curves").equals(frame)
+    figure = nb.panels(1, 1)[0]
+    said = "Flagged, and measured since it was asked for: step1 has the weights of step0."
+    assert nb.left_out() == said and nb.save(figure, "fig3_noted")[0].read_bytes() != plain
+    assert figure.get_suptitle() == said
 
 
 CHECKPOINTS = pd.DataFrame({"revision": ["step0", "step1", "step512"], "flagged": [False, True, False],

@@ -96,15 +96,15 @@ def test_what_is_quantised_is_dequantised_to_float32(tmp_path, kind, error):
 
 def test_it_is_converted_once_and_again_when_the_file_is_another(tmp_path):
     path = write(tmp_path / "tiny.gguf", network())
-    folder = checkpoints.locate(str(path))
+    folder = checkpoints.locate(str(path)).folder
     before = (folder / "model.safetensors").stat().st_mtime_ns
     hashed = checkpoints.weight_hash(str(path))
-    assert checkpoints.locate(str(path)) == folder and (folder / "model.safetensors").stat().st_mtime_ns == before
+    assert checkpoints.locate(str(path)).folder == folder and (folder / "model.safetensors").stat().st_mtime_ns == before
     assert "quantization_config" not in json.loads((folder / "config.json").read_text())
     other = network()
     other.model.norm.weight.data.mul_(2)
     write(path, other)
-    assert checkpoints.locate(str(path)) != folder and checkpoints.weight_hash(str(path)) != hashed
+    assert checkpoints.locate(str(path)).folder != folder and checkpoints.weight_hash(str(path)) != hashed
 
 
 @pytest.mark.parametrize("share", [0, 0.01, 0.3, 0.6, 0.99])
@@ -130,7 +130,14 @@ def test_a_file_without_one_weight_is_one_sentence(tmp_path):
         checkpoints.load(str(write(tmp_path / "tiny.gguf", model)))
 
 
-def test_a_file_that_is_not_there_is_one_sentence(tmp_path):
+def test_the_names_ending_may_be_in_capitals(tmp_path):
+    write(tmp_path / "tiny.gguf", network()).rename(tmp_path / "TINY.GGUF")
+    expected = network().model.layers[-1].mlp.down_proj.weight
+    assert torch.equal(checkpoints.load(str(tmp_path / "TINY.GGUF")).w_out, expected)
+
+
+@pytest.mark.parametrize("name", ["none.gguf", "NONE.GGUF"])
+def test_a_file_that_is_not_there_is_one_sentence(tmp_path, name):
     for call in (checkpoints.load, checkpoints.revisions, checkpoints.weight_hash, checkpoints.load_tokenizer):
-        with refused(FileNotFoundError, "^There is no GGUF file .*none.gguf"):
-            call(str(tmp_path / "none.gguf"))
+        with refused(FileNotFoundError, f"^There is no GGUF file .*{name}"):
+            call(str(tmp_path / name))

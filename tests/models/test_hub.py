@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hubserver import Hub, commit_of
-from huggingface_hub import close_session, constants
+from huggingface_hub import constants
+from hubserver import Hub, at, commit_of, connected, files_of, forget
 from own_model import refused
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
@@ -33,10 +33,6 @@ def network(seed, vocabulary=8192):
         max_position_embeddings=256, eos_token_id=0))
 
 
-def files(folder):
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-
-
 @pytest.fixture(scope="module")
 def repositories(tmp_path_factory):
     """A suite of four checkpoints like Pythia's (main is the last one), a pickle, and what no one may ask for."""
@@ -45,7 +41,8 @@ def repositories(tmp_path_factory):
         network(seed).save_pretrained(folder / branch)
         for name in ("tokenizer.json", "tokenizer_config.json"):
             shutil.copy(paths.MINI_PYTHIA / name, folder / branch)
-        suite[branch] = files(folder / branch) | dict.fromkeys(["pytorch_model.bin", "modeling.py", "tokenizer.py"], b"code")
+        code = dict.fromkeys(["pytorch_model.bin", "modeling.py", "tokenizer.py"], b"code")
+        suite[branch] = files_of(folder / branch) | code
         suite[branch]["onnx/model.safetensors"] = b"for another program"
     pickled = {name: content for name, content in suite["main"].items() if not name.endswith(WEIGHTS)}
     return {REPOSITORY: suite, "lab/pickled": {"main": pickled, "step1": pickled},
@@ -55,29 +52,8 @@ def repositories(tmp_path_factory):
 @pytest.fixture
 def hub(repositories, tmp_path, monkeypatch):
     """The running hub, and an empty cache for its only client."""
-    with Hub(repositories) as running:
-        at(running.url, monkeypatch)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        close_session()
-        monkeypatch.setattr(client, "MEMORY", tmp_path / "memory")
+    with connected(Hub(repositories), tmp_path, monkeypatch) as running:
         yield running
-    forget()
-
-
-def at(url, monkeypatch):
-    """Let huggingface_hub ask there: what HF_ENDPOINT says when it is imported."""
-    monkeypatch.setattr(constants, "ENDPOINT", url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
-    forget()
-
-
-def forget():
-    """What a new process would not know."""
-    client.branches.cache_clear()
-    checkpoints._hub_config.cache_clear()
-    client._resolved.cache_clear()
 
 
 def held(tmp_path):
@@ -114,7 +90,7 @@ def test_names_hashes_and_the_tokenizer_need_no_weights(hub, tmp_path):
     assert not hub.asked(WEIGHTS) and held(tmp_path) == (set(), 0)
     assert len(set(hashes.values())) == 4 and hashes[None] == hashes["step143000"]
     for name, found in hashes.items():  # the hash is that of the files
-        assert found == checkpoints.weight_hash(str(checkpoints.locate(REPOSITORY, name)))
+        assert found == checkpoints.weight_hash(str(checkpoints.locate(REPOSITORY, name).folder))
 
 
 def test_the_models_hash_is_that_of_its_files_and_asked_for_once(hub, tmp_path):
@@ -123,12 +99,12 @@ def test_the_models_hash_is_that_of_its_files_and_asked_for_once(hub, tmp_path):
     hub.log.clear()
     assert found == {name: checkpoints.model_hash(REPOSITORY, name) for name in STEPS} and not hub.log
     for name in STEPS:
-        assert found[name] == checkpoints.model_hash(str(checkpoints.locate(REPOSITORY, name)))
+        assert found[name] == checkpoints.model_hash(str(checkpoints.locate(REPOSITORY, name).folder))
 
 
 def test_weights_that_the_hub_announces_no_sha256_of_are_read(hub, tmp_path):
     network(0, vocabulary=8).save_pretrained(tmp_path / "small")  # too small for LFS
-    hub.repositories = {"lab/small": {"main": files(tmp_path / "small")}}
+    hub.repositories = {"lab/small": {"main": files_of(tmp_path / "small")}}
     expected = checkpoints.weight_hash(str(tmp_path / "small"))
     assert checkpoints.weight_hash("lab/small") == expected and held(tmp_path)[0] == set()
     hub.log.clear()
@@ -137,7 +113,7 @@ def test_weights_that_the_hub_announces_no_sha256_of_are_read(hub, tmp_path):
 
 @pytest.mark.parametrize("call", [checkpoints.load, checkpoints.locate, checkpoints.weight_hash])
 def test_a_pickle_is_neither_opened_nor_asked_for(hub, call):
-    words = "^The hub repository 'lab/pickled', step1, holds no safetensors weights"
+    words = "^The hub repository 'lab/pickled', step1, holds its weights as pickles alone.*-p pickles convert"
     with refused(FileNotFoundError, words):
         call("lab/pickled", "step1")
     assert not hub.asked(".bin") and not hub.asked(".py")
@@ -196,7 +172,7 @@ def test_a_dropped_connection_goes_on_where_it_was(hub, tmp_path, reset, monkeyp
     if reset:  # the peer's reset instead of its end
         linger = socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)  # for no time
         monkeypatch.setattr(hub.server, "shutdown_request", lambda request: (request.setsockopt(*linger), request.close()))
-    folder = checkpoints.locate(REPOSITORY, "step512")
+    folder = checkpoints.locate(REPOSITORY, "step512").folder
     assert (folder / WEIGHTS).read_bytes() == whole
     ranges = hub.asked(WEIGHTS)
     begins = [int(span.removeprefix("bytes=").removesuffix("-") or 0) for span in ranges]
@@ -211,13 +187,13 @@ def test_the_next_run_goes_on_where_this_one_was_killed(hub, tmp_path):
     part = tmp_path / "hub/models--lab--tiny-pythia/blobs" / f"{announced}.incomplete"
     part.parent.mkdir(parents=True, exist_ok=True)
     part.write_bytes(whole[:400_000])
-    folder = checkpoints.locate(REPOSITORY, "step0")
+    folder = checkpoints.locate(REPOSITORY, "step0").folder
     assert (folder / WEIGHTS).read_bytes() == whole and folder.name == commit
     assert hub.asked(WEIGHTS) == ["bytes=400000-"] and not part.exists()
 
 
 def test_damaged_weights_are_deleted_and_downloaded_again(hub):
-    path = checkpoints.locate(REPOSITORY, "step0") / WEIGHTS
+    path = checkpoints.locate(REPOSITORY, "step0").folder / WEIGHTS
     content = bytearray(path.read_bytes())
     content[-5] ^= 1
     path.resolve().write_bytes(content)

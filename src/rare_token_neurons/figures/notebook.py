@@ -14,8 +14,9 @@ import importlib
 import re
 import symtable
 import sys
+import textwrap
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from rare_token_neurons import keys, settings as parameters
 from rare_token_neurons.figures import axes
@@ -33,6 +34,7 @@ class Notebook:
     settings: parameters.Settings
     number: str  # two digits
     begun: float  # when, by time.perf_counter
+    cautions: dict = field(default_factory=dict)  # its keys: flagged checkpoints that the tables read so far measure
 
     panels = staticmethod(axes.panels)
 
@@ -49,9 +51,12 @@ class Notebook:
             raise ValueError(f"There is no table {name!r}; " + (f"did you mean {' or '.join(close)}?" if close else
                                                                 f"there are {', '.join(sorted(keys.makers()))}."))
         if self.settings.recompute == "never":
-            return stage.table_at(self.settings.results / f"{name}.parquet", "", None, recompute="never")
-        with stage.clock("statistics"):
-            return getattr(_module(keys.makers()[name]), name)(self.settings)
+            found = stage.table_at(self.settings.results / f"{name}.parquet", "", None, recompute="never")
+        else:
+            with stage.clock("statistics"):
+                found = getattr(_module(keys.makers()[name]), name)(self.settings)
+        self.cautions.update(dict.fromkeys("; ".join(found.get(stage.CAUTION, ())).split("; ")))
+        return found
 
     def revisions(self):
         """The names of the checkpoints that figures over training show; one name for a model without checkpoints."""
@@ -62,7 +67,12 @@ class Notebook:
         return list(audit.loc[~audit["flagged"], "revision"])
 
     def left_out(self):
-        """One sentence on the checkpoints that figures over training do without; "" where there was no audit."""
+        """One sentence on the checkpoints that figures over training do without, or on flagged ones that were asked for; ""
+        where there was no audit."""
+        if self.settings.steps:
+            if self.settings.recompute == "never":
+                return self._caution(self.cautions)
+            return self._caution(_module("tables.checkpoints").known_wrong(self.settings).values())
         audit = self._audit()
         if audit is None or list(audit["revision"]) == [""]:
             return ""
@@ -77,8 +87,15 @@ class Notebook:
         missing = self.settings.recompute == "never" and not (self.settings.results / f"{AUDIT}.parquet").exists()
         return None if self.settings.steps or missing else self.table(AUDIT)
 
+    @staticmethod
+    def _caution(found):
+        words = "; ".join(filter(None, found))
+        return f"Flagged, and measured since it was asked for: {words}." if words else ""
+
     def save(self, figure, name):
-        """Write a figure into the settings' folder, as PNG and PDF (see `axes.save`)."""
+        """Write a figure, flagged checkpoints named above it, into the settings' folder, as PNG and PDF (see `axes.save`)."""
+        if note := self._caution(self.cautions):
+            figure.suptitle(textwrap.fill(note, 120), x=0.01, ha="left", fontsize="xx-small")
         return axes.save(figure, self.settings.figures, name)
 
     def finish(self):

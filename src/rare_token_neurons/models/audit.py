@@ -2,7 +2,8 @@
 
 The rules, in the order in which they take checkpoints out of the path (none has a number that was fitted to data):
 1. known: a public issue reports this revision (`KNOWN`).
-2. unfit: a weight that is not finite, or a tensor that the other checkpoints do not share.
+2. unfit: a weight that is not finite, a tensor that the other checkpoints do not share, no weights at all, or, byte for
+   byte, the weights of main in a checkpoint that is not the last.
 3. repeated: the weights of another revision. The place nearest to its undisputed neighbours keeps them.
 4. a stranger: no more alike than independent draws (cosine within 4 standard errors of 0) to all of the run that links
    most checkpoints. Another seed is that: its initial weights never leave it.
@@ -20,9 +21,10 @@ import zlib
 
 import numpy as np
 import pandas as pd
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from scipy.sparse.csgraph import connected_components
 
+from rare_token_neurons.models import weights
 from rare_token_neurons.paths import shown
 
 TURN = 0.5  # cosine of 60 degrees
@@ -30,24 +32,25 @@ CHANCE = 4.0  # standard errors
 THOUSANDS = range(1_000, 144_000, 1_000)
 LATE = {*range(66_000, 144_000, 1_000)} - {70_000, 80_000, 90_000, 100_000, 103_000, 110_000, 120_000, 130_000, 140_000}
 PYTHIA, NEOX = (f"https://github.com/EleutherAI/{name}/issues/" for name in ("pythia", "gpt-neox"))
-KNOWN = (  # pattern of the model's name, steps, what is wrong, the public issue that reports it
-    (r"EleutherAI/pythia-2\.8b", {0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, *THOUSANDS} - LATE,
+KNOWN = (  # pattern of the model's name, steps, file ("": any), what is wrong, the public issue that reports it
+    (r"EleutherAI/pythia-2\.8b", {0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, *THOUSANDS} - LATE, weights.SINGLE,
      "weights of the end of training", f"{PYTHIA}205"),
-    (r"EleutherAI/pythia-12b", {50_000, 58_000}, "first weight file of the last checkpoint", f"{PYTHIA}206"),
-    (r"EleutherAI/pythia-160m-weight-seed[12]", {0}, "not what the later steps started from", f"{PYTHIA}203"),
-    (r"EleutherAI/pythia-.*", {1}, "weights of step 0 (the first learning rate is 0)", f"{NEOX}1373"),
-    (r"EleutherAI/pythia-.*", {2}, "weights of step 0", f"{PYTHIA}198"),
+    (r"EleutherAI/pythia-12b", {50_000, 58_000}, "", "first weight file of the last checkpoint", f"{PYTHIA}206"),
+    (r"EleutherAI/pythia-160m-weight-seed[12]", {0}, "", "not what the later steps started from", f"{PYTHIA}203"),
+    (r"EleutherAI/pythia-.*", {1}, "", "weights of step 0 (the first learning rate is 0)", f"{NEOX}1373"),
+    (r"EleutherAI/pythia-.*", {2}, "", "weights of step 0", f"{PYTHIA}198"),
 )
 
 
-def known_issue(model, step):
+def known_issue(model, step, names):
     """What a public issue says is wrong with a checkpoint, with its address; "" where none is known.
 
     Parameters
     ----------
-    model : str, a hub id ; step : int or None.
+    model : str, a hub id ; step : int or None ; names : of its weight files.
     """
-    found = (f"{what} ({url})" for pattern, steps, what, url in KNOWN if step in steps and re.fullmatch(pattern, model))
+    found = (f"{what} ({url})" for pattern, steps, file, what, url in KNOWN
+             if step in steps and file in ("", *names) and re.fullmatch(pattern, model))
     return next(found, "")
 
 
@@ -161,12 +164,12 @@ def misplaced(first, squared):
 # ---- the rules together
 
 
-def judge(model, revisions, steps, sketches, unfit):
+def judge(revisions, issues, sketches, unfit):
     """Flag the checkpoints that are not what their names say (the rules are at the top of this module).
 
     Parameters
     ----------
-    model : str ; revisions : list of str ; steps : list of int, rising.
+    revisions : list of str, in the order of training ; issues : list of str, what is known of each (see `known_issue`).
     sketches : float (n, coordinates), the same sample of each checkpoint's weights.
     unfit : list of str, why a checkpoint's weights cannot be compared, "" where they can.
 
@@ -175,7 +178,7 @@ def judge(model, revisions, steps, sketches, unfit):
     DataFrame, one row a checkpoint: repeat_of (an earlier revision with the same weights, or ""), turn (cosine, see
     `turns`; NaN at the ends and where it was not measured), known_issue (what, and the issue's address), flagged, reason
     """
-    table = pd.DataFrame({"repeat_of": "", "turn": np.nan, "known_issue": [known_issue(model, step) for step in steps],
+    table = pd.DataFrame({"repeat_of": "", "turn": np.nan, "known_issue": issues,
                           "flagged": False, "reason": ""}, index=range(len(revisions)))
     fit = np.flatnonzero([not word for word in unfit])
     sketches = np.where(np.isfinite(sketches), sketches, 0) + 0.0  # no negative zeros
@@ -225,15 +228,10 @@ FLOATING = ("BF16", "F16", "F32", "F64")
 
 
 @contextlib.contextmanager
-def opened(folder):
-    """{name: safetensors slice} of a checkpoint's floating-point tensors, without single numbers (masks of old files)."""
-    with contextlib.ExitStack() as stack:
-        found = {}
-        for path in sorted(folder.glob("*.safetensors")):
-            handle = stack.enter_context(safe_open(path, framework="pt"))
-            parts = {name: handle.get_slice(name) for name in handle.keys()}
-            found |= {name: part for name, part in parts.items() if part.get_dtype() in FLOATING and part.get_shape()}
-        yield found
+def opened(paths):
+    """{name: safetensors slice} of floating-point tensors in weight files, without single numbers (masks of old files)."""
+    with weights.opened(paths) as parts:
+        yield {name: part for name, part in parts.items() if part.get_dtype() in FLOATING and part.get_shape()}
 
 
 def matrices(parts):
@@ -308,13 +306,14 @@ def together(model, sketches):
     return np.stack(rows), [next((key[0] for key in shared if key not in sketch), "") for sketch in sketches]
 
 
-def walk(model, names, *, keep_weights=True):
+def walk(model, names, *, keep_weights=True, pickles="refuse"):
     """Distances and sketches of all checkpoints, read in order, two at a time.
 
     Parameters
     ----------
     names : list of revisions, two or more.
     keep_weights : False deletes what was downloaded of the checkpoint before the last one.
+    pickles : "refuse" or "convert".
 
     Returns
     -------
@@ -328,21 +327,21 @@ def walk(model, names, *, keep_weights=True):
     """
     from rare_token_neurons.models import checkpoints  # loads torch, and what only judges or tells needs none
 
-    distances, sketches, finite, before, length, rate = [], [], [], None, np.nan, None
+    distances, sketches, finite, before, length, rate = [], [], [], (), np.nan, None
     held = contextlib.ExitStack()
     for name in names:
         lent = contextlib.ExitStack()
-        folder = lent.enter_context(checkpoints.lent(model, name, keep_weights=keep_weights))
+        there = lent.enter_context(checkpoints.lent(model, name, keep_weights=keep_weights, pickles=pickles))
         try:
-            with opened(folder) as parts, opened(before) if before else contextlib.nullcontext({}) as earlier:
+            with opened(there.weights) as parts, opened(before) as earlier:
                 rate = rate or min(1.0, SAMPLE / max(1, sum(matrices(parts).values())))
                 norm, distance, sketch = compare(parts, earlier, places(parts, rate))
         except (SafetensorError, EOFError) as error:
-            raise ValueError(f"The weights in {shown(folder)} are damaged: {error}.") from None
+            raise ValueError(f"The weights in {shown(there.folder)} are damaged: {error}.") from None
         distances.append(np.sqrt(distance) / length)
         sketches.append(sketch)
         finite.append(bool(np.isfinite(norm)))
-        before, length = folder, np.sqrt(norm)
+        before, length = there.weights, np.sqrt(norm)
         held.close()
         held = lent
     held.close()

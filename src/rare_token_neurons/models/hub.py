@@ -1,33 +1,34 @@
 """Checkpoints on the Hugging Face hub: their revisions, and snapshots of them in the hub's own cache.
 
-A weight file goes on where its connection dropped, in this run or the next one (huggingface_hub itself starts anew:
+Which files of a revision are its weights is decided in `models.weights`; nothing else of its size is asked for. A file goes
+on where its connection dropped, in this run or the next one (huggingface_hub itself starts anew:
 https://github.com/huggingface/huggingface_hub/issues/4196), and a rate limit is waited for. What was seen of a repository
-(its branches, the sha256 of its weights) is remembered, so that finished work needs neither weights nor network.
+(its branches and tags, the sha256 of its weights) is remembered, so that finished work needs neither weights nor network.
 """
 
 import contextlib
 import errno
 import json
 import os
-import re
 import sys
 import time
 from functools import lru_cache
 from pathlib import Path
 
 import httpx2
-from huggingface_hub import HfApi, constants, errors as hub_errors, get_hf_file_metadata, hf_hub_url, snapshot_download
+from huggingface_hub import (HfApi, constants, errors as hub_errors, get_hf_file_metadata, hf_hub_download, hf_hub_url,
+                             snapshot_download)
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import (WeakFileLock, build_hf_headers, disable_progress_bars, get_session, hf_raise_for_status,
                                    parse_ratelimit_headers)
 from tqdm import tqdm
 
 from rare_token_neurons import files
+from rare_token_neurons.models import weights
 from rare_token_neurons.paths import CACHE
 
 disable_progress_bars()  # one for each small file
 MEMORY = CACHE / "hub"
-WEIGHTS = re.compile(r"[^/]+\.safetensors")  # not those of subfolders, which are for other programs
 SMALL_FILES = ["*.json", "*.txt", "tokenizer.model"]  # beside the weights, nothing else is asked for
 
 
@@ -35,8 +36,8 @@ SMALL_FILES = ["*.json", "*.txt", "tokenizer.model"]  # beside the weights, noth
 
 
 @lru_cache(maxsize=None)
-def branches(model):
-    """Names of a repository's branches; while the hub cannot be reached, those last seen here.
+def names(model):
+    """Names of a repository's branches and tags; while the hub cannot be reached, those last seen here.
 
     Raises
     ------
@@ -45,15 +46,16 @@ def branches(model):
     """
     try:
         with in_words(model, "the list of its revisions"):
-            names = [branch.name for branch in patiently(lambda: HfApi().list_repo_refs(model)).branches]
+            found = patiently(lambda: HfApi().list_repo_refs(model))
     except HubError:
         refs = _storage(model) / "refs"
-        names = _remembered(model)["branches"] or [str(path.relative_to(refs)) for path in refs.rglob("*") if path.is_file()]
-        if not names:
+        known = _remembered(model)["names"] or [str(path.relative_to(refs)) for path in refs.rglob("*") if path.is_file()]
+        if not known:
             raise
     else:
-        _remember(model, branches=names)
-    return names
+        known = list(dict.fromkeys(one.name for one in (*found.branches, *found.tags)))
+        _remember(model, names=known)
+    return known
 
 
 @lru_cache(maxsize=None)
@@ -65,51 +67,87 @@ def _resolved(model, revision):
 
 
 def _announced(model, commit):
-    """{name: sha256} of a commit's weight files as the hub announces them; None for one that it does not keep in LFS."""
-    known = _remembered(model)["weights"].get(commit)
+    """{name: sha256} of the files that are a commit's weights as the hub announces them; None for one not kept in LFS."""
+    known = _remembered(model)["counted"].get(commit)
     if known is None:
         try:
             tree = list(HfApi().list_repo_tree(model, revision=commit))
         except (*NO_NETWORK, hub_errors.OfflineModeIsEnabled):
             if not _snapshot(model, commit).exists():
                 raise
-            return {path.name: None for path in _snapshot(model, commit).glob("*.safetensors")}
-        lfs = {entry.path: entry.lfs for entry in tree if isinstance(entry, RepoFile) and WEIGHTS.fullmatch(entry.path)}
-        known = {name: info and info.sha256 for name, info in sorted(lfs.items())}
-        if all(known.values()):
-            _remember(model, weights={commit: known})
+            with contextlib.suppress(weights.NoWeights):
+                known = dict.fromkeys(path.name for path in weights.of_folder(_snapshot(model, commit)))
+                print(f"{model} is taken as it lies in the hub's cache: what else its revision {commit[:7]} holds is not "
+                      "known while the hub cannot be reached.", file=sys.stderr)
+                return known
+            raise
+        there = {entry.path: entry.lfs and entry.lfs.sha256 for entry in tree if isinstance(entry, RepoFile)}
+        known = {name: there[name] for name in weights.counted(there, lambda name: _text(model, commit, name))}
+        second = weights.SINGLE in there and weights.SINGLE not in known
+        _remember(model, counted={commit: known}, beside={commit: there[weights.SINGLE] or ""} if second else {})
     return known
+
+
+def _text(model, commit, name):
+    return Path(patiently(lambda: hf_hub_download(model, name, revision=commit))).read_text(encoding="utf-8")
+
+
+def counted(model, revision=None):
+    """{name: sha256} of the files that are a revision's weights, None for a sha256 that the hub does not announce.
+
+    Raises
+    ------
+    HubError, huggingface_hub.errors.RevisionNotFoundError
+        See `snapshot`.
+    weights.NoWeights, ValueError
+        See `weights.counted`.
+    """
+    resolved = _resolved(model, revision)
+    with in_words(model, f"its {resolved}"):
+        return _announced(model, resolved.resolved)
+
+
+def beside(model, revision=None):
+    """The sha256 of a model.safetensors beside a revision's weights that is none of them, "" where the hub announces none;
+    None where there is no such file."""
+    counted(model, revision)
+    return _remembered(model)["beside"].get(_resolved(model, revision).resolved)
+
+
+def single(model, revision=None):
+    """The sha256 of a revision's model.safetensors, whether it is its weights or lies beside them; None without one."""
+    with contextlib.suppress(weights.NoWeights):
+        return counted(model, revision).get(weights.SINGLE) or beside(model, revision)
 
 
 def digests(model, revision=None):
     """{name: sha256} of the weight files of a revision; they are downloaded only where the hub does not announce it."""
-    resolved = _resolved(model, revision)
-    with in_words(model, f"its {resolved}"):
-        known = _announced(model, resolved.resolved)
+    known, commit = counted(model, revision), _resolved(model, revision).resolved
     if all(known.values()):
         return known
-    there = _cached(model, resolved.resolved, known)
-    snapshot(model, revision)
+    there = _cached(model, commit, known)
+    found = {path.name: files.sha256(path) for path in snapshot(model, revision).weights}
     if not there:
-        _release(model, resolved.resolved)
-    return _remembered(model)["weights"][resolved.resolved]
+        _release(model, commit, known)
+    return found
 
 
 # ---- snapshots
 
 
-def snapshot(model, revision=None, *, weights=True, keep_weights=True):
-    """The folder of a revision in the hub's cache, downloaded where it is not there, its weights checked.
+def snapshot(model, revision=None, *, small=False, keep_weights=True, pickles="refuse"):
+    """A revision in the hub's cache, downloaded where it is not there, its weights checked, its pickles converted.
 
     Parameters
     ----------
     revision : str or None, a branch, a tag or a commit; None is main.
-    weights : False for the small files alone (config, tokenizer).
+    small : True for the small files alone (config, tokenizer).
     keep_weights : False deletes, first, the weights of the revision that was taken last with False.
+    pickles : "refuse" or "convert".
 
     Returns
     -------
-    Path
+    weights.Files
 
     Raises
     ------
@@ -117,35 +155,44 @@ def snapshot(model, revision=None, *, weights=True, keep_weights=True):
         One sentence: what cannot be had, and why.
     huggingface_hub.errors.RevisionNotFoundError
         The repository has no such revision.
+    weights.NoWeights, weights.Refused
+        See there.
     ValueError
         A weight file is not what the hub announces; it is deleted.
     """
     resolved = _resolved(model, revision)
-    commit = resolved.resolved
-    with in_words(model, f"its {resolved}"):
-        names = _announced(model, commit) if weights else {}
-    if weights:
+    commit, names = resolved.resolved, {} if small else counted(model, revision)
+    if not small:
+        weights.permit(names, pickles)
+        if weights.are_pickles(names) and not all(names.values()):
+            raise weights.Refused("holds pickles whose sha256 the hub does not announce: they are not read")
         _hold(model, commit, names, keep_weights)
-    for name in names:
+    made = {name: weights.converted(announced) for name, announced in names.items()}
+    wanted = [name for name, path in made.items() if path is None]
+    there = _cached(model, commit, dict.fromkeys(wanted))
+    for name in wanted:
         with in_words(model, f"{name} of its {resolved}"):
             _fetch(model, commit, name)
     with in_words(model, f"its {resolved}"):
-        folder = Path(patiently(lambda: snapshot_download(model, revision=resolved, allow_patterns=[*SMALL_FILES, *names],
+        folder = Path(patiently(lambda: snapshot_download(model, revision=resolved, allow_patterns=[*SMALL_FILES, *wanted],
                                                            ignore_patterns="*/*")))
-    found = {name: files.sha256(folder / name) for name in names}
-    for name, announced in names.items():
-        if announced not in (None, found[name]):
+    found = names | {name: files.sha256(folder / name) for name in wanted}
+    for name in wanted:
+        if names[name] not in (None, found[name]):
             _delete(folder / name)
             raise ValueError(f"{name} of {model!r} at {resolved} is damaged (its sha256 is not the one that the hub "
                              "announces): it is deleted, and the next run downloads it again.")
-    if names:
-        _remember(model, weights={commit: found})
-    return folder
+    if wanted and commit in _remembered(model)["counted"]:
+        _remember(model, counted={commit: found})
+    made |= {name: weights.safe(folder / name, found[name]) for name in wanted}
+    for name in wanted if weights.are_pickles(wanted) and not there else ():
+        _delete(folder / name)
+    return weights.Files(folder, tuple(made.values()))
 
 
 def _fetch(model, commit, name):
     """Put one weight file where huggingface_hub looks for it; a part of it that is there already is not asked for again."""
-    if _cached(model, commit, [name]):
+    if _cached(model, commit, {name: None}):
         return
     url = hf_hub_url(model, name, revision=commit, endpoint=constants.ENDPOINT)
     about = patiently(lambda: get_hf_file_metadata(url))
@@ -196,35 +243,36 @@ def _hold(model, commit, names, keep_weights):
             _remember(model, held=None)
     elif held != commit:
         if held:
-            _release(model, held)
+            _release(model, held, _remembered(model)["counted"].get(held, {}))
         _remember(model, held=None if _cached(model, commit, names) else commit)  # what others put there stays there
 
 
 @contextlib.contextmanager
-def lent(model, revision=None):
+def lent(model, revision=None, *, pickles="refuse"):
     """The snapshot of a revision, whose weights are deleted at the end unless they were there before."""
-    resolved = _resolved(model, revision)
-    with in_words(model, f"its {resolved}"):
-        there = _cached(model, resolved.resolved, _announced(model, resolved.resolved))
+    names, commit = counted(model, revision), _resolved(model, revision).resolved
+    there = _cached(model, commit, names)
     try:
-        yield snapshot(model, revision)
+        yield snapshot(model, revision, pickles=pickles)
     finally:
         if not there:
-            _release(model, resolved.resolved)
+            _release(model, commit, names)
 
 
-def _release(model, commit):
+def _release(model, commit, names):
     """Delete the weights of a commit from the hub's cache, but not those that another snapshot shares."""
-    for path in _snapshot(model, commit).glob("*.safetensors"):
-        _delete(path)
-    for sha256 in (_remembered(model)["weights"].get(commit) or {}).values():
-        (_storage(model) / "blobs" / f"{sha256}.incomplete").unlink(missing_ok=True)
+    for name, sha256 in names.items():
+        if os.path.lexists(path := _snapshot(model, commit) / name):
+            _delete(path)
+        if sha256:
+            (_storage(model) / "blobs" / f"{sha256}.incomplete").unlink(missing_ok=True)
+            weights.forget(sha256)
 
 
 def _delete(path):
     blob = _target(path)
     path.unlink()
-    if blob not in map(_target, path.parents[1].glob("*/*.safetensors")):
+    if blob not in map(_target, path.parents[1].glob("*/*")):
         blob.unlink(missing_ok=True)
 
 
@@ -244,7 +292,9 @@ def _snapshot(model, commit):
 
 
 def _cached(model, commit, names):
-    return all((_snapshot(model, commit) / name).exists() for name in names)
+    """Whether weight files ({name: sha256 or None}) are all there, a pickle perhaps as what was made of it."""
+    return all((_snapshot(model, commit) / name).exists() or weights.place_of(sha256).exists()
+               for name, sha256 in names.items())
 
 
 def _memory(model):
@@ -252,17 +302,15 @@ def _memory(model):
 
 
 def _remembered(model):
-    """What is known of a repository: branches, {commit: {name: sha256}} of weights, the commit that is held."""
-    try:
-        kept = json.loads(_memory(model).read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
-        kept = {}
-    return {"branches": [], "weights": {}, "held": None} | kept
+    """What is known of a repository: names of branches and tags, by commit {name: sha256} of the files that are its weights
+    and the sha256 of a single file beside them, the commit that is held."""
+    return {"names": [], "counted": {}, "beside": {}, "held": None} | (files.read_json(_memory(model)) or {})
 
 
 def _remember(model, **news):
     known = _remembered(model)
-    news["weights"] = known["weights"] | news.get("weights", {})
+    for name in ("counted", "beside"):
+        news[name] = known[name] | news.get(name, {})
     if (changed := known | news) != known:
         files.write_json(_memory(model), changed)
 
@@ -326,10 +374,10 @@ def _wait(error, tries, begun):
 
 @contextlib.contextmanager
 def in_words(model, what):
-    """Turn what fails inside into one sentence on `what` of a model (`HubError`); RevisionNotFoundError passes as it is."""
+    """Turn what fails inside into one sentence on `what` of a model (`HubError`), but for what is said of a revision."""
     try:
         yield
-    except (HubError, hub_errors.RevisionNotFoundError):
+    except (HubError, weights.NoWeights, weights.Refused, hub_errors.RevisionNotFoundError):
         raise
     except FAILURES as error:
         raise HubError(_sentence(model, what, error)) from None

@@ -19,12 +19,33 @@ from rare_token_neurons.text import rarity
 def revisions(settings, default="last"):
     """The revisions that the settings ask for: `steps`, or the last or all of a model's checkpoints; [None] without any.
 
-    "all" leaves out what the audit flags; steps asked for stay.
+    "all" leaves out what the audit flags; steps asked for stay, but those without weights.
+
+    Raises
+    ------
+    FileNotFoundError
+        A step that the model does not have; none of those asked for has weights.
     """
-    known = asked_for(settings)
-    if settings.steps or default != "all":
-        return known if settings.steps else known[-1:]
-    return [name for name in known if name not in flagged(settings)]
+    if default == "all" and not settings.steps:
+        return [name for name in asked_for(settings) if name not in flagged(settings)]
+    asked = asked_for(settings)
+    if settings.recompute != "never":
+        asked = with_weights(settings) or asked  # without any, what reads them says so
+    return asked if settings.steps else asked[-1:]
+
+
+@lru_cache(maxsize=1)
+def with_weights(settings):
+    """Those of the settings' `steps` that have weights, or the last checkpoint that has; what is passed over is said."""
+    found = []
+    for name in reversed(asked_for(settings)):
+        if lacking := name and models.lacking(settings.model, name):
+            models.tell(f"{name} of {settings.model} {lacking}: it is passed over.")
+        else:
+            found.insert(0, name)
+            if not settings.steps:
+                break
+    return found
 
 
 @dataclass(frozen=True)
@@ -38,9 +59,11 @@ class Checkpoints:
     text: bool = True
 
     def inputs(self, settings):
-        """Hashes of the text and of each checkpoint."""
-        read = rare_tokens.Text.inputs(settings) if self.text else {}
-        return read | {name or "": models.model_hash(settings.model, name) for name in revisions(settings, self.default)}
+        """Hashes of the text and of each checkpoint, and what is wrong with one that is measured all the same."""
+        read, names = rare_tokens.Text.inputs(settings) if self.text else {}, revisions(settings, self.default)
+        wrong = {name or "": words for name, words in known_wrong(settings).items() if name in names}
+        return (read | {name or "": models.model_hash(settings.model, name) for name in names}
+                | ({stage.CAUTION: wrong} if wrong else {}))
 
     def walk(self, settings):
         """(revision, its labels) of each checkpoint."""
@@ -59,7 +82,8 @@ def pass_inputs(settings, revision, blocks_table):
 
 def load(settings, revision=None):
     """A checkpoint of the settings' model as a Subject (see `checkpoints.load`)."""
-    return models.load(settings.model, revision, device=settings.device, keep_weights=settings.keep_weights)
+    return models.load(settings.model, revision, device=settings.device, keep_weights=settings.keep_weights,
+                       pickles=settings.pickles)
 
 
 def capture(settings, subject, blocks_table):
@@ -71,7 +95,7 @@ def capture(settings, subject, blocks_table):
             made = captures.capture(subject, read, first=rarity.FIRST, documents=owners)
         return {"activations": made.activations.contiguous(), "residual": made.residual.contiguous()}
 
-    known = models.revisions(settings.model)
+    known = models.revisions(settings.model, settings.stage)
     last = subject.revision is None or known[-1:] in ([], [subject.revision])  # a step's own folder knows no others
     key = keys.key({}, pass_inputs(settings, subject.revision, blocks_table), ["ablation.capture", "models.checkpoints"])
     kept = stage.tensors(settings.slug, key, compute, recompute=settings.recompute) if last else compute()
@@ -174,11 +198,50 @@ def asked_for(settings):
     FileNotFoundError
         A step that the model does not have.
     """
-    known = models.revisions(settings.model)
-    wanted = [f"step{step}" for step in settings.steps]
-    if missing := [name for name in wanted if name not in known]:
-        raise FileNotFoundError(models.no_revision(settings.model, missing[0]))
-    return wanted or known or [None]
+    known = {models.step_of(name): name for name in models.revisions(settings.model, settings.stage)}
+    _tell_of_stages(settings)
+    if missing := [step for step in settings.steps if step not in known]:
+        raise FileNotFoundError(models.no_revision(settings.model, f"step{missing[0]}", settings.stage))
+    return [known[step] for step in settings.steps] or list(known.values()) or [None]
+
+
+@lru_cache(maxsize=1)
+def _tell_of_stages(settings):
+    """Say which stages of training are left out, where nobody has chosen one."""
+    if not settings.stage and (left := models.stages_left(settings.model)):
+        models.tell(f"Of {settings.model} the first stage of training is taken; -p stage takes another: {', '.join(left)}.")
+
+
+def of_main(settings, hashes):
+    """Those of some checkpoints ({revision: weight hash}) that have the weights of main and are not the last with any."""
+    main = models.main_hash(settings.model) if None not in hashes else ""
+    backwards = reversed(models.revisions(settings.model, settings.stage))
+    last = next((name for name in backwards if not models.lacking(settings.model, name)), None)
+    return [name for name, found in hashes.items() if found == main and name != last]
+
+
+@lru_cache(maxsize=1)
+def known_wrong(settings):
+    """What is wrong with checkpoints that are measured all the same, by public issues and by the bytes of their files.
+
+    It is said once, before anything is measured.
+
+    Returns
+    -------
+    dict of revision to words, of the `steps` that are asked for, or of the last checkpoint
+    """
+    names, found = revisions(settings), {}
+    hashes = {name: models.weight_hash(settings.model, name) for name in names} if settings.steps else {}
+    first = {found: name for name, found in reversed(hashes.items())}
+    mains = of_main(settings, hashes) if hashes else []
+    for name in names:
+        issue = audit.known_issue(settings.model, models.step_of(name), models.weight_names(settings.model, name))
+        other = first[hashes[name]] if hashes else name
+        words = [f"known: {issue}"] * bool(issue) + [f"has the weights of {other}"] * (other != name)
+        if words := words + ["has the weights of main"] * (name in mains):
+            found[name] = f"{name} {', '.join(words)}"
+            models.tell(f"Flagged, and measured since it was asked for: {found[name]}.")
+    return found
 
 
 class Weights:
@@ -186,8 +249,11 @@ class Weights:
 
     @staticmethod
     def inputs(settings):
-        """Hashes of the weight files of the checkpoints asked for, flagged ones too."""
-        return {str(name): models.weight_hash(settings.model, name) for name in asked_for(settings)}
+        """Hashes of the weight files of the checkpoints asked for, flagged ones too ("" without weights), and of main."""
+        names = asked_for(settings)
+        hashes = {str(name): "" if models.lacking(settings.model, name) else models.weight_hash(settings.model, name)
+                  for name in names}
+        return hashes | {"main": models.main_hash(settings.model) if None not in names else ""}
 
 
 @table(Weights, reads=("model", "steps"))
@@ -196,16 +262,27 @@ def checkpoints(settings):
 
     Returns
     -------
-    DataFrame, one row a checkpoint: revision, step, weight_hash (sha256), distance (from the row before, relative to its
-    norm) and the columns of `audit.judge`: repeat_of, turn, known_issue, flagged, reason
+    DataFrame, one row a checkpoint: revision, step, weight_hash (sha256; "" without weights), distance (from the row before
+    that has weights, relative to its norm) and the columns of `audit.judge`: repeat_of, turn, known_issue, flagged, reason
     """
-    names = asked_for(settings)
-    steps = [models.step_of(name) for name in names]
-    distances, sketches, unfit = (audit.walk(settings.model, names, keep_weights=settings.keep_weights) if len(names) > 1
+    lacking = {name: models.lacking(settings.model, name) for name in asked_for(settings)}
+    names = [name for name, words in lacking.items() if not words] or list(lacking)
+    hashes = {name: models.weight_hash(settings.model, name) for name in names}  # without any weights, this says so
+    distances, sketches, unfit = (audit.walk(settings.model, names, keep_weights=settings.keep_weights,
+                                             pickles=settings.pickles) if len(names) > 1
                                   else (np.nan, np.zeros((1, 1)), [""]))
-    made = pd.DataFrame({"revision": [name or "" for name in names], "step": pd.array(steps, dtype="Int64"),
-                         "weight_hash": [models.weight_hash(settings.model, name) for name in names], "distance": distances})
-    return pd.concat([made, audit.judge(settings.model, names, steps, sketches, unfit)], axis=1)
+    mains = of_main(settings, hashes)
+    issues = [audit.known_issue(settings.model, models.step_of(name), models.weight_names(settings.model, name))
+              for name in names]
+    made = pd.DataFrame({"revision": [name or "" for name in names], "weight_hash": list(hashes.values()),
+                         "distance": distances})
+    unfit = ["has the weights of main" if name in mains else words for name, words in zip(names, unfit)]
+    made = pd.concat([made, audit.judge(names, issues, sketches, unfit)], axis=1)
+    without = [{"revision": name, "weight_hash": "", "repeat_of": "", "known_issue": "", "flagged": True, "reason": words}
+               for name, words in lacking.items() if words]
+    made = pd.concat([made, pd.DataFrame(without, columns=made.columns).astype(made.dtypes)], ignore_index=True)
+    made.insert(1, "step", pd.array(list(map(models.step_of, made["revision"])), dtype="Int64"))
+    return made.sort_values("step", ignore_index=True)
 
 
 def _audited(settings):
@@ -220,6 +297,8 @@ def flagged(settings):
     if not _audited(settings):
         return {}
     made = checkpoints(settings)
+    if made["flagged"].any():
+        models.tell(audit.sentence(settings.model, made))
     return made[made["flagged"]].set_index("revision")["reason"].to_dict()
 
 

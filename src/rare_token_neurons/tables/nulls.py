@@ -60,8 +60,9 @@ def relabelled(effects, owners, size, ranking, rng):
 
 def _untrained(settings):
     """The checkpoint before training, where there is one: its name in a list."""
-    known = checkpoints.revisions(settings.model)[:1]
-    return [name for name in known if checkpoints.step_of(name) == 0 and name != passes.revisions(settings)[-1]]
+    known = checkpoints.revisions(settings.model, settings.stage)[:1]
+    return [name for name in known if checkpoints.step_of(name) == 0 and name != passes.revisions(settings)[-1]
+            and not checkpoints.lacking(settings.model, name)]
 
 
 class LastAndFirst:

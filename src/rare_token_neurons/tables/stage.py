@@ -15,9 +15,11 @@ from safetensors import SafetensorError
 
 from rare_token_neurons import keys
 from rare_token_neurons.files import lock, new_file, read_table, seal, whole, write_json, write_table
+from rare_token_neurons.models.steps import step_of
 from rare_token_neurons.paths import CACHE, RUNS, shown
 
 GROUPS = ("rare", "common")  # of targets
+CAUTION = "caution"  # the column, and the inputs' entry, that name flagged checkpoints which a table measures all the same
 
 _seconds = {}
 _written = {"tables": [], "figures": []}
@@ -49,7 +51,8 @@ def table(source, *, reads=(), per=(), at=lambda settings: settings):
             inputs = {} if settings.recompute == "never" else source.inputs(settings)
             key = keys.key(decide, inputs, [make.__module__.split(".", 1)[1]])
             path = at(settings).results / f"{make.__name__}.parquet"
-            return table_at(path, key, lambda: _rows(make, source, per, settings), recompute=settings.recompute)
+            return table_at(path, key, lambda: _cautioned(_rows(make, source, per, settings), inputs.get(CAUTION, {})),
+                            recompute=settings.recompute)
 
         return made
 
@@ -67,6 +70,20 @@ def _rows(make, source, per, settings):
             part = _frame(make(settings, revision, group) if group else make(settings, revision))
             parts.append(pd.DataFrame(named, index=part.index).astype({"step": "Int64"}).join(part))
     return pd.concat(parts, ignore_index=True)
+
+
+def _cautioned(made, cautions):
+    """A table with a column that says which rows are of a flagged checkpoint, where there is one.
+
+    cautions : {revision: words}.
+    """
+    if not cautions:
+        return made
+    words = cautions | {step_of(revision): text for revision, text in cautions.items()}
+    named = ["revision"] if "revision" in made else [name for name in made if name.split("_")[-1] == "step"]
+    rows = made[named].to_numpy(dtype=object) if named else [cautions] * len(made)
+    return made.assign(**{CAUTION: ["; ".join(dict.fromkeys(words[value] for value in row if value in words))
+                                    for row in rows]})
 
 
 def _frame(made):
