@@ -44,8 +44,14 @@ def _device(name, value):
 
 
 def _file(name, value):
-    if value not in WORDS[name] and not os.path.isfile(place(value)) and not (name == "text" and texts.names_text(value)):
-        return f"{name} is {value!r}; it must be {' or '.join(WORDS[name])}, or a file that is there."
+    rows = name == "text"  # those of a dataset on the hub are none to count
+    if value not in WORDS[name] and not os.path.isfile(_place(value)) and not (rows and texts.names_text(value)):
+        return (f"{name} is {value!r}; it must be {' or '.join(WORDS[name])}, or a file that is there (a table's column: "
+                f"a.jsonl:body){', or rows of the hub, such as stas/c4-en-10k[:500]' * rows}.")
+
+
+def _place(text):
+    return place(texts.parted(text)[0])
 
 
 # ---- the parameters
@@ -225,7 +231,11 @@ def _typed(name, value):
 
 
 def _spelled(name, value):
-    return spelled(value) if name in WORDS and value not in WORDS[name] else value
+    """A name in its one spelling, with the column of a table where it is not the usual one."""
+    if name not in WORDS or value in WORDS[name]:
+        return value
+    path, column = (value, "") if name == "model" else texts.parted(value)
+    return spelled(path) + f":{column}" * (column not in ("", texts.COLUMN))
 
 
 def _wrong(name, value, *, choices, least, between, check, **_):
