@@ -62,7 +62,7 @@ def parameter(default, meaning, *, choices=(), least=None, between=None, words=N
 
     Parameters
     ----------
-    default : of its type; () is a list of training steps.
+    default : of its type; () is a list of whole numbers of 0 or more.
     meaning : the words beside it in a notebook.
     choices : what it may be ; least : the smallest it may be ; between : two numbers that it must lie between.
     words : of one that names a file or a folder, what it may be else.
@@ -97,6 +97,7 @@ class Settings:
                              "same_tokens", choices=("split_half", "same_tokens"))
     positions: int = parameter(2_000, "rare positions to measure, and as many common ones", least=1)
     seed: int = parameter(0, "of every random choice", least=0)
+    neurons: tuple = parameter((), "neurons to portray, such as [511, 1126]; empty: the ten most influential for rare tokens")
     recompute: str = parameter("changed", "what changed, always, or never: draw the tables as they are",
                                choices=("changed", "always", "never"))
 
@@ -220,9 +221,9 @@ def _typed(name, value):
         except (json.JSONDecodeError, RecursionError):
             pass
     if isinstance(default, tuple):
-        if isinstance(value, (list, tuple)) and all(type(step) is int and step >= 0 for step in value):
+        if isinstance(value, (list, tuple)) and all(type(number) is int and number >= 0 for number in value):
             return tuple(sorted(set(value)))
-        raise ValueError(f"{name} is {_brief.repr(value)}; it must be a list of training steps, such as [0, 512].")
+        raise ValueError(f"{name} is {_brief.repr(value)}; it must be a list of whole numbers of 0 or more ({HELP[name]}).")
     if isinstance(default, float) and type(value) is int:
         value = float(value)
     if type(value) is not type(default):

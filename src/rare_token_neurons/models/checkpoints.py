@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from rare_token_neurons import files
-from rare_token_neurons.models import gguf, hub
+from rare_token_neurons.models import gguf, hub, pieces
 from rare_token_neurons.models.subject import dissect
 from rare_token_neurons.paths import MINI_PYTHIA, place, shown
 from rare_token_neurons.text import rarity
@@ -53,7 +53,7 @@ def revisions(model):
     ----------
     model : str, an embedded model, a folder, a GGUF file or a hub id.
     """
-    if model == "smollm2":  # its makers published the last one alone: known without fetching it
+    if model == "smollm2" or place(model).is_file():  # the last one alone: known without fetching or converting it
         return []
     suite = _suite(model)
     names = hub.branches(model) if suite is None else [child.name for child in suite.iterdir() if child.is_dir()]
@@ -170,8 +170,12 @@ def _tokenizer(folder):
     if found is None:
         raise FileNotFoundError(f"The folder {shown(folder)} holds no tokenizer ({', '.join(TOKENIZER_FILES)}).")
     try:
+        if found.suffix == ".model":
+            return pieces.of_file(found)
         return AutoTokenizer.from_pretrained(found.parent, trust_remote_code=False)
-    except Exception as error:  # the tokenizers library raises nothing narrower
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the tokenizers library raises nothing narrower, and its panics are no Exception
         raise ValueError(f"The tokenizer in {shown(found.parent)} cannot be read: {_first_line(error)}") from None
 
 
@@ -224,5 +228,6 @@ def load(model, revision=None, *, device="cpu", dtype=torch.float32, keep_weight
                       step=step_of(revision))
     beside = _beside(folder, rarity.COUNTS_FILE)
     if beside:
-        subject.unigram_counts = torch.from_numpy(rarity.read_counts(beside, subject.n_vocab)).double().to(device)
+        counts = rarity.read_counts(beside, subject.n_vocab, least=subject.tokenizer.vocab_size)
+        subject.unigram_counts = torch.from_numpy(counts).double().to(device)
     return subject

@@ -254,7 +254,7 @@ def _memory(model):
 def _remembered(model):
     """What is known of a repository: branches, {commit: {name: sha256}} of weights, the commit that is held."""
     try:
-        kept = json.loads(_memory(model).read_text())
+        kept = json.loads(_memory(model).read_text("utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
         kept = {}
     return {"branches": [], "weights": {}, "held": None} | kept

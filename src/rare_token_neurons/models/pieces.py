@@ -8,8 +8,6 @@ from tokenizers import AddedToken, Regex, decoders, normalizers
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import SentencePieceExtractor, SpmConverter, import_protobuf
 
-from rare_token_neurons.paths import shown
-
 SPACE = "\u2581"  # how SentencePiece writes a space
 PROBE = " A whale\u2019s tale:\n  42 caf\u00e9s \u2014 \u201cthe sea\u201d "
 
@@ -28,13 +26,13 @@ def of_file(path):
         import google.protobuf  # noqa: F401
         from sentencepiece import SentencePieceProcessor
     except ImportError:
-        raise ValueError(f"{shown(path)} is a SentencePiece model: install the packages sentencepiece and protobuf "
-                         "(pip install -e '.[sentencepiece]').") from None
+        raise ValueError("a SentencePiece model needs the packages sentencepiece and protobuf "
+                         "(pip install -e '.[sentencepiece]')") from None
     processor = SentencePieceProcessor(model_file=str(path))
     proto = import_protobuf().ModelProto.FromString(path.read_bytes())
     backend = _backend(path, proto)
     if backend.encode(PROBE, add_special_tokens=False).ids != processor.encode(PROBE):
-        raise ValueError(f"{shown(path)} cuts texts in a way that is not known here; save a tokenizer.json beside it.")
+        raise ValueError(f"{path.name} cuts texts in a way that is not known here; save a tokenizer.json beside it")
     ids = {"unk_token": processor.unk_id(), "bos_token": processor.bos_id(), "eos_token": processor.eos_id(),
            "pad_token": processor.pad_id()}
     return PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False,

@@ -6,7 +6,9 @@ data/cache/runs/<folder>/, where <folder> is the model and, unless all is defaul
 
 import argparse
 import contextlib
+import importlib
 import io
+import json
 import logging
 import math
 import os
@@ -26,7 +28,7 @@ import yaml
 from nbclient.exceptions import DeadKernelError
 from pandas.api.types import is_bool_dtype, is_float_dtype, is_numeric_dtype
 
-from rare_token_neurons import files, paths
+from rare_token_neurons import files, keys, paths, settings as parameters
 from rare_token_neurons.runner.jobs import file_hash, finished, for_readers, plan, tables_read
 
 KERNEL_STARTS = 3  # a kernel on a busy machine may die before its first answer
@@ -174,7 +176,8 @@ def main(argv=None):
 
     Returns
     -------
-    int: 0; 1 when a notebook failed; 2 when a parameter was wrong and nothing was started
+    int: 0; 1 when a notebook failed; 2 when a parameter was wrong and nothing was started, or --dry-run finds no such model
+        or step
     """
     parser = argparse.ArgumentParser(
         prog="python -m rare_token_neurons run",
@@ -204,6 +207,11 @@ def main(argv=None):
         print(error, file=sys.stderr)
         return 2
     if arguments.dry_run:
+        try:
+            _look_for_models(jobs)
+        except (FileNotFoundError, ValueError) as error:
+            print(error, file=sys.stderr)
+            return 2
         print(dry_run(jobs, [finished(job) for job in jobs]))
         return 0
     try:
@@ -317,7 +325,7 @@ def _git(*arguments):
 def processor():
     """This machine's processor: its name, its widest vector instructions, and the number of cores."""
     told = Path("/proc/cpuinfo")
-    lines = dict(line.split(":", 1) for line in told.read_text().splitlines() if ":" in line) if told.exists() else {}
+    lines = dict(line.split(":", 1) for line in told.read_text("utf-8").splitlines() if ":" in line) if told.exists() else {}
     lines = {name.strip(): value.strip() for name, value in lines.items()}
     flags = lines.get("flags", "").split()
     widest = next((words for flag, words in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if flag in flags), platform.machine())
@@ -364,6 +372,22 @@ def closing_table(jobs, records, skipped):
     memory = f", {largest:.1f} GB at most in a process" if spent else ""
     return (f"{pd.DataFrame(rows).to_string(index=False)}\n"
             f"{spent:.0f} s in all{memory}; figures are in {', '.join(folders) or 'no folder'}.")
+
+
+def _look_for_models(jobs):
+    """Raise what the first notebook of a run would raise: there is no such model, no weights in its folder, or no such step.
+
+    The hub is asked for the names of revisions alone; nothing is downloaded or converted.
+    """
+    asked = {json.dumps({"model": job.model, **job.values}) for job in jobs
+             if job.model != parameters.ALL_MODELS and job.recompute != "never"}
+    if asked:
+        checkpoints = importlib.import_module(f"{keys.PACKAGE}.tables.checkpoints")  # loads torch, which a run does not need
+        for values in sorted(asked):
+            settings = parameters.check(json.loads(values))
+            *_, revision = checkpoints.asked_for(settings)
+            if paths.place(settings.model).is_dir():
+                checkpoints.models.locate(settings.model, revision)
 
 
 def dry_run(jobs, records):

@@ -57,7 +57,8 @@ def _counts(settings, vocabulary):
         case "text":
             return text_counts(settings, len(vocabulary))
         case _ if _file(settings).suffix == ".npy":
-            return rarity.read_counts(_file(settings), len(vocabulary))
+            tokenizer = _corpus(settings.model, settings.text)[0]
+            return rarity.read_counts(_file(settings), len(vocabulary), least=tokenizer.vocab_size)
         case name:
             tokenizer = _corpus(settings.model, settings.text)[0]
             return rarity.unigram_counts(texts.encode(tokenizer, texts.documents(name)["text"]), len(vocabulary))
