@@ -152,6 +152,39 @@ def test_json_is_sorted_and_ends_with_a_line(tmp_path):
     assert (tmp_path / "x.json").read_text() == '{\n "a": [\n  1.5,\n  null\n ],\n "b": 1\n}\n'
 
 
+# ---- whatever the locale
+
+
+def test_files_are_read_and_written_as_utf_8_whatever_the_locale(tmp_path):
+    """In the C locale Python would read and write ASCII; every file that it opens without naming an encoding is an error."""
+    (tmp_path / "own.txt").write_text("the caf\u00e9 \u2014 \u201ca whale\u201d", "utf-8")
+    (tmp_path / "own.jsonl").write_text('{"text": "the caf\u00e9"}\n', "utf-8")
+    (tmp_path / "own.csv").write_text("text\nthe caf\u00e9\n", "utf-8")
+    code = f"""import locale, sys
+from pathlib import Path
+from rare_token_neurons import files, keys, paths
+from rare_token_neurons.models import checkpoints
+from rare_token_neurons.runner import catalogue, jobs, run
+from rare_token_neurons.text import documents
+folder = Path({str(tmp_path)!r})
+assert locale.getpreferredencoding(False) != "UTF-8", locale.getpreferredencoding(False)
+assert documents.documents(str(folder / "own.txt"))["text"][0] == "the caf\\u00e9 \\u2014 \\u201ca whale\\u201d"
+for name in ("own.jsonl", "own.csv"):
+    assert documents.documents(str(folder / name))["text"].tolist() == ["the caf\\u00e9"]
+files.write_json(folder / "a.json", {{"caf\\u00e9": 1}})
+assert files.read_json(folder / "a.json") == {{"caf\\u00e9": 1}}
+files.write_json(folder / "b", {{}}), files.seal(folder / "b")
+assert files.whole(folder / "b")
+assert len(checkpoints.load_tokenizer("mini-pythia")) == 8192
+assert len([jobs.source(path) for path in jobs.find()]) == 11 and len(catalogue.section()) > 1000
+assert all(run.processor())"""
+    package = re.escape(str(paths.ROOT / "src/rare_token_neurons"))
+    done = subprocess.run([sys.executable, "-X", "warn_default_encoding", "-c", code], capture_output=True, text=True,
+                          env=os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0"})
+    assert done.returncode == 0, done.stderr
+    assert not re.search(rf"{package}.*EncodingWarning", done.stderr), done.stderr
+
+
 # ---- keys
 
 

@@ -27,8 +27,9 @@ WRONG = [
     ({"rare_percentile": 0.0}, "rare_percentile is 0; it must lie between 0 and 100, both excluded."),
     ({"rare_percentile": float("nan")}, "rare_percentile is nan; it must lie between 0 and 100, both excluded."),
     ({"words_only": 1}, "words_only is 1; it must be true or false ("),
-    ({"steps": [0, -4]}, "steps is [0, -4]; it must be a list of training steps, such as [0, 512]."),
-    ({"steps": "last"}, "steps is 'last'; it must be a list of training steps"),
+    ({"steps": [0, -4]}, "steps is [0, -4]; it must be a list of whole numbers of 0 or more (training steps, such as [0, 512]"),
+    ({"steps": "last"}, "steps is 'last'; it must be a list of whole numbers of 0 or more (training steps"),
+    ({"neurons": [5.5]}, "neurons is [5.5]; it must be a list of whole numbers of 0 or more (neurons to portray"),
     ({"rare_of": "both"}, "rare_of is 'both'; it may be target or input."),
     ({"aggregate": "mean"}, "aggregate is 'mean'; it may be mean_abs or abs_mean."),
     ({"ranking": ""}, "ranking is ''; it may be split_half or same_tokens."),
@@ -39,8 +40,11 @@ WRONG = [
     ({"model": "."}, f"model is '{paths.ROOT}'; a model's folder cannot be one that holds this repository."),
     ({"model": "x" * 300}, "model is longer than the name of a folder may be."),
     ({"text": "x" * 300}, "text is 'xxx"),
-    ({"text": "no.txt"}, "text is 'no.txt'; it must be mini-pile, or a file that is there."),
-    ({"counts": "no.npy"}, "counts is 'no.npy'; it must be auto or wordfreq or text, or a file that is there."),
+    ({"text": "no.txt"}, "text is 'no.txt'; it must be mini-pile, or a file that is there (a table's column: a.jsonl:body), "
+     "or rows of the hub, such as stas/c4-en-10k[:500]."),
+    ({"text": "no.jsonl:body"}, "text is 'no.jsonl:body'; it must be mini-pile, or a file that is there"),
+    ({"counts": "no.npy"}, "counts is 'no.npy'; it must be auto or wordfreq or text, or a file that is there (a table's "
+     "column: a.jsonl:body)."),
     ({"device": "tpu"}, "device is 'tpu'; this machine has cpu"),
     ({"pickles": "yes"}, "pickles is 'yes'; it may be refuse or convert."),
 ]
@@ -134,6 +138,16 @@ def test_words_and_hub_names_stay_unless_a_file_is_there(typed):
     (typed / rows).write_text("a whale")
     assert parameters.check({"text": rows}).text == f"{typed}/{rows}"
     assert texts.documents(rows)["text"].tolist() == ["a whale"]
+
+
+def test_a_table_has_one_spelling_and_so_has_its_column(typed):
+    (typed / "rows.jsonl").write_text('{"text": "a whale", "body": "a cat"}')
+    for name in ("text", "counts"):
+        spelled = [getattr(parameters.check({name: f"./rows.jsonl{column}"}), name) for column in ("", ":text", ":body")]
+        assert spelled == [f"{typed}/rows.jsonl"] * 2 + [f"{typed}/rows.jsonl:body"]
+    (typed / "rows.jsonl:body").write_text("a whale")
+    assert parameters.check({"text": "rows.jsonl:body"}).text == f"{typed}/rows.jsonl:body"  # a file of that name
+    assert texts.documents("rows.jsonl:body")["text"].tolist() == ["a whale"]
 
 
 def test_folders_name_the_model_and_what_is_no_default():

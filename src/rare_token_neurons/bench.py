@@ -91,7 +91,7 @@ def peak_gb():
     """Peak memory of this process (Linux counts it from the process' start, elsewhere a parent's may show through)."""
     status = Path("/proc/self/status")
     if status.exists():
-        return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024 / 1e9
+        return int(status.read_text("utf-8").split("VmHWM:")[1].split()[0]) * 1024 / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 

@@ -129,7 +129,7 @@ def sha256(path):
 def seal(path):
     """Write the sha256 of a finished file beside it, so that damage is seen when it is read."""
     with new_file(f"{path}.sha256") as temporary:
-        temporary.write_text(f"{sha256(path)}\n")
+        temporary.write_text(f"{sha256(path)}\n", "utf-8")
 
 
 def whole(path):
@@ -147,13 +147,13 @@ def whole(path):
 def write_json(path, content):
     """Write `content` as JSON with sorted keys."""
     with new_file(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+        temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", "utf-8")
 
 
 def read_json(path):
     """The dict in a file of `write_json`; None where the file is not there or damaged."""
     try:
-        content = json.loads(Path(path).read_text())
+        content = json.loads(Path(path).read_text("utf-8"))
     except (FileNotFoundError, ValueError):
         return None
     return content if isinstance(content, dict) else None

@@ -44,8 +44,14 @@ def _device(name, value):
 
 
 def _file(name, value):
-    if value not in WORDS[name] and not os.path.isfile(place(value)) and not (name == "text" and texts.names_text(value)):
-        return f"{name} is {value!r}; it must be {' or '.join(WORDS[name])}, or a file that is there."
+    rows = name == "text"  # those of a dataset on the hub are none to count
+    if value not in WORDS[name] and not os.path.isfile(_place(value)) and not (rows and texts.names_text(value)):
+        return (f"{name} is {value!r}; it must be {' or '.join(WORDS[name])}, or a file that is there (a table's column: "
+                f"a.jsonl:body){', or rows of the hub, such as stas/c4-en-10k[:500]' * rows}.")
+
+
+def _place(text):
+    return place(texts.parted(text)[0])
 
 
 # ---- the parameters
@@ -56,7 +62,7 @@ def parameter(default, meaning, *, choices=(), least=None, between=None, words=N
 
     Parameters
     ----------
-    default : of its type; () is a list of training steps.
+    default : of its type; () is a list of whole numbers of 0 or more.
     meaning : the words beside it in a notebook.
     choices : what it may be ; least : the smallest it may be ; between : two numbers that it must lie between.
     words : of one that names a file or a folder, what it may be else.
@@ -94,6 +100,7 @@ class Settings:
                              "same_tokens", choices=("split_half", "same_tokens"))
     positions: int = parameter(2_000, "rare positions to measure, and as many common ones", least=1)
     seed: int = parameter(0, "of every random choice", least=0)
+    neurons: tuple = parameter((), "neurons to portray, such as [511, 1126]; empty: the ten most influential for rare tokens")
     recompute: str = parameter("changed", "what changed, always, or never: draw the tables as they are",
                                choices=("changed", "always", "never"))
 
@@ -217,9 +224,9 @@ def _typed(name, value):
         except (json.JSONDecodeError, RecursionError):
             pass
     if isinstance(default, tuple):
-        if isinstance(value, (list, tuple)) and all(type(step) is int and step >= 0 for step in value):
+        if isinstance(value, (list, tuple)) and all(type(number) is int and number >= 0 for number in value):
             return tuple(sorted(set(value)))
-        raise ValueError(f"{name} is {_brief.repr(value)}; it must be a list of training steps, such as [0, 512].")
+        raise ValueError(f"{name} is {_brief.repr(value)}; it must be a list of whole numbers of 0 or more ({HELP[name]}).")
     if isinstance(default, float) and type(value) is int:
         value = float(value)
     if type(value) is not type(default):
@@ -228,7 +235,11 @@ def _typed(name, value):
 
 
 def _spelled(name, value):
-    return spelled(value) if name in WORDS and value not in WORDS[name] else value
+    """A name in its one spelling, with the column of a table where it is not the usual one."""
+    if name not in WORDS or value in WORDS[name]:
+        return value
+    path, column = (value, "") if name == "model" else texts.parted(value)
+    return spelled(path) + f":{column}" * (column not in ("", texts.COLUMN))
 
 
 def _wrong(name, value, *, choices, least, between, check, **_):

@@ -46,6 +46,13 @@ def edit_config(path, **values):
     (path / "config.json").write_text(json.dumps({name: value for name, value in config.items() if value is not None}))
 
 
+def panics(path):
+    """A tokenizer.json at which the tokenizers library panics, which in Python is no Exception."""
+    content = json.loads(words().backend_tokenizer.to_str())
+    content["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": ""}
+    (path / "tokenizer.json").write_text(json.dumps(content))
+
+
 @contextlib.contextmanager
 def refused(kind, words):
     """What is done inside raises an error of a kind, one sentence that matches the words."""

@@ -1,16 +1,19 @@
 """Loading a checkpoint from a folder: the same model whatever the file holds, or one sentence that says what is wrong."""
 
+import contextlib
 import json
 import shutil
 
 import numpy as np
 import pytest
 import torch
-from own_model import LAYERS, NEURONS, VOCABULARY, WIDTH, edit, edit_config, network, refused, words
+from own_model import LAYERS, NEURONS, VOCABULARY, WIDTH, edit, edit_config, network, panics, refused, words
 from transformers import AutoModelForCausalLM
 
+from rare_token_neurons.ablation.capture import capture
 from rare_token_neurons.models import checkpoints
 from rare_token_neurons.models.subject import dissect
+from rare_token_neurons.text import documents as texts
 
 KINDS = ["neox", "neox-tied", "llama", "llama-tied"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -282,12 +285,41 @@ def test_a_weight_of_another_shape_is_named(folder):
         checkpoints.load(str(folder))
 
 
-def test_a_tokenizer_larger_than_the_embedding_is_refused(folder):
-    words(VOCABULARY + 1).save_pretrained(folder)
-    with pytest.raises(ValueError, match=r"^The tokenizer of .* has 41 entries, its unembedding only 40 rows\.$"):
+def test_a_token_without_a_row_is_refused_where_a_text_needs_it(folder):
+    larger = words(VOCABULARY)
+    larger.add_tokens(["extra"])
+    larger.save_pretrained(folder)
+    subject = checkpoints.load(str(folder))
+    assert (len(subject.tokenizer), subject.n_vocab) == (VOCABULARY + 1, VOCABULARY)
+    text = "w1 w2 w3 w4 w5 w6 "
+    for words_of, fits in ((text + "w7", True), (text + "extra", False)):
+        tokens = torch.from_numpy(texts.encode(subject.tokenizer, [words_of])[0].astype(np.int64))[None]
+        with contextlib.nullcontext() if fits else refused(ValueError, "^Tokens must be between 0 and 39, the rows of the "
+                                                           "embedding of .*own-model; they lie between 1 and 40"):
+            assert capture(subject, tokens).activations.shape == (1, 3, NEURONS)
+
+
+@pytest.mark.parametrize("n", [30, 31, VOCABULARY, VOCABULARY + 9])
+def test_counts_beside_the_weights_may_end_where_the_tokenizer_does(folder, n):
+    """The embedding is padded to a round number, and some count its rows, some the tokens with or without the added ones."""
+    larger = words(30)
+    larger.add_tokens(["extra"])
+    larger.save_pretrained(folder)
+    np.save(folder / "unigram_counts.npy", np.arange(n))
+    found = checkpoints.load(str(folder)).unigram_counts
+    assert found.tolist() == [row if row < n else 0 for row in range(VOCABULARY)]
+
+
+def test_counts_that_lack_a_token_are_refused(folder):
+    np.save(folder / "unigram_counts.npy", np.arange(29))
+    with refused(ValueError, r"^unigram_counts.npy must hold one count for each of the 30 tokens; its shape is \(29,\)"):
         checkpoints.load(str(folder))
-    words(VOCABULARY).save_pretrained(folder)
-    assert len(checkpoints.load(str(folder)).tokenizer) == checkpoints.load(str(folder)).n_vocab
+
+
+def test_a_panic_of_the_tokenizers_library_is_one_sentence(folder):
+    panics(folder)
+    with refused(ValueError, "^The tokenizer in own-model cannot be read: Precompiled: Error"):
+        checkpoints.load_tokenizer(str(folder))
 
 
 def test_other_programs_open_the_same_files(folder):

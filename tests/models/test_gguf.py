@@ -6,7 +6,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from own_model import refused
+from own_model import panics, refused
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from rare_token_neurons.models import checkpoints, gguf as converting
@@ -121,6 +121,14 @@ def test_what_is_no_gguf_is_one_sentence(tmp_path, content):
     (tmp_path / "tiny.gguf").write_bytes(content)
     with refused(ValueError, "^The GGUF file tiny.gguf cannot be read: "):
         checkpoints.load(str(tmp_path / "tiny.gguf"))
+
+
+def test_a_panic_of_the_reader_is_one_sentence(tmp_path):
+    """transformers reads a tokenizer.json beside the file."""
+    panics(tmp_path)
+    with refused(ValueError, "^The GGUF file tiny.gguf cannot be read: Precompiled: Error"):
+        checkpoints.load(str(write(tmp_path / "tiny.gguf", network())))
+    assert not list(converting.FOLDERS.glob("*"))
 
 
 def test_a_file_without_one_weight_is_one_sentence(tmp_path):

@@ -14,10 +14,13 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
+from hubserver import Hub
+from huggingface_hub import close_session, constants
 from small_notebooks import PARAMETERS, begin, copy_package, marks, wait_for, write
 
 from rare_token_neurons import files, keys, paths
 from rare_token_neurons.__main__ import COMMANDS, INNER
+from rare_token_neurons.models import hub as client
 from rare_token_neurons.runner import jobs, report, run
 
 ACCOUNT = """import json, pathlib
@@ -319,6 +322,33 @@ def test_dry_run_starts_nothing_and_tells_minutes(tree, capsys):
     assert lines[1].split() == ["01_one", "mini-pythia", "runs", "5.0", "70"]
     assert lines[2].split() == ["02_two", "mini-pythia", "runs", "?", "?"]
     assert "at least 5 minutes and 70 MB" in lines[-1] and not marks(tree)
+
+
+@pytest.mark.parametrize(("values", "sentence"), [
+    ({"model": "smollm2", "steps": [512]}, "'smollm2' has no revision 'step512'; it has no checkpoints."),
+    ({"model": "mini-pythia", "steps": [0, 7]}, "'mini-pythia' has no revision 'step7'; it has step0, step16, "),
+    ({"model": "no/where"}, "There is no model 'no/where': neither mini-pythia nor smollm2, no folder here, and no such hub"),
+    ({"model": "none.gguf"}, "There is no GGUF file none.gguf."),
+    ({"model": "bare"}, "The folder bare of 'bare' holds no safetensors weights"),
+    ({"model": "lab/suite", "steps": [5]}, "'lab/suite' has no revision 'step5'; it has step1, step2."),
+    ({"model": "lab/suite", "steps": [2]}, ""), ({"model": "lab/plain"}, ""), ({"model": "smollm2"}, ""),
+    ({"model": "any.gguf"}, ""), ({"model": "no/where", "recompute": "never"}, "")])
+def test_dry_run_finds_a_model_or_step_that_is_not_there_and_fetches_nothing(tree, monkeypatch, capsys, values, sentence):
+    write(tree, "01_one", declared=f'{PARAMETERS}\nrecompute: str = "changed"  # what')
+    write(tree, "02_all", declared="seed: int = 0  # of every draw")
+    (tree / "bare").mkdir()
+    (tree / "any.gguf").write_bytes(b"converting it would fail")
+    with Hub({"lab/suite": {"main": {}, "step1": {}, "step2": {}}, "lab/plain": {"main": {}}}) as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(client, "MEMORY", tree / "memory")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        close_session()
+        client.branches.cache_clear()
+        code = run.main(["--dry-run", "-y", json.dumps(values)])
+    said = capsys.readouterr()
+    assert (code, said.err[: len(sentence)]) == ((2, sentence) if sentence else (0, ""))
+    assert ("Nothing was started" in said.out) == (not sentence) and not marks(tree)
+    assert not hub.asked("/resolve/") and bool(hub.log) == ("/" in values["model"] and "recompute" not in values)
 
 
 def test_measured_minutes_are_kept(tree):

@@ -9,6 +9,7 @@ import torch
 
 from rare_token_neurons import settings as parameters
 from rare_token_neurons.ablation import capture as captures, neurons as ablation
+from rare_token_neurons.figures import portraits as draw
 from rare_token_neurons.models import checkpoints
 from rare_token_neurons.tables import (activations, checkpoints as passes, influence as influences, portraits, rare_tokens,
                                        stage)
@@ -125,6 +126,37 @@ def test_portraits_agree_with_single_loss_changes_and_activations(planted):
     assert table["sd"][7] == pytest.approx(np.sqrt((values**2).mean()), rel=1e-4)
     assert table["sign"][7] == np.sign((values**3).sum())
     assert table["kurtosis"][7] == pytest.approx((values**4).mean() / (values**2).mean() ** 2 - 3, rel=1e-3)
+
+
+def test_neurons_that_are_named_are_portrayed_in_place_of_the_top_ones(planted, monkeypatch):
+    settings, subject, *_ = planted
+    loaded = []
+    monkeypatch.setattr(portraits, "LEAST", 1)
+    monkeypatch.setattr(passes, "load", lambda settings, revision: loaded.append(revision) or subject)
+    default = portraits.portraits(settings)
+    assert not loaded
+    named = default.sort_values("rank")["neuron"].tolist()[20:22]
+    wanted = parameters.check({"model": "mini-pythia", "neurons": str(named)})
+    table = portraits.portraits(wanted)
+    assert sorted(table.loc[table["top"], "neuron"]) == sorted(named) and loaded == [None]
+    pd.testing.assert_frame_equal(table.drop(columns="top"), default.drop(columns="top"))  # all else is as it was
+    parts = [getattr(portraits, f"portrait_{name}")(wanted) for name in ("tokens", "targets", "contexts", "histograms")]
+    assert all(set(part["neuron"]) == set(named) for part in parts)
+    cards = draw.gallery(table, *parts[:3])
+    assert [line.split(":")[0] for line in cards.splitlines() if line.startswith("###")] == [
+        f"### {rank} \u00b7 Neuron {neuron}" for rank, neuron in zip((21, 22), named)]
+    assert "the 2 here" in draw.rivals(table) and "the 5 for rare targets" in draw.rivals(default)
+    assert wanted.folder.startswith("mini-pythia/neurons=")
+
+
+def test_a_number_that_is_no_neuron_is_refused_before_the_forward_pass(planted, monkeypatch):
+    subject = planted[1]
+    monkeypatch.setattr(passes, "load", lambda settings, revision: subject)
+    monkeypatch.setattr(passes, "captured", None)
+    wanted = parameters.check({"model": "mini-pythia", "neurons": [0, 48, 4096]})
+    for table in ("portraits", "portrait_tokens", "portrait_targets", "portrait_contexts", "portrait_histograms"):
+        with pytest.raises(ValueError, match="^mini-pythia has no neuron 48, 4096 in its last layer: they go from 0 to 47\\.$"):
+            getattr(portraits, table)(wanted)
 
 
 def test_what_a_neuron_promotes_turns_with_the_side_of_its_tail(planted):

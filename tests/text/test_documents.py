@@ -1,8 +1,12 @@
 """Which documents a text has, and which of them are held out: the embedded text, a file of one's own, rows of a dataset."""
 
+import json
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
+from own_model import refused
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -84,21 +88,102 @@ def test_encoding_is_whole_and_adds_nothing():
     assert [ids.tolist() for ids in found] == [[0, 1, 2], [], [0, 0, 0, 1]]
 
 
+# ---- a column of texts
+
+ROWS = [{"text": "the cat, \u201csaid\u201d\n\n42", "body": "7"}, {"text": None, "body": "8"}, {"text": "{\"a\": 1}", "body": ""}]
+TABLES = {  # whatever is asked of pandas for, these rows
+    "rows.jsonl": lambda path: path.write_text("".join(f"{json.dumps(row)}\n" for row in ROWS)),
+    "rows.json": lambda path: path.write_text(json.dumps(ROWS, indent=1)),
+    "lines.json": lambda path: path.write_text("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in ROWS), "utf-8"),
+    "rows.csv": lambda path: pd.DataFrame(ROWS).to_csv(path, index=False),
+    "rows.parquet": lambda path: pd.DataFrame(ROWS, index=[9, 4, 2]).to_parquet(path),
+    "rows.jsonl.gz": lambda path: pd.DataFrame(ROWS).to_json(path, orient="records", lines=True),
+    "ROWS.CSV": lambda path: pd.DataFrame(ROWS).to_csv(path, index=False, encoding="utf-8-sig"),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_column_of_a_table_is_read_and_no_mark_up(tmp_path, capsys, name):
+    TABLES[name](tmp_path / name)
+    found = documents.documents(str(tmp_path / name))
+    assert found["text"].tolist() == [ROWS[0]["text"], ROWS[2]["text"]] and found["document"].tolist() == [0, 2]
+    assert found["source"].eq(name.split(".")[0]).all()
+    assert capsys.readouterr().out == f"The table {name}: 1 of 3 rows have no text and are left out.\n"
+    of_another = documents.documents(f"{tmp_path / name}:body")["text"].tolist()
+    assert of_another[:2] == ["7", "8"] and not any(of_another[2:])
+    assert len({documents.text_hash(f"{tmp_path / name}{column}") for column in ("", ":text", ":body")}) == 2
+
+
+@pytest.mark.parametrize(("name", "content", "sentence"), [
+    ("a.jsonl", b'{"body": "a"}\n', "The table a.jsonl has no column 'text'; it has body."),
+    ("a.json", b'["a", "b"]', "The table a.json has no column 'text'; it has 0."),
+    ("a.csv", b"one,two\n1,2\n", "The table a.csv has no column 'text'; it has one, two."),
+    ("a.jsonl", b'{"text": 0}\n{"text": "a"}\n', "The table a.jsonl holds int, not text, in its column 'text'."),
+    ("a.json", b'[{"text": ["a"]}, {"text": {"b": 1}}]', "The table a.json holds dict and list, not text, in its column"),
+    ("a.jsonl", b'{"text": null}\n{"text": " "}\n', "The table a.jsonl holds no text in its column 'text'."),
+    ("a.csv", b"text\n", "The table a.csv holds no text in its column 'text'."),
+    ("a.csv", b"", "The table a.csv cannot be read: No columns to parse from file"),
+    ("a.jsonl", b'{"text": "a"', "The table a.jsonl cannot be read: "),
+    ("a.json", b'{"text": "a"', "The table a.json cannot be read: "),
+    ("a.jsonl", b'{"text": "caf\xe9"}\n', "The table a.jsonl cannot be read: 'utf-8' codec can't decode"),
+    ("a.parquet", b"PAR1 and so on", "The table a.parquet cannot be read: "),
+    ("a.jsonl.gz", b'{"text": "a"}\n', "The table a.jsonl.gz cannot be read: "),
+    (f"{'b' * 200}.parquet", b"", f"The table {'b' * 200}.parquet cannot be read: "),
+])
+def test_a_table_that_holds_no_texts_is_one_sentence(tmp_path, name, content, sentence):
+    (tmp_path / name).write_bytes(content)
+    with refused(ValueError, f"^{re.escape(sentence)}"):
+        documents.documents(str(tmp_path / name))
+
+
+def test_a_table_that_is_not_there_is_named(tmp_path):
+    with refused(FileNotFoundError, r"^There is no text file none.csv\.$"):
+        documents.documents(f"{tmp_path}/none.csv:body")
+
+
 # ---- rows of a dataset
 
 
 def test_names_of_texts_from_the_hub():
     assert documents.names_text("stas/c4-en-10k[:500]") and documents.names_text("a/b[10:20]")
+    assert documents.names_text("a/b[:]:body")
     assert not any(map(documents.names_text, ("mini-pile", "my.txt", "folder/my.txt", "stas/c4-en-10k", "a/b[1]")))
 
 
 def test_rows_of_a_dataset_are_documents(tmp_path, monkeypatch):
     pytest.importorskip("datasets", reason="the extra `hub` is not installed")
-    (tmp_path / "owner/name").mkdir(parents=True)
-    (tmp_path / "owner/name/train.jsonl").write_text("".join(f'{{"text": "page {n}"}}\n' for n in range(5)))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    offline(tmp_path, monkeypatch, "train.jsonl", "".join(f'{{"text": "page {n}"}}\n' for n in range(5)))
     table = documents.documents("owner/name[1:4]")
     assert list(table["text"]) == ["page 1", "page 2", "page 3"] and set(table["source"]) == {"name"}
-    with pytest.raises(ValueError, match="could not be had from the hub"):
-        documents.of_dataset("owner/none[:2]")
+
+
+def test_another_column_of_a_dataset_and_rows_without_a_text(tmp_path, monkeypatch, capsys):
+    offline(tmp_path, monkeypatch, "train.jsonl", '{"body": "a"}\n{"body": null}\n{"body": "b"}\n')
+    assert documents.of_dataset("owner/name[:]:body")["text"].tolist() == ["a", "b"]
+    assert capsys.readouterr().out == "The dataset owner/name: 1 of 3 rows have no body and are left out.\n"
+    with refused(ValueError, r"^The dataset owner/name has no column 'text'; it has body\.$"):
+        documents.of_dataset("owner/name[:]")
+
+
+@pytest.mark.parametrize(("name", "content"), [
+    ("test.jsonl", '{"text": "a"}\n'), ("train.jsonl", '{"text": "a'), ("train.parquet", "no table"), ("name.py", "open('x', 'w')"),
+    ("train.csv", ""), ("card.md", "# a"), ("train.jsonl", '{"text": "a"}\n{"text": {"b": 1}}\n{"c": []}\n'),
+    ("train.jsonl", '{"text": 1}\n'), ("train.jsonl", '{"text": null}\n'), (None, "")])
+def test_whatever_goes_wrong_with_a_dataset_is_one_sentence(tmp_path, monkeypatch, name, content):
+    """The real package reads a folder as it reads what it has downloaded; None: no such dataset, and no network."""
+    offline(tmp_path, monkeypatch, name, content)
+    with refused(ValueError, r"^The (text owner/name\[:9\] could not be had from the hub: |dataset owner/name holds )."):
+        documents.of_dataset("owner/name[:9]")
+    assert not (tmp_path / "x").exists()
+
+
+def offline(folder, monkeypatch, name, content):
+    """A dataset owner/name of one file below a folder, and no hub."""
+    pytest.importorskip("datasets", reason="the extra `hub` is not installed")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(folder / "cache"))
+    documents.of_dataset.cache_clear()
+    if name:
+        (folder / "owner/name").mkdir(parents=True)
+        (folder / "owner/name" / name).write_text(content)

@@ -80,7 +80,8 @@ def capture(subject, tokens, *, first=3, documents=None):
                          f"embeddings for {subject.n_positions} positions.")
     tokens = tokens.to(subject.device)
     if tokens.min() < 0 or tokens.max() >= subject.n_vocab:
-        raise ValueError(f"Tokens must be between 0 and {subject.n_vocab - 1}.")
+        raise ValueError(f"Tokens must be between 0 and {subject.n_vocab - 1}, the rows of the embedding of "
+                         f"{subject.model_id or 'the model'}; they lie between {tokens.min()} and {tokens.max()}.")
     documents = torch.arange(len(tokens)) if documents is None else torch.as_tensor(documents)
     if documents.shape != tokens.shape[:1]:
         raise ValueError(f"documents must name one document a block, {len(tokens)} in all, not {tuple(documents.shape)}.")

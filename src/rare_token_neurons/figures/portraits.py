@@ -310,11 +310,24 @@ def beside_others(table):
     table : `portraits`
     """
     ten, others = table[table["top"]], table[~table["top"]]
+    number = "ten" if len(ten) == 10 else len(ten)
     return (f"The median of the other {len(others):,} neurons changes the loss by {others['rare'].median():.4f} nats "
             f"on rare and {others['common'].median():.4f} on common targets ({others['share'].median():.0%} on rare "
-            f"ones), the ten by {ten['rare'].min():.3f} to {ten['rare'].max():.3f} and {ten['common'].min():.3f} to "
+            f"ones), the {number} by {ten['rare'].min():.3f} to {ten['rare'].max():.3f} and {ten['common'].min():.3f} to "
             f"{ten['common'].max():.3f}. {tally(table)['rare_share']} of the {len(ten)} put a larger share on rare "
             "targets than the median neuron.")
+
+
+def rivals(table):
+    """How the most influential neurons for common targets compare with those portrayed, in words.
+
+    table : `portraits`
+    """
+    ten = table[table["top"]]
+    rival, chosen = table[table["rank_common"] <= len(ten)], "for rare targets" if ten["rank"].max() == len(ten) else "here"
+    return (f"The {len(rival)} most influential neurons for common targets put {rival['share'].median():.0%} (median) of "
+            f"their effect on rare ones, the {len(ten)} {chosen} {ten['share'].median():.0%}; "
+            f"{rival['top'].sum()} neurons are in both lists.")
 
 
 def deeds(table):

@@ -17,7 +17,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from rare_token_neurons import files
-from rare_token_neurons.models import gguf, hub, steps, weights
+from rare_token_neurons.models import gguf, hub, pieces, steps, weights
 from rare_token_neurons.models.steps import step_of
 from rare_token_neurons.models.subject import dissect
 from rare_token_neurons.paths import MINI_PYTHIA, place, shown
@@ -291,8 +291,12 @@ def _tokenizer(folder):
     if found is None:
         raise FileNotFoundError(f"The folder {shown(folder)} holds no tokenizer ({', '.join(TOKENIZER_FILES)}).")
     try:
+        if found.suffix == ".model":
+            return pieces.of_file(found)
         return AutoTokenizer.from_pretrained(found.parent, trust_remote_code=False)
-    except Exception as error:  # the tokenizers library raises nothing narrower
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the tokenizers library raises nothing narrower, and its panics are no Exception
         raise ValueError(f"The tokenizer in {shown(found.parent)} cannot be read: {_first_line(error)}") from None
 
 
@@ -351,5 +355,6 @@ def load(model, revision=None, *, device="cpu", dtype=torch.float32, keep_weight
     subject = dissect(network.to(device), _tokenizer(folder), model_id=model, revision=revision, step=step_of(revision))
     beside = _beside(folder, rarity.COUNTS_FILE)
     if beside:
-        subject.unigram_counts = torch.from_numpy(rarity.read_counts(beside, subject.n_vocab)).double().to(device)
+        counts = rarity.read_counts(beside, subject.n_vocab, least=subject.tokenizer.vocab_size)
+        subject.unigram_counts = torch.from_numpy(counts).double().to(device)
     return subject

@@ -53,17 +53,19 @@ def convert(path, target):
         model = _dequantised(path)
         _drop_made_up_tokens(target / "tokenizer.json", model.config.vocab_size)
         model.save_pretrained(target)
-    except Exception as error:  # numpy, gguf, tokenizers and transformers raise what comes
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # numpy, gguf and transformers raise what comes; a panic of tokenizers is no Exception
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"The GGUF file {shown(path)} cannot be read: {reason}") from None
 
 
 def _drop_made_up_tokens(path, rows):
     """Without the <|endoftext|> that transformers adds to a byte-level vocabulary that has none (such as Llama 3's)."""
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text("utf-8"))
     real = [token for token in content["added_tokens"] if token["id"] < rows]
     if len(real) < len(content["added_tokens"]):
-        path.write_text(json.dumps(content | {"added_tokens": real}))
+        path.write_text(json.dumps(content | {"added_tokens": real}), "utf-8")
 
 
 def _dequantised(path):

@@ -156,8 +156,7 @@ def dissect(model, tokenizer=None, *, model_id="", revision=None, step=None):
     Raises
     ------
     ValueError
-        An unknown family, or one that the arithmetic does not fit (the sentence says why); a weight that is not finite; a
-        tokenizer with more entries than the embedding has rows.
+        An unknown family, or one that the arithmetic does not fit (the sentence says why); a weight that is not finite.
     """
     name, family = model_id or "the model", model.config.model_type
     for setting, what in AFTER_THE_HEAD.items():
@@ -172,9 +171,6 @@ def dissect(model, tokenizer=None, *, model_id="", revision=None, step=None):
         if not torch.isfinite(weight).all():
             raise ValueError(f"The weight {weight_name} of {name} holds values that are not finite.")
     head = model.get_output_embeddings()
-    if tokenizer is not None and len(tokenizer) > head.weight.shape[0]:
-        raise ValueError(f"The tokenizer of {name} has {len(tokenizer):,} entries, "
-                         f"its unembedding only {head.weight.shape[0]:,} rows.")
     try:
         pieces = FAMILIES[family](model)
     except ValueError as error:

@@ -41,9 +41,9 @@ def section():
 def main(argv=None):
     """Command line of `tables`: write the list."""
     argparse.ArgumentParser(prog="python -m rare_token_neurons tables", description=__doc__).parse_args(argv)
-    before, rest = README.read_text().split(MARKERS[0])
+    before, rest = README.read_text("utf-8").split(MARKERS[0])
     text = before + MARKERS[0] + section() + MARKERS[1] + rest.split(MARKERS[1])[1]
     with new_file(README) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, "utf-8")
     print(f"Done: {shown(README)}")
     return 0

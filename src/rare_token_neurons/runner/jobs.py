@@ -13,6 +13,7 @@ from pathlib import Path
 import nbformat
 
 from rare_token_neurons import files, keys, paths, settings as parameters
+from rare_token_neurons.text.documents import parted
 
 RECORDED = {"key", "seconds", "tables", "figures", "deviation", "disk_mb", "outputs", "read"}  # what a whole record holds
 
@@ -207,7 +208,7 @@ def content_key(notebook, values):
     cells = source(notebook)
     code = "\n".join(text for kind, text in cells if kind == "code")
     used = keys.imported(re.sub(r"^\s*[%!].*$", "", code, flags=re.M))
-    named = [base / value for value in values.values() for base in (paths.ROOT, paths.DATA)
+    named = [base / parted(value)[0] for value in values.values() for base in (paths.ROOT, paths.DATA)
              if isinstance(value, str) and value.strip()]
     content = [cells, values, used, keys.libraries(keys.NUMERICAL + keys.DRAWING), [stamps(path) for path in named]]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,6 +1,8 @@
 """What a run tells: how far its tables lie from the committed ones, where its time went, and what a next one would take."""
 
+import importlib
 import io
+import json
 import math
 import os
 import platform
@@ -13,7 +15,7 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_bool_dtype, is_float_dtype, is_numeric_dtype
 
-from rare_token_neurons import files, paths
+from rare_token_neurons import files, keys, paths, settings as parameters
 
 PROCESSOR = "processor.json"  # under data/results, committed: where the tables there were made
 STAGES = ("start", "forward", "ablation", "statistics", "drawing")  # of a notebook's seconds
@@ -100,7 +102,7 @@ def _git(*arguments):
 def processor():
     """This machine's processor: its name, its widest vector instructions, and the number of cores."""
     told = Path("/proc/cpuinfo")
-    lines = dict(line.split(":", 1) for line in told.read_text().splitlines() if ":" in line) if told.exists() else {}
+    lines = dict(line.split(":", 1) for line in told.read_text("utf-8").splitlines() if ":" in line) if told.exists() else {}
     lines = {name.strip(): value.strip() for name, value in lines.items()}
     flags = lines.get("flags", "").split()
     widest = next((words for flag, words in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if flag in flags), platform.machine())
@@ -146,6 +148,22 @@ def closing_table(jobs, records, skipped):
     memory = f", {largest:.1f} GB at most in a process" if spent else ""
     return (f"{pd.DataFrame(rows).to_string(index=False)}\n"
             f"{spent:.0f} s in all{memory}; figures are in {', '.join(folders) or 'no folder'}.")
+
+
+def look_for_models(jobs):
+    """Raise what the first notebook of a run would raise: there is no such model, no weights in its folder, or no such step.
+
+    The hub is asked for the names of revisions alone; nothing is downloaded or converted.
+    """
+    asked = {json.dumps({"model": job.model, **job.values}) for job in jobs
+             if job.model != parameters.ALL_MODELS and job.recompute != "never"}
+    if asked:
+        checkpoints = importlib.import_module(f"{keys.PACKAGE}.tables.checkpoints")  # loads torch, which a run does not need
+        for values in sorted(asked):
+            settings = parameters.check(json.loads(values))
+            *_, revision = checkpoints.asked_for(settings)
+            if paths.place(settings.model).is_dir():
+                checkpoints.models.locate(settings.model, revision)
 
 
 def dry_run(jobs, records):

@@ -24,7 +24,8 @@ from nbclient.exceptions import DeadKernelError
 
 from rare_token_neurons import files, paths
 from rare_token_neurons.runner.jobs import file_hash, finished, for_readers, plan, stage, tables_read, waits_for
-from rare_token_neurons.runner.report import closing_table, dry_run, from_commit, last_measured, save_minutes, save_processor
+from rare_token_neurons.runner.report import (closing_table, dry_run, from_commit, last_measured, look_for_models, save_minutes,
+                                               save_processor)
 
 KERNEL_STARTS = 3  # a kernel on a busy machine may die before its first answer
 KERNEL = ("--IPKernelApp.log_level=50",  # neither warnings for servers (no encryption on the loopback) nor its own end
@@ -325,7 +326,8 @@ def main(argv=None):
 
     Returns
     -------
-    int: 0; 1 when a notebook failed; 2 when a parameter was wrong and nothing was started
+    int: 0; 1 when a notebook failed; 2 when a parameter was wrong and nothing was started, or --dry-run finds no such model
+        or step
     """
     parser = argparse.ArgumentParser(
         prog="python -m rare_token_neurons run",
@@ -358,6 +360,11 @@ def main(argv=None):
         print(error, file=sys.stderr)
         return 2
     if arguments.dry_run:
+        try:
+            look_for_models(jobs)
+        except (FileNotFoundError, ValueError) as error:
+            print(error, file=sys.stderr)
+            return 2
         print(dry_run(jobs, [finished(job) for job in jobs]))
         return 0
     records, skipped, errors = run(jobs, in_place=arguments.in_place, places=arguments.jobs)

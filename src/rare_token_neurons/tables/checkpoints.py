@@ -112,9 +112,8 @@ def captured(settings, revision=None):
 
 
 def _unigram_counts(settings, n_vocab):
-    """Counts over the whole vocabulary for the unigram direction: those of the text, rows without a token 0."""
-    counts = rare_tokens.tokens(settings)["count_text"].to_numpy(dtype=np.float64)
-    return np.pad(counts, (0, n_vocab - len(counts)))
+    """Counts over the whole embedding for the unigram direction: those of the text, rows without a token 0."""
+    return rarity.fitted(rare_tokens.tokens(settings)["count_text"].to_numpy(dtype=np.float64), n_vocab)
 
 
 def activations(settings, revision=None, where="rare", half="B"):

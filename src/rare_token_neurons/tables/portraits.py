@@ -1,8 +1,8 @@
 """Tables of notebook 10: what single neurons write, where they are active, which predictions they help; and, exploratory,
 what the head of the ranked curve is made of.
 
-The top neurons are chosen on half A of the documents; all that is said of them is measured on half B. A neuron counts as on
-where its activation lies beyond its mean on the side of its longer tail.
+The top neurons are chosen on half A of the documents, or named by the parameter `neurons`; all that is said of them is
+measured on half B. A neuron counts as on where its activation lies beyond its mean on the side of its longer tail.
 """
 
 from dataclasses import dataclass
@@ -18,8 +18,10 @@ from rare_token_neurons.models.subject import Subject
 from rare_token_neurons.statistics import controls, documents as over_documents
 from rare_token_neurons.tables import activations, checkpoints as passes, influence as influences, rare_tokens, stage
 from rare_token_neurons.tables.stage import GROUPS, table
+from rare_token_neurons.text import rarity
 
-TOP = 10  # neurons portrayed
+TOP = 10  # neurons portrayed, where none is named
+READS = (*influences.EFFECTS, "neurons")
 LISTED = 12  # tokens a list
 CONTEXTS = 4  # each from another document
 LOGITS = 4e8  # positions x vocabulary of the loss changes by target
@@ -47,13 +49,22 @@ def _influence(settings):
 
 
 def top(settings):
-    """The ten most influential neurons for rare tokens by half A, int (10,); fewer where the rare group is smaller."""
-    return influences.rare_group(_influence(settings))[:TOP]
+    """The neurons portrayed: those named, or the ten most influential for rare tokens by half A (fewer where the rare group
+    is smaller), int (.,)."""
+    return np.array(settings.neurons) if settings.neurons else influences.rare_group(_influence(settings))[:TOP]
+
+
+def _check(settings, revision):
+    """Refuse numbers that are no neurons, before the forward pass."""
+    n = passes.load(settings, revision).n_neurons if settings.neurons else 0
+    if strange := [str(neuron) for neuron in settings.neurons if neuron >= n]:
+        raise ValueError(f"{settings.model} has no neuron {', '.join(strange)} in its last layer: they go from 0 to {n - 1:,}.")
 
 
 @lru_cache(maxsize=1)
 def _activity(settings):
     revision = passes.revisions(settings)[-1]
+    _check(settings, revision)
     subject, kept = passes.captured(settings, revision)
     active, documents = passes.activations(settings, revision, "all", half="B")
     rows = kept.positions.cpu().numpy()
@@ -82,7 +93,8 @@ def _seen(settings, n_vocab):
     """The tokens that occur in the text: rows of the token table, and bool (vocabulary,)."""
     vocabulary = rare_tokens.tokens(settings)
     occurs = vocabulary["count_text"].to_numpy() > 0
-    return vocabulary[occurs].reset_index(drop=True), np.pad(occurs, (0, n_vocab - len(occurs)))
+    occurs &= np.arange(len(occurs)) < n_vocab
+    return vocabulary[occurs].reset_index(drop=True), rarity.fitted(occurs, n_vocab)
 
 
 def _losses(settings):
@@ -98,7 +110,7 @@ def _losses(settings):
     return found
 
 
-@table(passes.LAST, reads=influences.EFFECTS)
+@table(passes.LAST, reads=READS)
 def portraits(settings):
     """One row a neuron: its effects, its output, where it is active.
 
@@ -135,7 +147,7 @@ def portraits(settings):
     return made.assign(positions=len(read), documents=len(np.unique(activity.documents)))
 
 
-@table(passes.LAST, reads=influences.EFFECTS)
+@table(passes.LAST, reads=READS)
 def portrait_tokens(settings):
     """The tokens that each top neuron raises and lowers most, among those that occur in the text.
 
@@ -159,7 +171,7 @@ def portrait_tokens(settings):
             yield some.assign(neuron=neuron, side=side, place=some.index + 1, effect=column[places])
 
 
-@table(passes.LAST, reads=influences.EFFECTS)
+@table(passes.LAST, reads=READS)
 def portrait_contexts(settings):
     """Where each top neuron is most active on half B, one place a document.
 
@@ -179,7 +191,7 @@ def portrait_contexts(settings):
                    "document": activity.documents[at], "block": block, "t": t} | words
 
 
-@table(passes.LAST, reads=influences.EFFECTS)
+@table(passes.LAST, reads=READS)
 def portrait_targets(settings):
     """The targets whose loss each top neuron changes most, over evenly spaced positions of half B.
 
@@ -210,7 +222,7 @@ def portrait_targets(settings):
     return made.join(vocabulary.set_index("token_id")[["token", "group"]], on="token_id")
 
 
-@table(passes.LAST, reads=influences.EFFECTS)
+@table(passes.LAST, reads=READS)
 def portrait_histograms(settings):
     """Histograms of the activity of each top neuron on half B, and of 200 other neurons.
 

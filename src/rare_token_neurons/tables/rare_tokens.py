@@ -13,7 +13,7 @@ import torch
 
 from rare_token_neurons import files, keys, settings as parameters
 from rare_token_neurons.models import checkpoints
-from rare_token_neurons.paths import MINI_PYTHIA, ROOT
+from rare_token_neurons.paths import MINI_PYTHIA, place
 from rare_token_neurons.tables import stage
 from rare_token_neurons.tables.stage import table
 from rare_token_neurons.text import documents as texts, rarity
@@ -46,7 +46,7 @@ def _file(settings):
         case parameters.TRAINING:
             return MINI_PYTHIA / rarity.COUNTS_FILE
         case name:
-            return ROOT / name
+            return place(texts.parted(name)[0])
 
 
 def _counts(settings, vocabulary):
@@ -57,7 +57,8 @@ def _counts(settings, vocabulary):
         case "text":
             return text_counts(settings, len(vocabulary))
         case _ if _file(settings).suffix == ".npy":
-            return rarity.read_counts(_file(settings), len(vocabulary))
+            tokenizer = _corpus(settings.model, settings.text)[0]
+            return rarity.read_counts(_file(settings), len(vocabulary), least=tokenizer.vocab_size)
         case name:
             tokenizer = _corpus(settings.model, settings.text)[0]
             return rarity.unigram_counts(texts.encode(tokenizer, texts.documents(name)["text"]), len(vocabulary))
@@ -73,7 +74,9 @@ def text_counts(settings, size):
 
 def _counts_hash(settings):
     file = _file(settings)
-    return files.sha256(file) if file else settings.counts_name
+    if file is None:
+        return settings.counts_name
+    return files.sha256(file) if file.suffix == ".npy" else texts.text_hash(settings.counts)
 
 
 class Text:

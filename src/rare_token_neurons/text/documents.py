@@ -1,10 +1,12 @@
-"""The documents of a text, their split and their token ids: the embedded mini-pile, a text file, a dataset of the hub."""
+"""The documents of a text, their split and their token ids: mini-pile, a text file, a column of a table, hub rows."""
 
 import codecs
+import contextlib
 import hashlib
 import os
 import re
-from functools import lru_cache
+import textwrap
+from functools import lru_cache, partial
 
 import numpy as np
 import pandas as pd
@@ -20,7 +22,8 @@ def documents(text="mini-pile"):
 
     Parameters
     ----------
-    text : "mini-pile", the path of a text file (see `of_file`), or rows of a dataset on the hub (see `of_dataset`).
+    text : "mini-pile", the path of a text file (see `of_file`) or of a table, with the name of its column (see `of_table`),
+        or rows of a dataset on the hub (see `of_dataset`).
 
     Returns
     -------
@@ -29,14 +32,15 @@ def documents(text="mini-pile"):
     Raises
     ------
     FileNotFoundError, ValueError
-        What `of_file` and `of_dataset` raise.
+        What `of_file`, `of_table` and `of_dataset` raise.
     """
     if text == "mini-pile":
         files = sorted(MINI_PILE.glob("*.jsonl.xz"))
         table = pd.concat([pd.read_json(path, lines=True).assign(source=path.name.split(".")[0]) for path in files],
                           ignore_index=True)
     else:
-        table = of_dataset(text) if names_text(text) else of_file(place(text))
+        name, column = parted(text)
+        table = of_dataset(text) if names_text(text) else of_table(place(name), column) if column else of_file(place(name))
     names = table["source"] + "/" + table["document"].astype(str)
     table["order"] = [hashlib.sha256(name.encode()).hexdigest() for name in names]
     rank = table.groupby("source")["order"].rank() / table.groupby("source")["order"].transform("size")
@@ -48,8 +52,9 @@ def text_hash(text="mini-pile"):
     """sha256 of the files of a text, or of its rows from the hub."""
     if names_text(text):
         return hashlib.sha256("\0".join(of_dataset(text)["text"]).encode()).hexdigest()
-    files = sorted(MINI_PILE.glob("*.jsonl.xz")) if text == "mini-pile" else [place(text)]
-    digest = hashlib.sha256()
+    name, column = parted(text)
+    files = sorted(MINI_PILE.glob("*.jsonl.xz")) if text == "mini-pile" else [place(name)]
+    digest = hashlib.sha256(column.encode())
     for path in files:
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
@@ -133,9 +138,87 @@ def _cut(paragraph):
     yield paragraph[start:]
 
 
+# ---- a column of texts
+
+COLUMN = "text"  # where none is named
+TABLE = re.compile(r"(.+\.(jsonl?|csv|parquet)(?:\.(?:gz|bz2|xz|zst))?)(?::(.+))?", re.IGNORECASE | re.DOTALL)
+
+
+def parted(text):
+    """The path in a text's name, and the column that holds the texts, "" for a file that is text itself: (str, str)."""
+    found = TABLE.fullmatch(text)
+    if found is None or (found[3] and os.path.exists(place(text))):
+        return text, ""
+    return found[1], found[3] or COLUMN
+
+
+def of_table(path, column):
+    """The rows of a table, each a document: .jsonl, .json (a list of records, or lines), .csv or .parquet.
+
+    Returns
+    -------
+    pandas.DataFrame with source (the file's name), document (the row), text
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        No such file; one that pandas cannot read; what `_texts` raises.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no text file {shown(path)}.")
+    try:
+        table = _read_table(path, TABLE.fullmatch(path.name)[2].lower())
+    except Exception as error:  # pandas, pyarrow and the decompressors raise what comes
+        raise ValueError(f"The table {shown(path)} cannot be read: {_reason(error)}") from None
+    return _texts(f"The table {shown(path)}", path.name.split(".")[0], table.get(column), column, table.columns)
+
+
+def _read_table(path, kind):
+    if kind == "parquet":
+        return pd.read_parquet(path)
+    if kind == "csv":
+        return pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])
+    if kind == "json":
+        with contextlib.suppress(ValueError):  # often lines under this ending
+            return pd.read_json(path, dtype=False)  # a text of digits is a text
+    return pd.read_json(path, lines=True, dtype=False)
+
+
+def _texts(name, source, values, column, columns):
+    """The texts in a column as documents; rows without one are left out and counted.
+
+    Raises
+    ------
+    ValueError
+        There is no such column; it holds something else than text, or no text.
+    """
+    if values is None:
+        raise ValueError(f"{name} has no column {column!r}; it has {_brief(', '.join(map(str, columns)))}.")
+    values = list(values)
+    there = [row for row, value in enumerate(values) if not (pd.api.types.is_scalar(value) and pd.isna(value))]
+    texts = [values[row] for row in there]
+    if odd := {type(value).__name__ for value in texts} - {"str"}:
+        raise ValueError(f"{name} holds {' and '.join(sorted(odd))}, not text, in its column {column!r}.")
+    if not any(map(str.strip, texts)):
+        raise ValueError(f"{name} holds no text in its column {column!r}.")
+    if len(texts) < len(values):
+        print(f"{name}: {len(values) - len(texts):,} of {len(values):,} rows have no {column} and are left out.")
+    return pd.DataFrame({"source": source, "document": there, "text": texts})
+
+
+def _reason(error):
+    """What went wrong at the bottom of an error, on one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return _brief(str(error)) or type(error).__name__
+
+
+_brief = partial(textwrap.shorten, width=200, placeholder=" ...")
+
+
 # ---- a dataset of the hub
 
-NAME = re.compile(r"([\w.-]+/[\w.-]+)\[(\d*:\d*)\]")
+NAME = re.compile(r"([\w.-]+/[\w.-]+)\[(\d*:\d*)\](?::(.+))?")
 PARQUET = "refs/convert/parquet"  # the hub's own conversion, which needs no code of the dataset
 
 
@@ -150,7 +233,7 @@ def of_dataset(text):
 
     Parameters
     ----------
-    text : str, such as "stas/c4-en-10k[:500]"; the dataset needs a column `text`.
+    text : str, such as "stas/c4-en-10k[:500]", or "owner/name[:500]:body" for another column than `text`.
 
     Returns
     -------
@@ -159,20 +242,16 @@ def of_dataset(text):
     Raises
     ------
     ValueError
-        The package datasets is not installed; the dataset cannot be had; no column `text`; no rows.
+        The package datasets is not installed; the dataset cannot be had; what `_texts` raises.
     """
-    repository, rows = NAME.fullmatch(text).groups()
+    repository, rows, column = NAME.fullmatch(text).groups(COLUMN)
     try:
         from datasets import load_dataset
     except ImportError:
         raise ValueError(f"The text {text} is on the hub: install the package datasets (pip install -e '.[hub]').") from None
     try:
         found = load_dataset(repository, split=f"train[{rows}]", revision=PARQUET)
-    except (OSError, ValueError) as error:  # no network, no such dataset, no such rows
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"The text {text} could not be had from the hub: {reason}") from None
-    if "text" not in found.column_names:
-        raise ValueError(f"The dataset {repository} has no column text; it has {', '.join(found.column_names)}.")
-    if not len(found):
-        raise ValueError(f"The text {text} has no rows.")
-    return pd.DataFrame({"source": repository.split("/")[1], "document": range(len(found)), "text": found["text"]})
+        values = found[column][:] if column in found.column_names else None
+    except Exception as error:  # datasets, pyarrow, fsspec and the hub's client raise what comes
+        raise ValueError(f"The text {text} could not be had from the hub: {_reason(error)}") from None
+    return _texts(f"The dataset {repository}", repository.split("/")[1], values, column, found.column_names)

@@ -143,28 +143,39 @@ def rare_tokens(counts, candidate, percentile):
 COUNTS_FILE = "unigram_counts.npy"  # beside the weights of a model: the counts of the text that it was trained on
 
 
-def read_counts(path, size):
-    """The counts of the first `size` tokens, int64 (size,).
+def read_counts(path, size, *, least=None):
+    """The counts of the first `size` tokens, int64 (size,); 0 for those at the end that the file does not have.
+
+    Parameters
+    ----------
+    least : how many it must have; None is all. An embedding is often wider than the tokenizer, whose added tokens are no
+        words.
 
     Raises
     ------
     ValueError
-        No .npy file of numbers (a pickle is never opened); another shape, or fewer counts than tokens; a count that is
-        negative, not whole, or not finite.
+        No .npy file of numbers (a pickle is never opened); another shape, or too few counts; a count that is negative, not
+        whole, or not finite.
     """
+    least = size if least is None else min(least, size)
     try:
         counts = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError, MemoryError):
         counts = None
     if not isinstance(counts, np.ndarray) or counts.dtype.kind not in "iuf":
         raise ValueError(f"{shown(path)} is no .npy file of numbers.")
-    if counts.ndim != 1 or len(counts) < size:
-        raise ValueError(f"{shown(path)} must hold one count for each of the {size:,} tokens; its shape is {counts.shape}.")
+    if counts.ndim != 1 or len(counts) < least:
+        raise ValueError(f"{shown(path)} must hold one count for each of the {least:,} tokens; its shape is {counts.shape}.")
     wrong = ~((counts >= 0) & (counts < 2**53) & (counts == np.floor(counts)))
     if wrong.any():
         at = int(wrong.argmax())
         raise ValueError(f"{shown(path)} must hold whole numbers of 0 or more; that of token {at} is {counts[at]}.")
-    return counts[:size].astype(np.int64)
+    return fitted(counts.astype(np.int64), size)
+
+
+def fitted(values, size):
+    """Values by token id, (size,): 0 (False) for rows of the embedding without a token, none for tokens without a row."""
+    return np.pad(values[:size], (0, max(0, size - len(values))))
 
 
 # ---- positions
