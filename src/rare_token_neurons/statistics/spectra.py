@@ -223,13 +223,11 @@ def measure(matrices, fits=FITS):
     values, d = eigenvalues(matrices), np.shape(matrices)[-1]
     exponent, sizes = hill(values)
     spikes, distances = zip(*(bulk(row, d) for row in values))
-    table = pd.DataFrame({"alpha_hill": exponent, "k": sizes, "stable_rank": stable_rank(values),
-                          "entropy": spectral_entropy(values), "spikes": spikes, "mp_distance": distances,
-                          "alpha_hill_half": hill(values, 0.5)[0]})
-    found = metrics(matrices[:fits]) if fits else pd.DataFrame(columns=[*FITTED, "status", "warning", "log"])
-    found = found[[*FITTED, "status", "warning", "log"]].reindex(table.index)
-    found[list(FITTED)] = found[list(FITTED)].astype(float)
-    return table.assign(**found).assign(xmin=found["xmin"] / d, spectral_norm=found["spectral_norm"] / d)
+    fitted = fit_tails(values[:fits] * d).reindex(range(len(values)))
+    fitted[["xmin", "spectral_norm"]] /= d
+    return pd.DataFrame({"alpha_hill": exponent, "k": sizes, "stable_rank": stable_rank(values),
+                         "entropy": spectral_entropy(values), "spikes": spikes, "mp_distance": distances,
+                         "alpha_hill_half": hill(values, 0.5)[0]}).join(fitted)
 
 
 def shuffles(weights, draws, seed=0):
@@ -266,6 +264,11 @@ ANALYZE = dict(layers=[], min_evals=8, max_evals=15000, min_size=None, max_size=
 SMALL = 20  # below as many eigenvalues weightwatcher changes to a bias-corrected estimator
 FIT = ["alpha", "D", "sigma", "xmin", "num_pl_spikes"]
 SHAPE = ["stable_rank", "spectral_norm", "entropy", "num_evals", "Q"]
+# `fit_powerlaw`, the step of `analyze` that fits: its arguments under other names, and what it returns
+FIT_POWERLAW = {name: ANALYZE[name] for name in ("xmax", "plot", "savefig", "fix_fingers", "finger_thresh", "xmin_max",
+                                                 "max_fingers", "pl_package")} | {"fit_type": ANALYZE["fit"]}
+TOLD = ("alpha", "Lambda", "xmin", "xmax", "D", "sigma", "num_pl_spikes", "num_fingers", "raw_alpha", "status", "warning")
+_SKIPPED = {**dict.fromkeys(FIT + SHAPE, np.nan), "status": "skipped", "small": True, "warning": ""}
 
 
 @contextlib.contextmanager
@@ -296,6 +299,30 @@ def _weightwatcher():
     with _contained():
         import weightwatcher
     return weightwatcher
+
+
+def fit_tails(values):
+    """weightwatcher's power-law fit of each spectrum, without the rest of its analysis, which takes ten times as long.
+
+    Parameters
+    ----------
+    values : (g, m) eigenvalues of W W^T, largest first.
+
+    Returns
+    -------
+    DataFrame, one row a spectrum: alpha, D, xmin, spectral_norm, status, warning and log, as in `metrics`
+    """
+    ww, rows = _weightwatcher(), []
+    with _contained():
+        watcher = ww.WeightWatcher()
+    for one in values:
+        row = _SKIPPED
+        with _contained() as notes:
+            if len(one) >= ANALYZE["min_evals"]:
+                told = watcher.fit_powerlaw(one[::-1], **FIT_POWERLAW)
+                row = _numbers(dict(zip(TOLD, told)) | {"spectral_norm": one[0], "num_evals": len(one)})
+        rows.append(row | {"log": "; ".join(dict.fromkeys(notes))})
+    return pd.DataFrame(rows, columns=[*FITTED, "status", "warning", "log"]).astype(dict.fromkeys(FITTED, float))
 
 
 def metrics(matrices):
@@ -330,18 +357,16 @@ def metrics(matrices):
         with _contained() as notes:
             model = nn.Sequential(layer)
             found = ww.WeightWatcher(model=model).analyze(model=model, **ANALYZE)
-        rows.append({"name": name, **_numbers(found), "log": "; ".join(dict.fromkeys(notes))})
+        row = _numbers(found.iloc[0]) if len(found) else _SKIPPED
+        rows.append({"name": name, **row, "log": "; ".join(dict.fromkeys(notes))})
     return pd.DataFrame(rows)
 
 
-def _numbers(found):
-    """One row of numbers from weightwatcher's table: failures, which it writes as -1 or infinity, become NaN."""
-    if not len(found):
-        return {**dict.fromkeys(FIT + SHAPE, np.nan), "status": "skipped", "small": True, "warning": ""}
-    row = found.iloc[0]
+def _numbers(row):
+    """What weightwatcher says of one matrix, as far as it says it: failures, which it writes as -1 or infinity, become NaN."""
     failed = row["status"] != "success" or not row["alpha"] > 1
-    lost = FIT if failed else []
-    values = {name: float(row[name]) if np.isfinite(row[name]) and name not in lost else np.nan for name in FIT + SHAPE}
+    values = {name: np.nan if name in FIT and failed or not np.isfinite(row[name]) else float(row[name])
+              for name in FIT + SHAPE if name in row}
     return {**values, "status": "failed" if failed else "success", "small": bool(row["num_evals"] < SMALL),
             "warning": "" if failed else row["warning"]}
 
