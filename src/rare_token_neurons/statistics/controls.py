@@ -245,8 +245,8 @@ def dimensions(block, tokens):
     """
     m = block.shape[-1]
     ratio = geometry.participation_ratio(block, tokens) if tokens >= m + 3 else np.full(block.shape[:-2], np.nan)
-    return np.stack([geometry.effective_dimension(block, interpolate=True), geometry.effective_dimension(block), ratio],
-                    axis=-1) / m
+    dimension = geometry.effective_dimension(block, interpolate=True)
+    return np.stack([dimension, np.ceil(dimension), ratio], axis=-1) / m
 
 
 def pairs(block):

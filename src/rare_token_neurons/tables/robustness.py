@@ -6,7 +6,6 @@ and fewer control groups than notebooks 03 to 07: the default cell's values diff
 """
 
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -16,7 +15,7 @@ from rare_token_neurons import keys
 from rare_token_neurons.ablation import layers, neurons as ablation
 from rare_token_neurons.ablation.capture import ABLATIONS
 from rare_token_neurons.curve import heads
-from rare_token_neurons.statistics import claims, controls, documents, rankings, spectra
+from rare_token_neurons.statistics import claims, controls, documents, geometry, rankings, spectra
 from rare_token_neurons.tables import checkpoints as passes, influence as influences, rare_tokens, stage, weights
 from rare_token_neurons.tables.stage import table
 from rare_token_neurons.text import rarity
@@ -306,13 +305,15 @@ def all_of(measured, ranking, seed):
     missed = controls.missed(sample.features, members, nulls_of.get("matched"))
     at_b = [{name: part[name][in_b[name]] for name in in_b} for part in (measured.effects, measured.owners)]
     found["rare against common"] = lean(*at_b, members, nulls_of, missed=missed, seed=seed)
-    dimensions, options = partial(controls.dimensions, tokens=len(values)), {"resamples": RESAMPLES, "baselines": BASELINES}
-    rows = {row["statistic"]: row | missed | {"documents": len(np.unique(owners))}
-            for names, statistic in ((controls.DIMENSIONS, dimensions), (controls.PAIRS, controls.pairs))
-            for row in controls.within(sample, members, nulls_of, names, statistic, seed=seed, **options)}
-    for name, of in (("effective dimension", "effective dimension"),
-                     ("co-activation", "mean absolute" if measured.gated else "mean")):
-        found[name] = claims.contrast(rows[of], judged_by[name].direction, len(values))
+    pair = geometry.mean_abs_pair if measured.gated else geometry.mean_pair
+
+    def statistic(block):
+        return np.stack([geometry.effective_dimension(block, interpolate=True) / len(members), pair(block)], axis=-1)
+
+    named = {name: judged_by[name].direction for name in ("effective dimension", "co-activation")}
+    for row in controls.within(sample, members, nulls_of, named, statistic, resamples=RESAMPLES, baselines=BASELINES, seed=seed):
+        row |= missed | {"documents": len(np.unique(owners))}
+        found[row["statistic"]] = claims.contrast(row, row["side"], len(values))
     found["Hill exponent"] = heavy_tail(measured, members, nulls_of["random"], apart, seed)
     return found, shelf
 
