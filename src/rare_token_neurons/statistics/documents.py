@@ -7,6 +7,7 @@ one matrix product. Shapes: sums (documents, neurons), counts (documents,), weig
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -69,10 +70,13 @@ def redraw(weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return rng.multinomial(sizes.astype(int), weights / sizes[..., None]).astype(float)
 
 
-def resamples(count: int, draws: int, seed) -> np.ndarray:
-    """Weights of `count` documents: each once, then drawn with replacement: (1 + draws, count); seed of `default_rng`."""
+@lru_cache(maxsize=8)  # control groups by the hundred are drawn alike
+def resamples(count: int, draws: int, seed: int | tuple[int, ...]) -> np.ndarray:
+    """Weights of `count` documents: each once, then drawn with replacement: (1 + draws, count), not to be written to."""
     every = np.ones((1, count))
-    return np.concatenate([every, redraw(np.repeat(every, draws, axis=0), np.random.default_rng(seed))])
+    weights = np.concatenate([every, redraw(np.repeat(every, draws, axis=0), np.random.default_rng(seed))])
+    weights.flags.writeable = False
+    return weights
 
 
 def halves(in_a, draws, seed=0):
@@ -213,10 +217,10 @@ def moments(activations, documents, rows=None):
     rows = np.arange(values.shape[1]) if rows is None else np.asarray(rows)
     ids, place, n = np.unique(documents, return_inverse=True, return_counts=True)
     origin = values.mean(axis=0)
-    parts = np.split((values - origin)[np.argsort(place, kind="stable")], np.cumsum(n)[:-1])  # D arrays (tokens, c)
-    return Moments(ids, n, origin, np.stack([part.sum(axis=0) for part in parts]),
-                   np.stack([np.einsum("tc,tc->c", part, part) for part in parts]), rows,
-                   np.stack([part[:, rows].T @ part for part in parts]))
+    values, starts = (values - origin)[np.argsort(place, kind="stable")], np.cumsum(n) - n
+    sums, squares = (np.add.reduceat(part, starts) for part in (values, values**2))  # (D, c)
+    products = np.stack([part[:, rows].T @ part for part in np.split(values, starts[1:])])
+    return Moments(ids, n, origin, sums, squares, rows, products)
 
 
 def resampled(moments, weights, centred=True):

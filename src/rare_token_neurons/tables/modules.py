@@ -30,7 +30,7 @@ def _rankings(settings, revision):
         for half in "AB":
             inside = rare_tokens.in_half(settings, sums.documents.numpy(), half)
             n, changes = sums.n.numpy()[inside], sums.abs_sum.double().numpy()[inside]
-            weights = over_documents.resamples(len(n), controls.RESAMPLES, [settings.seed, *f"{group}{half}".encode()])
+            weights = over_documents.resamples(len(n), controls.RESAMPLES, (settings.seed, *f"{group}{half}".encode()))
             rankings[group, half] = over_documents.influence(changes, n, weights)
     return rankings
 
