@@ -361,18 +361,10 @@ def less_controls(found, side):
     -------
     value, low, high : float
     """
-    both = [tuple(float(found[column]) for column in _columns(kind)) for kind in controls.KINDS if f"less_{kind}" in found]
+    both = [tuple(float(found[column]) for column in controls.less_columns(kind))
+            for kind in controls.KINDS if f"less_{kind}" in found]
     weakness = {"greater": lambda one: -one[1], "less": lambda one: one[2], "absent": lambda one: max(-one[1], one[2])}[side]
     return max((one for one in both if np.isfinite(one).all()), key=weakness, default=(np.nan,) * 3)
-
-
-def _columns(kind):
-    return tuple(f"less_{kind}{end}" for end in ("", "_low", "_high"))
-
-
-def difference(kind, ends):
-    """The columns that `less_controls` reads for a kind of control; ends: value, low, high of the difference."""
-    return dict(zip(_columns(kind), ends))
 
 
 def contrast(found, side, positions, p=("p_random", "p_matched"), missing=0.0):
@@ -388,7 +380,7 @@ def contrast(found, side, positions, p=("p_random", "p_matched"), missing=0.0):
     if not poor and "p_matched" in (*p, *found) and not np.isfinite(found.get("less_matched", np.nan)):
         poor = "no matched groups"
     if poor:
-        alone = {"p_matched": np.nan} | dict.fromkeys(_columns("matched"), np.nan)
+        alone = {"p_matched": np.nan} | controls.less("matched", (np.nan,) * 3)
     found |= alone
     found |= dict(zip(("value", "low", "high"), less_controls(found, side)))
     made = item(found, positions, p=p, missing=missing)
@@ -426,6 +418,6 @@ def lightest(rows):
     for one in map(dict, rows):
         for kind in controls.KINDS:
             columns = ("value", "low", "high", f"{kind}_mean", f"{kind}_low", f"{kind}_high")
-            one |= difference(kind, apart(*(float(one.get(column, np.nan)) for column in columns)))
+            one |= controls.less(kind, apart(*(float(one.get(column, np.nan)) for column in columns)))
         found.append(contrast(one, "less", one["positions"], missing=one["missing"]))
     return max(found, key=lambda one: one.high)

@@ -394,7 +394,12 @@ def _of_kind(kind, value, draws, null, others, side, seed):
 
 def less(kind, difference):
     """The columns of a difference from a kind of control: (value, low, high) -> less_X, less_X_low, less_X_high."""
-    return dict(zip((f"less_{kind}", f"less_{kind}_low", f"less_{kind}_high"), difference))
+    return dict(zip(less_columns(kind), difference))
+
+
+def less_columns(kind):
+    """The names of these columns."""
+    return tuple(f"less_{kind}{end}" for end in ("", "_low", "_high"))
 
 
 def compare(own, resampled, nulls, sides, fitted):
