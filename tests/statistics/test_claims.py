@@ -102,7 +102,9 @@ def test_a_decay_that_any_sample_has_counts_as_partly(draws, nulls, expected):
 def test_without_matched_groups_that_match_a_claim_holds_partly_at_most(claim, evidence, expected):
     found = claims.judge({"T1": replace(evidence, unmatched=True)}, (claim,)).iloc[0]
     assert found["verdict"] == expected
-    assert found["reason"].endswith("cannot be tested against matched groups") == (expected != NOT)
+    words = {UNTESTED: "no well-matched groups to stand against", PARTLY: "cannot be tested against matched groups"}
+    assert found["reason"].endswith(words.get(expected, "the null"))
+    assert ("Cannot be tested: no well-matched groups to stand against." in found["sentence"]) == (expected == UNTESTED)
     assert found["p"] == pytest.approx(evidence.p[0], nan_ok=True) if evidence.p else np.isnan(found["p"])
 
 

@@ -187,7 +187,7 @@ def _absence(claim, evidence, adjusted):
     """An absence is "reproduced" where the whole interval lies within the margin around the null, "not reproduced" where
     none of it does; in between the measurement is too coarse to say."""
     if evidence.unmatched:
-        return UNTESTED, UNMATCHED
+        return UNTESTED, "no well-matched groups to stand against"
     low, high = evidence.low - evidence.null, evidence.high - evidence.null
     if -claim.margin <= low and high <= claim.margin:
         return REPRODUCED, f"interval within ±{claim.margin:g} of the null"
