@@ -215,7 +215,7 @@ def measured(activations, w_in, w_out, ids, effects):
     per_document = np.stack([effects[ids == one].sum(axis=0) for one in np.unique(ids)])
     n = np.unique(ids, return_counts=True)[1]
     group = rankings.top(per_document[::2].sum(axis=0), 20)
-    anew = documents.resampled_groups(per_document[::2], n[::2], 20, draws=100)
+    anew = documents.resampled_groups(per_document[::2], n[::2], 20, draws=100, seed=0)
     sample = controls.sample(activations[~half], ids[~half], w_out)
     nulls = controls.control_groups(sample, group, draws=199)
     rng = np.random.default_rng(1)
