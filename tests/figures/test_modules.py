@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 
 from rare_token_neurons.figures import modules
-from rare_token_neurons.tables import modules as tables
 
 
 def test_the_group_is_the_top_of_half_a_for_rare_targets(ax):
@@ -76,7 +75,6 @@ def test_sentences_take_each_number_from_its_table():
     assert "9 heads was ablated on 2,000 tokens: 50 rare and 60 common targets in 40 documents" in said
     assert "**0.90** (95 % over documents 0.80 to 0.95; shuffled labels 0.60 to 0.75, p = 0.50" in said
     assert said.endswith(": 1.")
-    assert modules.MODULE_DRAWS == tables.MODULE_DRAWS
     module = module_row(p_matched=0.2)
     group = pd.DataFrame({"second": ["rare", "common"], "k": 10, "shared": [8, 4]}).set_index("second")
     whole = {"joint": 0.5, "ratio": 1.5, "ratio_low": 1.2, "ratio_high": 1.8}

@@ -7,13 +7,14 @@ import pandas as pd
 import pytest
 from planted import HEAD, PLANTED, values_of
 
-from rare_token_neurons.statistics import geometry
+from rare_token_neurons.statistics import controls, geometry
 from rare_token_neurons.tables import checkpoints as passes, modules, rare_tokens
 
 
 @pytest.fixture
 def quick(monkeypatch):
-    for name, few in (("MODULE_DRAWS", 20), ("BASELINES", 2), ("MODULE_RESAMPLES", 10), ("SEEDS", 2)):
+    monkeypatch.setattr(controls, "MODULE_DRAWS", 20)
+    for name, few in (("BASELINES", 2), ("MODULE_RESAMPLES", 10), ("SEEDS", 2)):
         monkeypatch.setattr(modules, name, few)
 
 

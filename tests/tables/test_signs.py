@@ -33,7 +33,7 @@ def made(tiny, computed, monkeypatch):
     monkeypatch.setattr(influences, "phases", lambda settings: heads)
     monkeypatch.setattr(influences, "GROUP_SHARE", 0.2)
     monkeypatch.setattr(activations, "LEAST_HEAD", 5)
-    for module, name, few in ((controls, "DRAWS", 40), (controls, "BASELINES", 3), (modules, "MODULE_DRAWS", 20),
+    for module, name, few in ((controls, "DRAWS", 40), (controls, "BASELINES", 3), (controls, "MODULE_DRAWS", 20),
                               (modules, "MODULE_RESAMPLES", 10), (modules, "SEEDS", 2), (weights, "DRAWS", 9),
                               (weights, "FITS", 9)):
         monkeypatch.setattr(module, name, few)

@@ -34,6 +34,7 @@ LATEST = 0.1                            # of the neurons: what begins beyond is 
 INSIDE = 0.1                            # of the law in log rank, left out at either end where a power law is tested
 LEVEL = 0.05                            # of the test
 DRAWS, SPLITS = 200, 20
+FLOOR = 1 / (1 + DRAWS)                 # of a p value against as many null curves
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import seaborn as sns
 from rare_token_neurons.curve import heads
 from rare_token_neurons.figures import axes
 from rare_token_neurons.figures.axes import DECIDES, legend_below, title  # for the notebook
-from rare_token_neurons.figures.influence import FLOOR, RANKED, largest
+from rare_token_neurons.figures.influence import RANKED, largest
 from rare_token_neurons.figures.words import UNTOLD, between, level, named, stretches
 from rare_token_neurons.tables.stage import GROUPS
 
@@ -317,7 +317,7 @@ def of_gain(statistics):
                     f"{first['step']:,} to {last['value']:+.2f} ({named(last)}) at step {last['step']:,}, a gain of "
                     f"**{gain['value']:+.2f}** e-folds (95 %: {between(gain, form='+.2f')}). Two laws alone "
                     f"differ with a standard deviation of {gain['null_sd']:.2f}; as much between them: "
-                    f"{level(gain['p_laws'], FLOOR, 'pairs')}.")
+                    f"{level(gain['p_laws'], heads.FLOOR, 'pairs')}.")
     return "\n".join(said)
 
 
@@ -335,6 +335,6 @@ def summary(phases, statistics, rare):
             f"87.4 %, by a public summary) at last. Here head / law / decay for rare tokens are {ends[0]} and "
             f"{ends[1]}. The height of the first 1.7 % of the neurons above their law *{way}*: Δ changes by "
             f"{gain['value']:+.2f} e-folds (95 %: {between(gain, form='+.2f')}; as much between two laws: "
-            f"{level(gain['p_laws'], FLOOR, 'pairs')}). The top group's lead over the median neuron grows "
+            f"{level(gain['p_laws'], heads.FLOOR, 'pairs')}). The top group's lead over the median neuron grows "
             f"{lead['value']:.1f} times (95 %: {between(lead, form='.1f')}), to {rare['ratio'].iloc[-1]:.1f}; ranking "
             f"half-normal numbers alone gives {rare['ranked'].iloc[-1]:.1f}.")

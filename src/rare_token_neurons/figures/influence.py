@@ -16,7 +16,6 @@ MEANS = {  # what the words say; `curve.heads` decides them
     "rounded": "it lies below its law, as the head of any sorted sample does",
     "on the line": "it is not shown to lie above its law, nor below",
     UNTOLD: "too few neurons or documents"}
-FLOOR = 1 / (1 + heads.DRAWS)  # of a p value against pairs of laws
 RANKED = 1 / 1_001  # of one against ranked half-normal numbers (`nulls.ranked_null`)
 PLACES = (1, 3, 10, 30, 100, 300, 1000)  # ranks at which a curve is set beside its law by hand
 
@@ -200,8 +199,8 @@ def summary(found, prominence, by_neuron, top):
     law, less = prominence.loc[("rare", "law")], prominence.loc[("rare", "contrast")]
     contrast = (f"Δ of the first 1.7 % of the neurons on rare less that on common tokens is {less['value']:+.2f} "
                 f"e-folds ({between(less, form='+.2f')}; as much between two laws: "
-                f"{level(less['p_laws'], FLOOR, 'pairs')}; with the labels swapped in documents: "
-                f"{level(less['p_swap'], FLOOR, 'swaps')}). "
+                f"{level(less['p_laws'], heads.FLOOR, 'pairs')}; with the labels swapped in documents: "
+                f"{level(less['p_swap'], heads.FLOOR, 'swaps')}). "
                 if np.isfinite(less["value"]) else "")
     return ("The paper (by a public summary) divides the neurons into plateau, power law and decay as 1.7 % / about 10 "
             "% / 87.4 %, the plateau above the law; common tokens lack it. Here head / law / decay are "

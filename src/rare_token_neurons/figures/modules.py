@@ -7,9 +7,8 @@ from rare_token_neurons.figures import axes
 from rare_token_neurons.figures.activations import drop_empty, matches, matching, usable  # some for the notebook
 from rare_token_neurons.figures.axes import of_groups, title
 from rare_token_neurons.figures.words import against, between, by_control, by_draws, level
+from rare_token_neurons.statistics import controls
 from rare_token_neurons.statistics.rankings import top
-
-MODULE_DRAWS = 200  # control groups of a kind, behind a modularity
 
 SETS = {("rare", "rare"): ("rare again", axes.COLORS["rare"], "--"),
         ("rare", "common"): ("common", axes.COLORS["common"], "-")}
@@ -198,7 +197,7 @@ def summary(module, group, neurons, route, whole):
     one, again = group.loc["common"], group.loc["rare"]
     edges = " on absolute correlations" if module["weights"] == "absolute" else ""
     beside = by_control(module, lambda kind: f"{kind} groups have {module[kind]:.3f} "
-                                             f"({by_draws(module[f'p_{kind}'], MODULE_DRAWS, kind, 2)})")
+                                             f"({by_draws(module[f'p_{kind}'], controls.MODULE_DRAWS, kind, 2)})")
     return (
         "The follow-ups report a modularity of 0.05 to 0.11 for the plateau neurons against 0.04 to 0.09 for random "
         f"ones (p > 0.4). Here it is **{module['value']:.3f}**{edges}; {beside}. Rare and common words share "

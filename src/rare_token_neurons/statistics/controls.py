@@ -188,6 +188,7 @@ DIMENSIONS = {"effective dimension": "less", "whole components": "less", "partic
 PAIRS = {"mean": "greater", "mean absolute": "greater", "negative share": "less"}
 CROSSED = {"mean": "less", "mean absolute": "two-sided", "negative share": "greater"}
 DRAWS, LARGE, LARGE_DRAWS = 1000, 100, 200  # control groups; fewer where a group has more than LARGE neurons
+MODULE_DRAWS = 200  # of them, where communities are sought, which are not cheap
 RESAMPLES = 500  # draws of documents
 BASELINES = 50  # of the control groups, to compare with over resampled documents
 COLUMNS = 256  # other neurons at once

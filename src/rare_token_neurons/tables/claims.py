@@ -50,7 +50,6 @@ def row(rows, /, **where):
 # ---- one function a claim
 
 LAWS = ("p_laws",)
-FLOOR = 1 / (1 + heads.DRAWS)  # of p against null curves
 
 
 def ratio(rows):
@@ -108,7 +107,7 @@ def _from_step_0(rows):
 
 
 def _contrast(found):
-    return replace(item(found, found["positions"], p=LAWS), floor=FLOOR)
+    return replace(item(found, found["positions"], p=LAWS), floor=heads.FLOOR)
 
 
 def _none(found):

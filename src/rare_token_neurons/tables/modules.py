@@ -75,8 +75,7 @@ def rankings(settings, revision):
 
 # ---- is the group a module?
 
-MODULE_DRAWS = 200  # control groups of a kind: communities are not cheap
-BASELINES = 10  # of them, whose communities are found anew for every draw of documents
+BASELINES = 10  # control groups of a kind, whose communities are found anew for every draw of documents
 MODULE_RESAMPLES = 200  # draws of documents
 SEEDS = 20  # of Louvain's algorithm, for the rare group; the controls take one each
 WEIGHTS = ("positive", "absolute")
@@ -114,7 +113,7 @@ def _deciding(settings, revision):
 
 
 def _modularity(settings, revision, where, weights, resolution, main):
-    sample, group, nulls = activations.rare_and_controls(settings, revision, where, MODULE_DRAWS)
+    sample, group, nulls = activations.rare_and_controls(settings, revision, where, controls.MODULE_DRAWS)
 
     def found(block):
         return geometry.modularity(np.nan_to_num(block), resolution, 1, weights)
@@ -148,7 +147,7 @@ def module_members(settings, revision):
     DataFrame, one row (revision, step, group, i, j): correlation of neurons i and j, community of i (1 is the largest);
     the random and the matched group are those whose modularity is the median
     """
-    sample, group, nulls = activations.rare_and_controls(settings, revision, "rare", MODULE_DRAWS)
+    sample, group, nulls = activations.rare_and_controls(settings, revision, "rare", controls.MODULE_DRAWS)
     matrix, chosen_groups, (_, weights) = sample.matrices["correlation"], {"rare": group}, _deciding(settings, revision)
     for kind, made in nulls.items():
         order = np.argsort(geometry.modularity(geometry.within(matrix, made), 1.0, 1, weights), kind="stable")
