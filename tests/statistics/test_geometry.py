@@ -141,11 +141,26 @@ def test_planted_modules_are_found(rng):
 
 def test_negative_correlations_are_no_edges_unless_absolute():
     block = np.array([[1.0, -0.5, 0.25], [-0.5, 1.0, 0.0], [0.25, 0.0, 1.0]])
-    assert sorted(geometry.graph(block).edges) == [(0, 2)]
-    absolute = geometry.graph(block, weights="absolute")
-    assert absolute[0][1]["weight"] == 0.5 and not list(nx.selfloop_edges(absolute))
+    assert np.argwhere(geometry.edges(block)).tolist() == [[0, 2], [2, 0]]
+    absolute = geometry.edges(block, weights="absolute")
+    assert absolute[0, 1] == absolute[1, 0] == 0.5 and not absolute.diagonal().any()
     assert np.isnan(geometry.modularity(-np.ones((4, 4))))
     assert geometry.modularity(np.stack([block, block])).shape == (2,)
+
+
+@pytest.mark.parametrize("weights", ["positive", "absolute"])
+@pytest.mark.parametrize("resolution", geometry.RESOLUTIONS)
+def test_many_graphs_at_once_have_the_communities_that_networkx_finds(rng, weights, resolution):
+    blocks = np.stack([np.corrcoef(activations(rng, groups, 24, strength=strength, tokens=200).T)
+                       for groups in (2, 4, 6) for strength in (0.1, 0.5, 2.0)])
+    blocks[0, 3] = blocks[0, :, 3] = 0.0  # a silent neuron
+    graphs = geometry.edges(blocks, weights)
+    for graph, parts, value in zip(graphs, geometry.louvain(graphs, resolution, seed=5),
+                                   geometry.modularity(blocks, resolution, [5], weights)):
+        network = nx.from_numpy_array(graph)
+        theirs = nx.community.louvain_communities(network, resolution=resolution, seed=5)
+        assert [set(np.flatnonzero(parts == part)) for part in np.unique(parts)] == theirs
+        assert value == pytest.approx(nx.community.modularity(network, theirs), abs=1e-12)
 
 
 def test_a_modular_group_stands_out_and_a_plain_one_does_not(rng):
@@ -170,4 +185,4 @@ def test_bad_input_by_name(rng):
     with pytest.raises(ValueError, match="not finite"):
         geometry.alive(np.array([[np.nan, 1.0], [2.0, 3.0]]))
     with pytest.raises(ValueError, match="positive or absolute"):
-        geometry.graph(np.eye(2), weights="signed")
+        geometry.edges(np.eye(2), weights="signed")

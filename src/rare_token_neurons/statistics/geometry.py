@@ -6,6 +6,8 @@ throughout: centred (Pearson's r, which is also the cosine of the centred activa
 which the shared negative offset of GELU outputs alone makes positive).
 """
 
+from random import Random
+
 import networkx as nx
 import numpy as np
 from scipy.cluster.hierarchy import leaves_list, linkage
@@ -180,32 +182,32 @@ def cluster(block):
 # ---- communities
 
 RESOLUTIONS = (0.9, 1.0, 1.2)
+GAIN = 1e-7  # of modularity, below which no further level is tried
 
 
-def graph(block, weights="positive"):
-    """The correlation graph of a group: neurons joined by their correlation.
+def edges(block, weights="positive"):
+    """The weights of a group's correlation graph, in which neurons are joined by their correlation.
 
     Parameters
     ----------
-    block : (m, m) correlation matrix.
+    block : (..., m, m) correlation matrices.
     weights : "positive" (negative correlations are no edge: Louvain's null model needs weights of one sign) or
         "absolute".
 
     Returns
     -------
-    networkx.Graph with m nodes and an edge attribute "weight".
+    (..., m, m) float, symmetric, 0 on the diagonal
     """
     if weights not in ("positive", "absolute"):
         raise ValueError(f"Weights are positive or absolute, not {weights!r}.")
-    edges = np.abs(block) if weights == "absolute" else np.maximum(block, 0.0)
-    edges = (edges + edges.T) / 2
-    np.fill_diagonal(edges, 0.0)
-    return nx.from_numpy_array(edges)
+    found = np.abs(block) if weights == "absolute" else np.maximum(block, 0.0)
+    return (found + found.swapaxes(-1, -2)) / 2 * (1 - np.eye(block.shape[-1]))
 
 
 def communities(block, resolution=1.0, seed=0, weights="positive"):
     """Louvain's communities of a group's correlation graph: a list of sets of positions in the group."""
-    return nx.community.louvain_communities(graph(block, weights), weight="weight", resolution=resolution, seed=seed)
+    network = nx.from_numpy_array(edges(block, weights))
+    return nx.community.louvain_communities(network, weight="weight", resolution=resolution, seed=seed)
 
 
 def modularity(block, resolution=1.0, seeds=5, weights="positive"):
@@ -225,16 +227,84 @@ def modularity(block, resolution=1.0, seeds=5, weights="positive"):
     -------
     (...) float, NaN where the graph has no edge.
     """
-    block = np.asarray(block)
     seeds = range(seeds) if np.ndim(seeds) == 0 else seeds
-    flat = block.reshape(-1, *block.shape[-2:])
-    values = np.array([_modularity(graph(one, weights), resolution, seeds) for one in flat])
-    return values.reshape(block.shape[:-2])[()]
+    found = edges(np.asarray(block), weights)
+    flat = found.reshape(-1, *found.shape[-2:])
+    values = np.mean([quality(merged(flat, louvain(flat, resolution, seed))) for seed in seeds], axis=0)
+    return values.reshape(found.shape[:-2])[()]
 
 
-def _modularity(network, resolution, seeds):
-    if not network.size(weight="weight") > 0:
-        return np.nan
-    partitions = [nx.community.louvain_communities(network, weight="weight", resolution=resolution, seed=seed)
-                  for seed in seeds]
-    return float(np.mean([nx.community.modularity(network, one, weight="weight", resolution=1.0) for one in partitions]))
+def louvain(weights, resolution=1.0, seed=0):
+    """Louvain's communities of many graphs at once: those of `networkx.community.louvain_communities`, which takes ten times
+    as long over them.
+
+    Parameters
+    ----------
+    weights : (g, m, m) float, symmetric, at or above 0, 0 on the diagonal.
+
+    Returns
+    -------
+    (g, m) int, the community of each node
+    """
+    count, m = weights.shape[:2]
+    found, going = np.tile(np.arange(m), (count, 1)), np.arange(count)
+    shuffles, sizes = [Random(seed) for _ in going], np.full(count, m)
+    value = quality(weights, resolution)
+    while len(going):
+        order = np.full((len(going), m), -1)  # nodes in random order; -1 behind them
+        for row, size, at in zip(order, sizes, going):
+            nodes = list(range(size))
+            shuffles[at].shuffle(nodes)
+            row[:size] = nodes
+        parts = _moved(weights, order, resolution)
+        used = np.zeros(parts.shape, dtype=bool)
+        np.put_along_axis(used, np.where(np.arange(m) < sizes[:, None], parts, parts[:, :1]), True, axis=1)
+        parts = np.take_along_axis(used.cumsum(axis=1) - 1, parts, axis=1)
+        found[going] = np.take_along_axis(parts, found[going], axis=1)
+        weights, before = merged(weights, parts), value
+        value, fewer = quality(weights, resolution), used.sum(axis=1) < sizes
+        kept = fewer & (value - before > GAIN)
+        weights, value, going, sizes = weights[kept], value[kept], going[kept], used.sum(axis=1)[kept]
+    return found
+
+
+def _moved(weights, order, resolution):
+    """One level of `louvain`: each node in turn joins the neighbouring community that gains most, until none moves.
+
+    weights : (g, m, m), a node's own counted twice ; order : (g, m) nodes, -1 behind them ; returns communities (g, m).
+    """
+    count, m = order.shape
+    row, part, degree = np.arange(count), np.tile(np.arange(m), (count, 1)), weights.sum(axis=2)
+    total, all_of = degree.sum(axis=1) / 2, degree.copy()  # of the communities
+    moved = True
+    while moved:
+        moved = False
+        for node in order.T:
+            own, its = part[row, node], np.where(node < 0, 0.0, degree[row, node])[:, None]
+            links = weights[row, node]
+            links[row, node] = 0.0
+            links = np.bincount((row[:, None] * m + part).ravel(), links.ravel(), count * m).reshape(count, m)
+            all_of[row, own] -= its[:, 0]
+            with np.errstate(invalid="ignore", divide="ignore"):  # a graph without edges
+                gain = links / total[:, None] - resolution * all_of * its / (2 * total[:, None] ** 2)
+            gain -= gain[row, own][:, None]
+            gain[~(links > 0)] = gain[row, own] = 0.0
+            best = np.where((gain.max(axis=1) > 0) & (node >= 0), gain.argmax(axis=1), own)
+            all_of[row, best] += its[:, 0]
+            part[row, node] = best
+            moved |= bool((best != own).any())
+    return part
+
+
+def merged(weights, parts):
+    """Graphs (g, m, m) with the nodes of a community made one; parts (g, m): the community of each node."""
+    member = (parts[:, :, None] == np.arange(parts.shape[1])).astype(np.float64)  # (g, node, community)
+    return member.swapaxes(1, 2) @ weights @ member
+
+
+def quality(weights, resolution=1.0):
+    """Modularity of graphs whose nodes are the communities: (g, m, m), a node's own weight counted twice -> (g,)."""
+    degree = weights.sum(axis=2)
+    with np.errstate(invalid="ignore", divide="ignore"):  # a graph without edges: NaN
+        share = degree / degree.sum(axis=1, keepdims=True)
+        return np.einsum("gii->g", weights) / degree.sum(axis=1) - resolution * (share**2).sum(axis=1)
