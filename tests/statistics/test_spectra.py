@@ -229,6 +229,15 @@ def test_failures_are_missing_values_and_say_why():
     assert np.isfinite(table.loc[2:, spectra.FIT + spectra.SHAPE].to_numpy(dtype=float)).all()
 
 
+@pytest.mark.parametrize("rows", [5, 12, 26])
+def test_the_fit_alone_is_that_of_the_whole_analysis(rows):
+    matrices = np.stack([single(rows, 60, 1), single(rows, 60, 2), np.zeros((rows, 60))])
+    whole, alone = spectra.metrics(matrices), spectra.fit_tails(spectra.eigenvalues(matrices) * 60)
+    assert alone[["status", "warning", "log"]].equals(whole[["status", "warning", "log"]])
+    fitted = list(spectra.FITTED)
+    assert np.allclose(alone[fitted], whole[fitted].astype(float), rtol=1e-9, equal_nan=True)
+
+
 def test_the_global_generator_is_left_alone():
     np.random.seed(7)
     expected = np.random.random(3)

@@ -57,8 +57,8 @@ def in_bins(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=16)
 def _candidates(x: tuple[float, ...], breaks: int) -> tuple[np.ndarray, np.ndarray]:
-    """All break places (candidates, breaks), and orthonormal bases of what the breaks add to a straight line, which is in all
-    lines: (breaks * candidates, bins)."""
+    """All break places (candidates, breaks), and orthonormal bases of what the breaks add to the straight line that all
+    share: (breaks * candidates, bins)."""
     at = np.asarray(x)
     places = np.linspace(at[0], at[-1], PLACES[breaks] * len(at))
     chosen = np.array(list(combinations(range(len(places)), breaks)), dtype=int).reshape(comb(len(places), breaks), breaks)

@@ -72,7 +72,7 @@ def redraw(weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 @lru_cache(maxsize=8)  # control groups by the hundred are drawn alike
 def resamples(count: int, draws: int, seed: int | tuple[int, ...]) -> np.ndarray:
-    """Weights of `count` documents: each once, then drawn with replacement: (1 + draws, count), not to be written to."""
+    """Weights of `count` documents: each once, then drawn with replacement: (1 + draws, count), read-only."""
     every = np.ones((1, count))
     weights = np.concatenate([every, redraw(np.repeat(every, draws, axis=0), np.random.default_rng(seed))])
     weights.flags.writeable = False

@@ -235,8 +235,7 @@ def modularity(block, resolution=1.0, seeds=5, weights="positive"):
 
 
 def louvain(weights, resolution=1.0, seed=0):
-    """Louvain's communities of many graphs at once: those of `networkx.community.louvain_communities`, which takes ten times
-    as long over them.
+    """Louvain's communities of many graphs at once: those of `networkx.community.louvain_communities`, ten times as fast.
 
     Parameters
     ----------

@@ -135,9 +135,9 @@ def _falling(values) -> np.ndarray:
 
 
 def _best_tails(logs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rate a, size and KS distance of the tail with the smallest distance, of samples `logs` (samples, n), each falling.
+    """Rate a, size and KS distance (infinite where all values are equal) of the tail with the smallest distance.
 
-    Each (samples,); the distance is infinite where all values are equal.
+    logs : (samples, n), each falling; the results are (samples,).
     """
     n = logs.shape[1]
     sizes = np.unique(np.round(np.geomspace(min(LEAST, n), n, CANDIDATES)).astype(int))

@@ -267,7 +267,8 @@ SHAPE = ["stable_rank", "spectral_norm", "entropy", "num_evals", "Q"]
 # `fit_powerlaw`, the step of `analyze` that fits: its arguments under other names, and what it returns
 FIT_POWERLAW = {name: ANALYZE[name] for name in ("xmax", "plot", "savefig", "fix_fingers", "finger_thresh", "xmin_max",
                                                  "max_fingers", "pl_package")} | {"fit_type": ANALYZE["fit"]}
-TOLD = ("alpha", "Lambda", "xmin", "xmax", "D", "sigma", "num_pl_spikes", "num_fingers", "raw_alpha", "status", "warning")
+TOLD = ("alpha", "Lambda", "xmin", "xmax", "D", "sigma", "num_pl_spikes", "num_fingers", "raw_alpha", "status",
+        "warning")
 _SKIPPED = {**dict.fromkeys(FIT + SHAPE, np.nan), "status": "skipped", "small": True, "warning": ""}
 
 
@@ -363,7 +364,7 @@ def metrics(matrices):
 
 
 def _numbers(row):
-    """What weightwatcher says of one matrix, as far as it says it: failures, which it writes as -1 or infinity, become NaN."""
+    """One matrix in weightwatcher's numbers, those that are there: failures, which are -1 or infinity, become NaN."""
     failed = row["status"] != "success" or not row["alpha"] > 1
     values = {name: np.nan if name in FIT and failed or not np.isfinite(row[name]) else float(row[name])
               for name in FIT + SHAPE if name in row}

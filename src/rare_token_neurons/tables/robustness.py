@@ -311,7 +311,8 @@ def all_of(measured, ranking, seed):
         return np.stack([geometry.effective_dimension(block, interpolate=True) / len(members), pair(block)], axis=-1)
 
     named = {name: judged_by[name].direction for name in ("effective dimension", "co-activation")}
-    for row in controls.within(sample, members, nulls_of, named, statistic, resamples=RESAMPLES, baselines=BASELINES, seed=seed):
+    for row in controls.within(sample, members, nulls_of, named, statistic, resamples=RESAMPLES, baselines=BASELINES,
+                               seed=seed):
         row |= missed | {"documents": len(np.unique(owners))}
         found[row["statistic"]] = claims.contrast(row, row["side"], len(values))
     found["Hill exponent"] = heavy_tail(measured, members, nulls_of["random"], apart, seed)
