@@ -224,7 +224,7 @@ def measured(activations, w_in, w_out, ids, effects):
     influence = per_document.mean(axis=0)
     null = head(np.abs(rng.normal(size=(199, len(influence)))))  # order statistics of a half-normal
     resampled = [head(per_document[rng.integers(0, len(per_document), len(per_document))].mean(axis=0)) for _ in range(200)]
-    low, high = documents.interval(head(influence), np.array(resampled))
+    low, high = documents.interval(head(influence), np.array(resampled), "basic")
     p = controls.empirical_p(head(influence), null, "greater")
     found = {"C1": Evidence(head(influence), low, high, null.mean(), (p,), 1000)}
     none = Evidence(0.0, 0.0, 0.0, 0.0, (1.0,), 1000, word="on the line", margin=0.2)  # no plateau at any time
