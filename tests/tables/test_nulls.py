@@ -62,7 +62,8 @@ def planted(computed, monkeypatch):
     for _, (total, _) in sums.items():
         total[:, 7] = 0.0  # a dead neuron
     monkeypatch.setattr(passes, "revisions", lambda settings, default="last": ["step9"])
-    monkeypatch.setattr(checkpoints, "revisions", lambda model: ["step0", "step9"])
+    monkeypatch.setattr(checkpoints, "revisions", lambda model, stage: ["step0", "step9"])
+    monkeypatch.setattr(checkpoints, "lacking", lambda model, revision: "")
     monkeypatch.setattr(checkpoints, "model_hash", lambda model, revision: "")
     monkeypatch.setattr(influences, "sums", lambda settings, revision, group: (*sums[revision, group], np.arange(40)))
     fits = {group: influences.fit(*sums["step9", group], made) for group in stage.GROUPS}
@@ -134,7 +135,8 @@ def keyed(monkeypatch):
                                              (["step0"], {"step0"}), ([], {""})])
 def test_the_untrained_checkpoint_decides_the_nulls_where_there_is_one(monkeypatch, keyed, known, expected):
     asked = []
-    monkeypatch.setattr(checkpoints, "revisions", lambda model: asked.append(model) or known)
+    monkeypatch.setattr(checkpoints, "revisions", lambda model, stage: asked.append(model) or known)
+    monkeypatch.setattr(checkpoints, "lacking", lambda model, revision: "")
     monkeypatch.setattr(checkpoints, "model_hash", lambda model, revision: f"{model} at {revision}")
     monkeypatch.setattr(rare_tokens.Text, "inputs", lambda settings: {"corpus": "text"})
     monkeypatch.setattr(passes, "revisions", lambda settings, default="last": known[-1:] or [None])

@@ -47,10 +47,10 @@ def known_issue(model, step, names):
 
     Parameters
     ----------
-    model : str, a hub id ; step : int or None ; names : of its weight files.
+    model : str, a hub id ; step : int or None ; names : function that returns the names of its weight files.
     """
     found = (f"{what} ({url})" for pattern, steps, file, what, url in KNOWN
-             if step in steps and file in ("", *names) and re.fullmatch(pattern, model))
+             if step in steps and re.fullmatch(pattern, model) and (not file or file in names()))
     return next(found, "")
 
 

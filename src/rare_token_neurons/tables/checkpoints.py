@@ -234,13 +234,17 @@ def known_wrong(settings):
     first = {found: name for name, found in reversed(hashes.items())}
     mains = of_main(settings, hashes) if hashes else []
     for name in names:
-        issue = audit.known_issue(settings.model, models.step_of(name), models.weight_names(settings.model, name))
+        issue = _known_issue(settings, name)
         other = first[hashes[name]] if hashes else name
         words = [f"known: {issue}"] * bool(issue) + [f"has the weights of {other}"] * (other != name)
         if words := words + ["has the weights of main"] * (name in mains):
             found[name] = f"{name} {', '.join(words)}"
             models.tell(f"Flagged, and measured since it was asked for: {found[name]}.")
     return found
+
+
+def _known_issue(settings, revision):
+    return audit.known_issue(settings.model, models.step_of(revision), lambda: models.weight_names(settings.model, revision))
 
 
 class Weights:
@@ -271,8 +275,7 @@ def checkpoints(settings):
                                              pickles=settings.pickles) if len(names) > 1
                                   else (np.nan, np.zeros((1, 1)), [""]))
     mains = of_main(settings, hashes)
-    issues = [audit.known_issue(settings.model, models.step_of(name), models.weight_names(settings.model, name))
-              for name in names]
+    issues = [_known_issue(settings, name) for name in names]
     made = pd.DataFrame({"revision": [name or "" for name in names], "weight_hash": list(hashes.values()),
                          "distance": distances})
     unfit = ["has the weights of main" if name in mains else words for name, words in zip(names, unfit)]
