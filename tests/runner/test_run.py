@@ -38,7 +38,7 @@ pathlib.Path("data/cache/runs/mini-pythia/01.account.json").write_text(json.dump
     (["-y", "seed: null"], "seed is None; it must be a whole number"),
     (["-y", "seed: 2020-01-01"], "seed is no parameter with a plain value"),
     (["-p", "seed", "-1"], "seed is -1; it must be 0 or more."),
-    (["-p", "steps", "[0, -4]"], "it must be a list of training steps"),
+    (["-p", "steps", "[0, -4]"], "it must be a list of whole numbers of 0 or more (training steps"),
     (["-p", "__class__", "x"], "__class__ is no parameter"),
     (["-y", "[1, 2]"], "-y takes YAML such as"),
     (["-y", "1: 2"], "-y takes YAML such as"),

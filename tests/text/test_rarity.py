@@ -1,5 +1,6 @@
 """How blocks are cut, which tokens are words, which are rare by which counts, and which positions are chosen."""
 
+import json
 import shutil
 
 import numpy as np
@@ -95,6 +96,47 @@ def test_a_sentencepiece_token_keeps_its_space():
     assert table.loc[ids, "word"].all() and table.loc[ids, "boundary"].all()
     alone = table.set_index("token")["word"]
     assert not alone["t"] and not alone["."]
+
+
+SAID = ("Once the whale sat on the mat. the whale\u2014the cat\u2026 \u201cthe whale\u201d, said a cat\n\nThe cat's tale: caf\u00e9 the "
+        "whale\u2019s mat, a  cat; the mat\u00e9 (the cat) whale7 cat! the tale\n")
+
+
+def byte_level():
+    """A byte-level BPE of ASCII text: it cuts every dash, quote and accent into bytes."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    backend.train_from_iterator(["the cat sat on a mat. said a whale, the tale (once)"] * 9, trainers.BpeTrainer(
+        vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
+    return PreTrainedTokenizerFast(tokenizer_object=backend)
+
+
+def with_the_pieces_of(other):
+    """A SentencePiece-like BPE with the words of a byte-level one, dashes and quotes of its own, and bytes for what is left."""
+    content, mark = json.loads(other.backend_tokenizer.to_str())["model"], "\u2581"
+    kept = [token for token in content["vocab"] if token.isascii() or token[:1] == "\u0120" and token[1:].isascii()]
+    names = [*(f"<0x{byte:02X}>" for byte in range(256)), *(token.replace("\u0120", mark) for token in kept),
+             "\u2014", "\u2026", "\u201c", "\u201d", "\u2019", "\u00e9"]
+    merges = [tuple(part.replace("\u0120", mark) for part in pair) for pair in content["merges"]]
+    backend = Tokenizer(models.BPE({name: row for row, name in enumerate(dict.fromkeys(names))}, merges, byte_fallback=True))
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend(mark), normalizers.Replace(" ", mark)])
+    backend.decoder = decoders.Sequence([decoders.Replace(mark, " "), decoders.ByteFallback(), decoders.Fuse(),
+                                         decoders.Strip(" ", 1, 0)])
+    return PreTrainedTokenizerFast(tokenizer_object=backend)
+
+
+def test_two_tokenizers_with_the_same_words_mark_the_same_words_of_a_text():
+    """One byte-level, one like SentencePiece; in front of a marked word stands where it ends."""
+    found, made = [], byte_level()
+    for one in (made, with_the_pieces_of(made)):
+        table, encoding = rarity.vocabulary(one), one.backend_tokenizer.encode(SAID)
+        words = table.loc[table["word"], "token"]
+        rows = rarity.candidate_positions(np.array([encoding.ids]), table["word"].to_numpy(), table, decode=one.decode)
+        ends = [end for _, t in rows if (end := encoding.offsets[t + 1][1]) > 10]  # the first few tokens are not scored
+        found.append((sorted(words), [(end, SAID[:end].split()[-1].strip("(\u201c\u2014")) for end in ends]))
+    assert found[0] == found[1] and {" the", " whale", " cat", " mat"} <= set(found[0][0])
+    followed = {SAID[end] for end, _ in found[0][1]}
+    assert len(found[0][1]) > 20 and followed == set("\u2014\u2026\u201d .,:;!)\n")
 
 
 def test_a_word_ends_before_anything_but_a_letter_a_digit_or_an_apostrophe():

@@ -108,6 +108,11 @@ def tokens(settings):
     return made.rename_axis("token_id").reset_index()
 
 
+def decoder(settings):
+    """From token ids to text, by the model's tokenizer, which is loaded when it is called."""
+    return lambda ids: _corpus(settings.model, settings.text)[0].decode(ids, clean_up_tokenization_spaces=False)
+
+
 @lru_cache(maxsize=1)
 def _chosen(settings):
     """The blocks to run, with their documents, and the rare and common positions in them."""
@@ -116,7 +121,7 @@ def _chosen(settings):
     measured = np.nonzero(documents["split"].eq("held-out") if settings.read_before else np.ones(len(ids), dtype=bool))[0]
     blocks = rarity.blocks([ids[row] for row in measured], measured)
     found = [rarity.candidate_positions(blocks.tokens, every["group"].eq(name).to_numpy(), every, rare_of=settings.rare_of,
-                                        words_only=settings.words_only) for name in stage.GROUPS]
+                                        words_only=settings.words_only, decode=decoder(settings)) for name in stage.GROUPS]
     positions = rarity.choose(blocks, *found, n=settings.positions, seed=settings.seed)
     used, positions["block"] = np.unique(positions["block"], return_inverse=True)
     rows = documents.iloc[blocks.document[used]]

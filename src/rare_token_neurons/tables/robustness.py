@@ -89,7 +89,8 @@ def candidates(settings, cell):
     tokens = np.stack(rare_tokens.blocks(settings)["tokens"].to_numpy())
     word = vocabulary["word"].to_numpy() if cell.words_only else np.ones(len(vocabulary), dtype=bool)
     chosen = rarity.rare_tokens(counts(settings, cell), word, cell.rare_percentile)[:2]
-    found = [rarity.candidate_positions(tokens, one, vocabulary, rare_of=cell.rare_of, words_only=cell.words_only)
+    found = [rarity.candidate_positions(tokens, one, vocabulary, rare_of=cell.rare_of, words_only=cell.words_only,
+                                        decode=rare_tokens.decoder(settings))
              for one in chosen]
     turn = np.random.default_rng(settings.seed).permutation(tokens.size).reshape(tokens.shape)
     return {name: one[np.argsort(turn[one[:, 0], one[:, 1]])] for name, one in zip(stage.GROUPS, found)}

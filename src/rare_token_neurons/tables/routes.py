@@ -31,7 +31,8 @@ def _windows(settings, subject):
     sample = sample[sample["document"].isin(rare_tokens.documents_in(settings, "B"))]
     tokens, documents = rare_tokens.token_tensor(sample), torch.tensor(sample["document"].to_numpy())
     found = [rarity.candidate_positions(tokens.numpy(), vocabulary["group"].eq(group).to_numpy(), vocabulary,
-                                      rare_of=settings.rare_of, words_only=settings.words_only)
+                                      rare_of=settings.rare_of, words_only=settings.words_only,
+                                      decode=rare_tokens.decoder(settings))
              for group in stage.GROUPS]
     rare = torch.tensor([True, False]).repeat_interleave(torch.tensor([len(part) for part in found]))
     places = torch.from_numpy(np.concatenate(found))

@@ -86,8 +86,12 @@ def vocabulary(tokenizer):
     known = _dictionary()
     word = [token not in special and text[:1] == " " and text[1:].isascii() and text[1:].isalpha()
             and text[1:].lower() in known for token, text in enumerate(texts)]
-    boundary = [not (text[:1].isalnum() or text[:1] in "'\u2019\ufffd") for text in texts]
-    return pd.DataFrame({"token": texts, "word": word, "boundary": boundary})
+    return pd.DataFrame({"token": texts, "word": word, "boundary": [_ends_word(text) for text in texts]})
+
+
+def _ends_word(after):
+    """Whether a word ends before this text; half a character (U+FFFD) says nothing."""
+    return not (after[:1].isalnum() or after[:1] in "'\u2019\ufffd")
 
 
 def _texts(tokenizer, tokens):
@@ -181,7 +185,7 @@ def fitted(values, size):
 # ---- positions
 
 
-def candidate_positions(tokens, chosen, table, *, rare_of="target", words_only=True):
+def candidate_positions(tokens, chosen, table, *, rare_of="target", words_only=True, decode=None):
     """Every scored position whose token is one of the chosen ones.
 
     Parameters
@@ -190,6 +194,8 @@ def candidate_positions(tokens, chosen, table, *, rare_of="target", words_only=T
     chosen : bool (n_vocab,).
     table : from `vocabulary`; a word token counts only where a word boundary follows it.
     rare_of : "target" (the token predicted) or "input" (the token read).
+    decode : from token ids to text, asked where a word is followed by half a character, such as a dash that one tokenizer
+        cuts into bytes and another does not; None: no word ends there.
 
     Returns
     -------
@@ -198,7 +204,11 @@ def candidate_positions(tokens, chosen, table, *, rare_of="target", words_only=T
     boundary = np.append(table["boundary"].to_numpy(), np.ones(max(0, len(chosen) - len(table)), dtype=bool))
     hit = chosen[tokens]
     if words_only:
-        hit[:, :-1] &= boundary[tokens[:, 1:]]
+        after = boundary[tokens[:, 1:]]
+        halves = np.flatnonzero(table["token"].str.startswith("\ufffd"))
+        for block, t in np.argwhere(hit[:, :-1] & np.isin(tokens[:, 1:], halves)) if decode else ():
+            after[block, t] = _ends_word(decode(tokens[block, t + 1 : t + 5]))  # a character has at most four bytes
+        hit[:, :-1] &= after
         hit[:, -1] = False  # what follows is not in the block
     shift = 1 if rare_of == "target" else 0
     scored = hit[:, FIRST + shift : tokens.shape[1] - 1 + shift]
