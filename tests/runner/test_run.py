@@ -343,7 +343,7 @@ def test_dry_run_finds_a_model_or_step_that_is_not_there_and_fetches_nothing(tre
         monkeypatch.setattr(client, "MEMORY", tree / "memory")
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         close_session()
-        client.branches.cache_clear()
+        client.names.cache_clear()
         code = run.main(["--dry-run", "-y", json.dumps(values)])
     said = capsys.readouterr()
     assert (code, said.err[: len(sentence)]) == ((2, sentence) if sentence else (0, ""))

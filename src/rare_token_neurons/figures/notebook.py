@@ -33,7 +33,7 @@ class Notebook:
 
     settings: parameters.Settings
     number: str  # two digits
-    begun: float  # when, by time.perf_counter
+    begun: float = field(default_factory=time.perf_counter)  # when it was started
     cautions: dict = field(default_factory=dict)  # its keys: flagged checkpoints that the tables read so far measure
 
     panels = staticmethod(axes.panels)

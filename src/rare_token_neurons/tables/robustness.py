@@ -99,8 +99,7 @@ def candidates(settings, cell):
 def positions(settings, cell):
     """The first of `candidates`, equally many of each group and at most 500."""
     found = candidates(settings, cell)
-    size = min(MOST, settings.positions, *map(len, found.values()))
-    return {name: rows[:size] for name, rows in found.items()}
+    return {name: rows[: min(MOST, settings.positions, *map(len, found.values()))] for name, rows in found.items()}
 
 
 def owners_of(settings, rows):
