@@ -114,8 +114,8 @@ def test_shards_are_measured_where_a_stale_single_file_lies_beside_them(hub, mad
                       "measured; the single file, by its sha256 that of main, is not.\n") == 1
     code, table = audited()
     assert code == 0 and table["weight_hash"].tolist() == [hashes["step0"], hashes["step1"]]
-    difference = [(one - other).norm() for one, other in zip(network(1).parameters(), network(0).parameters())]
-    length = torch.stack([part.norm() for part in network(0).parameters()]).norm()
+    difference = [(one - other).detach().norm() for one, other in zip(network(1).parameters(), network(0).parameters())]
+    length = torch.stack([part.detach().norm() for part in network(0).parameters()]).norm()
     assert table["distance"].iloc[1] == pytest.approx(float(torch.stack(difference).norm() / length), rel=1e-5)
     hub.repositories[SUITE]["step0"] |= {SINGLE: made(8)[SINGLE]}
     forget()
