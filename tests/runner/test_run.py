@@ -329,7 +329,7 @@ def test_dry_run_starts_nothing_and_tells_minutes(tree, capsys):
     ({"model": "mini-pythia", "steps": [0, 7]}, "'mini-pythia' has no revision 'step7'; it has step0, step16, "),
     ({"model": "no/where"}, "There is no model 'no/where': neither mini-pythia nor smollm2, no folder here, and no such hub"),
     ({"model": "none.gguf"}, "There is no GGUF file none.gguf."),
-    ({"model": "bare"}, "The folder bare of 'bare' holds no safetensors weights"),
+    ({"model": "bare"}, "The folder bare of 'bare' holds no weights: neither "),
     ({"model": "lab/suite", "steps": [5]}, "'lab/suite' has no revision 'step5'; it has step1, step2."),
     ({"model": "lab/suite", "steps": [2]}, ""), ({"model": "lab/plain"}, ""), ({"model": "smollm2"}, ""),
     ({"model": "any.gguf"}, ""), ({"model": "no/where", "recompute": "never"}, "")])

@@ -42,9 +42,14 @@ def _suite(model):
     return gguf.of_file(path) if path.is_file() or model.lower().endswith(".gguf") else None
 
 
+def _of_hub(model):
+    """Whether a model is a hub repository's, told without fetching or converting anything."""
+    return not (model in ("mini-pythia", "smollm2") or place(model).exists() or model.lower().endswith(".gguf"))
+
+
 def _names(model):
     """The names of all that may be checkpoints of a model: branches and tags, or subfolders; [] for one revision alone."""
-    if model == "smollm2":  # its makers published the last one alone: known without fetching it
+    if model == "smollm2" or place(model).is_file():  # the last one alone: known without fetching or converting it
         return []
     suite = _suite(model)
     if suite is not None:
@@ -78,7 +83,7 @@ def stages_left(model, stage=""):
 
 def other_names(model):
     """Names of a hub repository's branches and tags that are no steps, without main."""
-    return [name for name in _names(model) if step_of(name) is None and name != "main"] if _suite(model) is None else []
+    return [name for name in _names(model) if step_of(name) is None and name != "main"] if _of_hub(model) else []
 
 
 @lru_cache(maxsize=None)
@@ -159,7 +164,7 @@ def _named(model, revision):
 
 def no_revision(model, revision, stage=""):
     """The sentence on a revision that a model does not have: which it has, and which stages of training have that step."""
-    if _suite(model) is None:
+    if _of_hub(model):
         model, _, own = model.partition("@")
         revision = revision or own
     known, odd = revisions(model, stage), other_names(model)
