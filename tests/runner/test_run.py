@@ -466,11 +466,11 @@ def test_the_closing_table_says_whether_the_committed_tables_come_from_this_kind
     write(tree, "01_one")
     planned = jobs.plan()
     record = {"seconds": {"all": 1.0}, "figures": [], "deviation": 1e-7}
-    assert "deviation (another kind of processor)" in report.closing_table(planned, [record], [])  # nobody said where
+    assert "deviation (another kind of processor)" in report.closing_table(planned, [record], [], 1.0)  # nobody said where
     report.save_processor()
-    assert "deviation (same kind of processor)" in report.closing_table(planned, [record], [])
+    assert "deviation (same kind of processor)" in report.closing_table(planned, [record], [], 1.0)
     name, _, cores = report.processor()
     monkeypatch.setattr(report, "processor", lambda: ("a later model", *report.files.read_json(paths.RESULTS / report.PROCESSOR)["processor"][1:]))
-    assert "deviation (same kind of processor)" in report.closing_table(planned, [record], [])
+    assert "deviation (same kind of processor)" in report.closing_table(planned, [record], [], 1.0)
     monkeypatch.setattr(report, "processor", lambda: (name, "no vectors", cores))
-    assert "deviation (another kind of processor)" in report.closing_table(planned, [record], [])
+    assert "deviation (another kind of processor)" in report.closing_table(planned, [record], [], 1.0)

@@ -119,16 +119,18 @@ def save_processor():
     files.write_json(paths.RESULTS / PROCESSOR, {"processor": processor()})
 
 
-def closing_table(jobs, records, skipped):
+def closing_table(jobs, records, skipped, took):
     """What was run, as text: notebook, model, seconds and their `STAGES` (start: the kernel, and loading libraries;
-    statistics: making tables, less forward passes and ablation), figures, deviation, and whether the committed tables come from this kind of processor (on another one near ties of ranks swap); at the end the largest
-    resident memory of a process that this one started (a notebook's kernel).
+    statistics: making tables, less forward passes and ablation), figures, deviation, and whether the committed tables come
+    from this kind of processor (on another one near ties of ranks swap); at the end all notebooks' seconds, those by the
+    clock, and the largest resident memory of a process that this one started (a notebook's kernel).
 
     Parameters
     ----------
     jobs : list of jobs.Job
     records : list of dict, of the jobs that are finished, in the same order
     skipped : list of the jobs that were not repeated
+    took : float, seconds by the clock
     """
     rows, same = [], _made_on()[1:] == processor()[1:]
     kind = "same kind of processor" if same else "another kind of processor"
@@ -147,7 +149,7 @@ def closing_table(jobs, records, skipped):
     largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9
     memory = f", {largest:.1f} GB at most in a process" if spent else ""
     return (f"{pd.DataFrame(rows).to_string(index=False)}\n"
-            f"{spent:.0f} s in all{memory}; figures are in {', '.join(folders) or 'no folder'}.")
+            f"{spent:.0f} s of notebooks in {took:.0f} s{memory}; figures are in {', '.join(folders) or 'no folder'}.")
 
 
 def look_for_models(jobs):

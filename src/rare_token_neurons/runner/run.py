@@ -212,6 +212,7 @@ def run(jobs, *, in_place=False, places=1):
     (list of dict, list of Job, list of str): the records, in the order of the jobs that are finished; the jobs that were
     skipped because nothing had changed; what went wrong in those that failed. What waits for one that failed is not begun.
     """
+    begun = time.perf_counter()
     files.sweep(paths.DATA, paths.FIGURES, paths.NOTEBOOKS)
     queue, ended = Queue(jobs), SimpleQueue()
     free, threads = [Kernel(threads_each(places)) for _ in range(places)], []
@@ -247,7 +248,7 @@ def run(jobs, *, in_place=False, places=1):
                 nbformat.write(clean, temporary)
     records = [queue.records[job.record] for job in done]
     if records:
-        print(f"\n{closing_table(done, records, queue.skipped)}", flush=True)
+        print(f"\n{closing_table(done, records, queue.skipped, time.perf_counter() - begun)}", flush=True)
     return records, queue.skipped, queue.errors
 
 
