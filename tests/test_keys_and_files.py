@@ -164,7 +164,7 @@ def test_files_are_read_and_written_as_utf_8_whatever_the_locale(tmp_path):
 from pathlib import Path
 from rare_token_neurons import files, keys, paths
 from rare_token_neurons.models import checkpoints
-from rare_token_neurons.runner import catalogue, jobs, run
+from rare_token_neurons.runner import catalogue, jobs, report
 from rare_token_neurons.text import documents
 folder = Path({str(tmp_path)!r})
 assert locale.getpreferredencoding(False) != "UTF-8", locale.getpreferredencoding(False)
@@ -177,7 +177,7 @@ files.write_json(folder / "b", {{}}), files.seal(folder / "b")
 assert files.whole(folder / "b")
 assert len(checkpoints.load_tokenizer("mini-pythia")) == 8192
 assert len([jobs.source(path) for path in jobs.find()]) == 11 and len(catalogue.section()) > 1000
-assert all(run.processor())"""
+assert all(report.processor())"""
     package = re.escape(str(paths.ROOT / "src/rare_token_neurons"))
     done = subprocess.run([sys.executable, "-X", "warn_default_encoding", "-c", code], capture_output=True, text=True,
                           env=os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0"})

@@ -164,7 +164,7 @@ def test_the_calibration_goes_on_sample_by_sample(monkeypatch, tmp_path, capsys)
     for name, (_, samples) in null_tables.COUNTED.items():
         told = lambda runs, names, name=name: counted[name].append(names) or [{"sample": names[0], "runs": runs}]
         monkeypatch.setitem(null_tables.COUNTED, name, (told, samples[:2]))
-    monkeypatch.setattr(null_tables, "ProcessPoolExecutor", ThreadPoolExecutor)
+    monkeypatch.setattr(null_tables, "ProcessPoolExecutor", lambda jobs, **_: ThreadPoolExecutor(jobs))
     assert null_tables.calibrate(["--runs", "3"]) == null_tables.calibrate(["--runs", "3"]) == 0
     for name, (_, samples) in null_tables.COUNTED.items():
         assert counted[name] == [[sample] for sample in samples]  # once each
