@@ -167,6 +167,10 @@ def test_a_flagged_checkpoint_that_a_table_measures_is_named_above_the_figures(r
     said = "Flagged, and measured since it was asked for: step1 has the weights of step0."
     assert nb.left_out() == said and nb.save(figure, "fig3_noted")[0].read_bytes() != plain
     assert figure.get_suptitle() == said
+    figure = nb.panels(1, 1)[0]
+    figure.suptitle("The finding")
+    nb.save(figure, "fig3_titled")
+    assert figure.get_suptitle() == f"{said}\nThe finding"
 
 
 CHECKPOINTS = pd.DataFrame({"revision": ["step0", "step1", "step512"], "flagged": [False, True, False],

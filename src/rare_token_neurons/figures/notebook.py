@@ -95,7 +95,9 @@ class Notebook:
     def save(self, figure, name):
         """Write a figure, flagged checkpoints named above it, into the settings' folder, as PNG and PDF (see `axes.save`)."""
         if note := self._caution(self.cautions):
-            figure.suptitle(textwrap.fill(note, 120), x=0.01, ha="left", fontsize="xx-small")
+            title = figure.get_suptitle()  # the finding stays, below the note
+            words = "\n".join(filter(None, (textwrap.fill(note, 120), title)))
+            figure.suptitle(words, x=0.01, ha="left", **{} if title else {"fontsize": "xx-small"})
         return axes.save(figure, self.settings.figures, name)
 
     def finish(self):
