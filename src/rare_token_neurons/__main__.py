@@ -32,6 +32,7 @@ def main(argv):
     try:
         return getattr(import_module(f"rare_token_neurons.{module}"), function)(argv[1:])
     except KeyboardInterrupt:
+        exec("")  # forgets an interrupt inside another exec (dataclasses), at which python -m would die by the signal
         print("\nInterrupted; the same command goes on from what is finished.", file=sys.stderr)
         return 130
 

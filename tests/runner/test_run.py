@@ -295,6 +295,13 @@ def test_ctrl_c_is_one_sentence_and_ends_all_processes(tmp_path, arguments, begu
     assert marks(tmp_path) == ["01_waits 0 []"] * {"sweep": 1, "run": 2}.get(arguments[0], 0)
 
 
+def test_ctrl_c_inside_an_exec_is_the_same_sentence(tmp_path):
+    copy_package(tmp_path)
+    (tmp_path / "src/rare_token_neurons/bench.py").write_text('def main(argv):\n    exec("raise KeyboardInterrupt")')
+    process = begin(tmp_path, "bench")
+    assert process.communicate(timeout=120) == ("", INTERRUPTED) and process.returncode == 130
+
+
 @pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT])
 def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, blow):
     copy_package(tmp_path)
