@@ -68,9 +68,8 @@ def check_model(argv=None):
     if found["step"].notna().any():
         shortened = found.assign(weight_hash=found["weight_hash"].str[:12]).drop(columns=["known_issue", "reason"])
         print(shortened.to_string(index=False, na_rep="", float_format="{:.4f}".format), "\n")
-    elif odd := checkpoints.other_names(settings.model):
-        print(f"{settings.model} has branches or tags, but none is named like a step: {checkpoints.listed(odd)}.",
-              file=sys.stderr)
+    elif unread := checkpoints.unread(settings.model):
+        print(unread, file=sys.stderr)
         return 2
     print(audit.sentence(settings.model, found))
     return int(found["flagged"].any())

@@ -17,6 +17,7 @@ from small_notebooks import copy_package
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from rare_token_neurons import __main__, paths, settings as parameters
+from rare_token_neurons.figures.notebook import Notebook
 from rare_token_neurons.models import checkpoints, weights
 from rare_token_neurons.models.steps import step_of
 from rare_token_neurons.tables import checkpoints as passes, stage
@@ -273,10 +274,13 @@ def test_two_names_of_one_step_are_an_error_that_lists_both(hub, made, capsys):
     assert audited()[0] == 2 and place_of(f"{SUITE}@step1000-tokens4B") == 2
 
 
-def test_names_that_say_no_step_are_listed_and_the_exit_code_is_2(hub, made, capsys):
+def test_names_that_say_no_step_are_listed_and_no_training_is_shown(hub, made, capsys):
     hub.repositories = {SUITE: {"main": made(9), "epoch-1": made(1), "final": made(2)}, "lab/plain": {"main": made(3)}}
     assert audited()[0] == 2
-    assert capsys.readouterr().err == "lab/suite has branches or tags, but none is named like a step: epoch-1, final.\n"
+    sentence = "lab/suite has branches or tags, but none is named like a step: epoch-1, final."
+    assert capsys.readouterr().err == f"{sentence}\n"
+    with refused(ValueError, f"^{sentence}$"):
+        Notebook(settings(), "04").revisions()
     with refused(FileNotFoundError, "has no revision 'step1'; it has no checkpoints, but branches or tags named epoch-1, "):
         passes.revisions(settings(steps=[1]))
     assert passes.revisions(settings()) == [None] and place_of(SUITE) == 9  # a finished model with other branches

@@ -59,10 +59,18 @@ class Notebook:
         return found
 
     def revisions(self):
-        """The names of the checkpoints that figures over training show; one name for a model without checkpoints."""
+        """The names of the checkpoints that figures over training show; one name for a model without checkpoints.
+
+        Raises
+        ------
+        ValueError
+            The model's branches are none named like a step.
+        """
         audit = self._audit() if self.settings.recompute == "never" else None
         if audit is None:
             with stage.clock("statistics"):
+                if unread := _module("models.checkpoints").unread(self.settings.model):
+                    raise ValueError(unread)
                 return _module("tables.checkpoints").revisions(self.settings, "all")
         return list(audit.loc[~audit["flagged"], "revision"])
 

@@ -86,6 +86,12 @@ def other_names(model):
     return [name for name in _names(model) if step_of(name) is None and name != "main"] if _of_hub(model) else []
 
 
+def unread(model):
+    """The sentence on a hub repository whose branches and tags are none named like a step; "" for any other model."""
+    odd = [] if revisions(model) else other_names(model)
+    return f"{model} has branches or tags, but none is named like a step: {listed(odd)}." if odd else ""
+
+
 @lru_cache(maxsize=None)
 def _on_hub(model, revision):
     """A hub repository and its revision: main where none is named, the last step where main holds no model."""
