@@ -75,6 +75,13 @@ def test_without_a_decay_the_law_reaches_the_end():
     assert np.mean(found.start < 30) < 0.1 and np.mean(found.delta > 0.3) > 0.9
 
 
+def test_a_law_that_begins_late_after_a_cliff_is_a_law_and_no_decay():
+    ranks = np.sort(np.random.default_rng(0).uniform(0, N, (40, N)), axis=1)
+    found = heads.find(calibration.shelf(ranks, 40, 0.5, tail=N, cliff=3), "fitted")
+    assert (found.start > heads.LATEST * N).any() and np.mean(found.delta > 0.2) > 0.8
+    assert np.median(found.kappa) == pytest.approx(KAPPA, abs=0.12)
+
+
 def test_many_curves_are_found_as_one_by_one_and_units_do_not_matter():
     curves = np.stack([SHELF, 7e-5 * SHELF, ROUNDED])
     for head in heads.BREAKS:

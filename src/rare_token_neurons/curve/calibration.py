@@ -45,11 +45,14 @@ def law(ranks, kappa=KAPPA, tail=TAIL):
     return np.exp(-kappa * np.minimum(x, np.log(tail)) - DECAY * np.maximum(x - np.log(tail), 0))
 
 
-def shelf(ranks, size, raised, tail=TAIL):
-    """A law whose first `size` ranks stand on a shelf, `raised` e-folds above the law on average, and nearly flat."""
-    middle = np.exp(raised - KAPPA * (np.log(size) - 1))
-    flat = middle * np.exp(-0.05 * (np.log(np.maximum(ranks, 1e-9) / size) + 1))
-    return np.where(ranks <= size, flat, law(ranks, tail=tail))
+def shelf(ranks, size, raised, tail=TAIL, cliff=1.0):
+    """A law whose first `size` ranks stand on a shelf, `raised` e-folds above the law on average, and nearly flat; from there a
+    cliff leads down to the law, at `cliff` times that rank."""
+    x = np.log(np.maximum(ranks, 1e-9) / size)
+    flat = raised - KAPPA * (np.log(size) - 1) - 0.05 * (x + 1)
+    foot = np.log(law(size * cliff, tail=tail))
+    falling = np.interp(x, [0, max(np.log(cliff), 1e-9)], [raised - KAPPA * (np.log(size) - 1) - 0.05, foot])
+    return np.where(x <= 0, np.exp(flat), np.where(ranks <= size * cliff, np.exp(falling), law(ranks, tail=tail)))
 
 
 def _ranks(rng, n=NEURONS):
@@ -73,8 +76,9 @@ SIZES = {  # samples without a raised head
 SHELVES = {f"shelf of {size}, raised {raised}": lambda rng, size=size, raised=raised: shelf(_ranks(rng), size, raised)
            for size in (10, 30, 60) for raised in (0.5, 1.0)}
 OTHERS = {"5 outliers": outliers, "rounded": lambda rng: law(np.maximum(_ranks(rng), 30))} | {
-    f"shelf of 30, raised {raised}, law to rank {NEURONS}":
-        lambda rng, raised=raised: shelf(_ranks(rng), 30, raised, tail=NEURONS) for raised in (0.5, 1.0)}
+    f"shelf of 30, raised {raised}, {'cliff to rank 60, ' * (cliff > 1)}law to rank {NEURONS}":
+        lambda rng, raised=raised, cliff=cliff: shelf(_ranks(rng), 30, raised, tail=NEURONS, cliff=cliff)
+    for cliff in (1, 2) for raised in (0.5, 1.0)}
 ENDS = dict.fromkeys(SHELVES, TAIL) | {  # where the law truly ends, of those that end in a decay
     f"law, kappa {kappa}, to rank {tail}": tail for kappa in (0.3, 0.7) for tail in (200, 600)}
 

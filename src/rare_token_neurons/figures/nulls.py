@@ -5,6 +5,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.colors import Normalize
 from matplotlib.patches import Rectangle
+from scipy import stats
 
 from rare_token_neurons import files, paths
 from rare_token_neurons.curve import heads as plateaus, stored
@@ -232,13 +233,17 @@ def seed_heights(ax, table):
 # ---- calibration
 
 COUNTED = ("calibration", "calibration_contrasts")  # tables in data/results
-LIMIT = 0.064  # of the share that 1,000 samples without a raised head may show
 
 
 def calibrated():
     """The full counts of heads and of contrasts on planted samples; None in place of one that is not there."""
     found = (paths.RESULTS / f"{name}.parquet" for name in COUNTED)
     return [files.read_table(path) if path.exists() else None for path in found]
+
+
+def limit(runs):
+    """The share of samples that a test of 5 % rejects wrongly in 97.5 % of as many runs, at most."""
+    return stats.binom.ppf(0.975, runs, plateaus.LEVEL) / runs
 
 
 def counts(told):
@@ -274,7 +279,7 @@ def of_calibration(told, apart):
         lines.append(
             f"- **The {head} head{', which decides' if head == plateaus.DECIDES else ''}**: where nothing is raised it "
             f"is called raised in at most {worst['raised']:.1%} of {worst['runs']:,} samples "
-            f"({worst.name}; the limit is {LIMIT:.1%}). Planted shelves are called a plateau in "
+            f"({worst.name}; a test of 5% gives up to {limit(worst['runs']):.1%} in so many). Planted shelves are called a plateau in "
             f"{power['plateau'].mean():.0%}, from {power['plateau'].min():.0%} ({power['plateau'].idxmin()}) to "
             f"{power['plateau'].max():.0%}; a rounded head in {rounded:.1%}. The decay is taken for the law in at most "
             f"{rows['late'].max():.1%}. The 95 % interval of Δ holds the true one in {rows['covered'].min():.0%} to "
