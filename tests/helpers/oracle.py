@@ -4,6 +4,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import torch
+from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.olmo.modeling_olmo import OlmoLayerNorm
 
 from rare_token_neurons.ablation.capture import capture, references
@@ -13,19 +14,22 @@ from rare_token_neurons.ablation.readout import unigram_direction
 @contextmanager
 def exact_norms(model):
     """RMS norms, and OLMo's norms without weights, that keep the dtype: transformers computes them in float32."""
-    def rms(x, norm):
-        return norm.weight * (x / (x.square().mean(-1, keepdim=True) + norm.variance_epsilon).sqrt())
+    def rms(x, gain, eps):
+        return gain * (x / (x.square().mean(-1, keepdim=True) + eps).sqrt())
 
     plain = [module for module in model.modules() if isinstance(module, OlmoLayerNorm)]
     scaled = [module for module in model.modules() if hasattr(module, "variance_epsilon")]
+    gemma = [module for module in model.modules() if isinstance(module, Gemma3RMSNorm)]
     for norm in plain:
         norm.forward = lambda x: torch.nn.functional.layer_norm(x, x.shape[-1:], eps=1e-5)
     for norm in scaled:
-        norm.forward = partial(rms, norm=norm)
+        norm.forward = partial(rms, gain=norm.weight, eps=norm.variance_epsilon)
+    for norm in gemma:
+        norm.forward = partial(rms, gain=1 + norm.weight, eps=norm.eps)
     try:
         yield
     finally:
-        for norm in plain + scaled:
+        for norm in plain + scaled + gemma:
             del norm.forward
 
 
