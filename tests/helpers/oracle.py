@@ -89,9 +89,8 @@ def _measures(logits, base, targets, direction):
 
 
 def captured_changes(subject, kept, positions, neurons, ablation="mean", seed=0):
-    """Loss changes and max |g|, each (n, m), by definition and in float64, from a capture: norm and unembed x + delta w."""
+    """Loss changes and max |g|, each (n, m), by definition and in float64, from a capture: move x, norm and unembed it."""
     block, t = positions.unbind(1)
-    x = kept.residual[block, t - kept.first].double()
     now = kept.activations[block, t - kept.first][:, neurons].double()
     delta = references(kept, positions, neurons, ablation, seed) - now
     y = kept.tokens[block, t + 1][:, None]
@@ -104,10 +103,21 @@ def captured_changes(subject, kept, positions, neurons, ablation="mean", seed=0)
         out = (x if subject.norm_bias is None else x + subject.norm_bias.double()) @ unembedding
         return out if subject.unembedding_bias is None else out + subject.unembedding_bias.double()
 
-    before, changes, largest = logits(x), [], []
+    before, changes, largest = logits(kept.residual[block, t - kept.first].double()), [], []
     for column, neuron in enumerate(neurons):
-        after = logits(x + delta[:, column, None] * subject.w_out[:, neuron].double())
+        after = logits(moved(subject, kept, positions, neuron, delta[:, column]))
         g = (after - before) - (after - before).gather(1, y)
         changes.append((before.log_softmax(1) - after.log_softmax(1)).gather(1, y)[:, 0])
         largest.append(g.abs().amax(1))
     return torch.stack(changes, 1), torch.stack(largest, 1)
+
+
+def moved(subject, kept, positions, neuron, delta):
+    """The final residual stream of a capture, (n, d) in float64, with a neuron's activation changed by delta (n,)."""
+    block, t = positions.unbind(1)
+    x, change = kept.residual[block, t - kept.first].double(), delta[:, None] * subject.w_out[:, neuron].double()
+    if subject.mlp_norm_gain is None:
+        return x + change
+    m = kept.activations[block, t - kept.first].double() @ subject.w_out.double().T
+    before, after = (part / (part.square().mean(-1, keepdim=True) + subject.mlp_norm_eps).sqrt() for part in (m, m + change))
+    return x + subject.mlp_norm_gain.double() * (after - before)

@@ -27,7 +27,7 @@ def test_moments_and_the_side_of_the_longer_tail():
     assert portraits.tail_side([2, -2, 0]).tolist() == [1, -1, 1]
 
 
-@pytest.mark.parametrize("kind", ["neox-parallel", "llama-tied"])
+@pytest.mark.parametrize("kind", ["neox-parallel", "llama-tied", "gemma3"])
 def test_output_effects_are_what_the_norm_and_the_unembedding_make_of_the_weights(tiny, kind):
     subject = tiny(kind, torch.float64)
     kept = np.arange(subject.n_vocab) % 3 != 0
@@ -35,6 +35,7 @@ def test_output_effects_are_what_the_norm_and_the_unembedding_make_of_the_weight
     for column, neuron in zip(found.T, (5, 2)):
         w = subject.w_out[:, neuron]
         w = w - w.mean() if subject.norm == "layer" else w
+        w = w if subject.mlp_norm_gain is None else w * subject.mlp_norm_gain
         logits = [float(sum(row * subject.norm_gain * w)) for row, wanted in zip(subject.unembedding, kept) if wanted]
         assert column == pytest.approx(np.array(logits) - np.mean(logits))
 

@@ -205,14 +205,19 @@ def _sizes(subject, n_neurons, memory_gb):
 
     Counted in numbers of the subject's dtype: a neuron holds its row over the vocabulary; a position f and log p, its
     weights in a chunk of the vocabulary, 5 mean rows and about 26 arrays over the tile's neurons; elementwise work needs
-    25 more, for PAIRS at a time.
+    25 more, for PAIRS at a time. Where a norm follows the MLP, a position holds G too, 4 more weights and mean rows, the
+    MLP's activations, output and what it writes, and about 14 arrays more.
     """
+    normed = subject.mlp_norm_gain is not None
     numbers = memory_gb * 1e9 / subject.dtype.itemsize
     a_neuron = subject.n_vocab + 2 * VOCABULARY_CHUNK + 5 * subject.d_model
     width = max(1, int(min(n_neurons, 2048, numbers / 4 / a_neuron)))
     a_position = 2 * subject.n_vocab + 5 * VOCABULARY_CHUNK + 5 * subject.d_model + 26 * width
-    few = min(0.75 * numbers / (a_position + 25 * width), PAIRS / width)
-    step = max(1, few, (0.75 * numbers - 25 * PAIRS) / a_position)
+    if normed:
+        a_position += subject.n_vocab + 4 * VOCABULARY_CHUNK + 8 * subject.d_model + 3 * subject.n_neurons + 14 * width
+    work = 35 if normed else 25
+    few = min(0.75 * numbers / (a_position + work * width), PAIRS / width)
+    step = max(1, few, (0.75 * numbers - work * PAIRS) / a_position)
     return int(step), width
 
 

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 VOCABULARY_CHUNK = 2048  # columns of the vocabulary in one step of a sum
 CACHED = 2**17  # logits worked on at a time
+NEURONS = 2048  # whose weights are held in float64 at a time
 
 
 @dataclass
@@ -234,7 +235,18 @@ def predict_at(readout, subject, capture, positions, memory_gb):
 
 def mlp_output(subject, activations):
     """(n, d) float64, what the final MLP makes of its neurons' activations (n, neurons), less its bias."""
-    return activations.double() @ subject.w_out.T.double()
+    parts = zip(activations.split(NEURONS, 1), subject.w_out.split(NEURONS, 1))
+    return sum(some.double() @ w.T.double() for some, w in parts)
+
+
+def mean_scale(readout, subject, capture):
+    """What the norms multiply u by at the mean scored position of a capture: s, and r where a norm follows the MLP."""
+    scales = []
+    for residual, activations in zip(capture.residual, capture.activations):
+        scales.append((readout.centred(residual).square().mean(-1) + readout.eps).rsqrt())
+        if readout.mlp_gain is not None:
+            scales[-1] *= (mlp_output(subject, activations).square().mean(-1) + readout.mlp_eps).rsqrt()
+    return torch.cat(scales).mean().item()
 
 
 class Shifts(NamedTuple):
