@@ -7,6 +7,7 @@ import pytest
 import torch
 from oracle import captured_changes, exact_norms, hooked_changes, moved
 from tiny_models import BUILDERS, VOCABULARY
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rare_token_neurons.ablation import capture as captures, cumulants, neurons as kernel
@@ -75,15 +76,29 @@ def test_order_3_serves_most_pairs_of_a_gentle_model(tiny, tokens, kind, strengt
 
 
 @pytest.fixture(scope="module")
-def real():
-    """A trained model, its capture, positions, its 24 most influential neurons and as many others, truth, fallback."""
+def trained():
+    """A trained model and its capture."""
     try:
         subject = checkpoints.load("smollm2")
     except FileNotFoundError:
         subject = checkpoints.load("mini-pythia")
     text = ("The old captain looked at the sea, and said nothing for a long while; "
             "the crew waited below the mast in silence. ") * 3
-    kept = capture(subject, torch.tensor(subject.tokenizer(text)["input_ids"][:64])[None])
+    return subject, capture(subject, torch.tensor(subject.tokenizer(text)["input_ids"][:64])[None])
+
+
+@pytest.fixture(scope="module", params=["as it is", "a norm after its MLP"])
+def real(request, trained):
+    """A trained model, its capture, positions, its 24 most influential neurons and as many others, truth, fallback.
+
+    The norm gives what the MLP writes the length that it has at a typical position.
+    """
+    subject, kept = trained
+    if request.param != "as it is":
+        m = kept.activations @ subject.w_out.T
+        length = m.square().mean(-1, keepdim=True).sqrt()
+        subject = replace(subject, mlp_norm_gain=length.median().expand(subject.d_model), mlp_norm_eps=1e-6)
+        kept = replace(kept, residual=kept.residual + m * (length.median() / length - 1))
     positions = kept.positions[::4]
     found = influence(subject, kept, positions, entropy=False)
     order = found.mean_abs.argsort(descending=True)
@@ -263,28 +278,36 @@ def test_a_draw_depends_on_seed_position_and_neuron_alone(tiny, tokens):
 
 
 class Watch(TorchDispatchMode):
-    """Notes the devices and the largest size in bytes of all tensors that operations return."""
+    """Notes the devices of all tensors that operations return, and the bytes that they hold at a time, but for those given."""
 
-    def __init__(self):
+    def __init__(self, *given):
         super().__init__()
-        self.devices, self.largest = set(), 0
+        self.devices, self.peak, self.held = set(), 0, {}
+        self.given = {tensor.untyped_storage()._cdata for tensor in given}
 
     def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
         result = function(*arguments, **(keywords or {}))
         for tensor in torch.utils._pytree.tree_leaves(result):
             if isinstance(tensor, torch.Tensor):
                 self.devices.add(tensor.device.type)
-                self.largest = max(self.largest, tensor.numel() * tensor.element_size())
+                storage = tensor.untyped_storage()
+                if storage._cdata not in self.given:
+                    self.held[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+        self.held = {key: (ref, size) for key, (ref, size) in self.held.items() if not ref.expired()}
+        self.peak = max(self.peak, sum(size for _, size in self.held.values()))
         return result
 
 
-def test_little_memory_gives_the_same_changes_in_small_pieces(tiny, tokens):
-    subject = tiny("neox-parallel", vocabulary=3000, strength=2.0)
+@pytest.mark.parametrize("kind, vocabulary, memory_gb", [
+    ("neox-parallel", 3000, 0.004), ("olmo2", 3000, 0.004), ("olmo2", 262_144, 0.05)])
+def test_little_memory_gives_the_same_changes_in_small_pieces(tiny, tokens, kind, vocabulary, memory_gb):
+    subject = tiny(kind, vocabulary=vocabulary, strength=2.0)
     kept = captured(subject, tokens)
-    with Watch() as watch:
-        small = loss_changes(subject, kept, memory_gb=0.004)
-    assert watch.largest < 4e6, "one tensor is larger than the memory allowed"
-    torch.testing.assert_close(small, loss_changes(subject, kept), rtol=1e-3, atol=1e-6)
+    some = {"positions": kept.positions[::4], "neurons": torch.arange(18)} if vocabulary > 3000 else {}
+    with Watch(*subject.model.parameters(), kept.activations, kept.residual, kept.tokens) as watch:
+        small = loss_changes(subject, kept, memory_gb=memory_gb, **some)
+    assert watch.peak < memory_gb * 1e9, "more memory is held than allowed"
+    torch.testing.assert_close(small, loss_changes(subject, kept, **some), rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("ablated", ABLATIONS)

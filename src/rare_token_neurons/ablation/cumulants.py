@@ -202,7 +202,8 @@ def _tilt(predictions, moments, shifted, rows):
         fgb, ggb, gbb = of["fgb"] - b * fg, of["ggb"] - b * gg, of["gbb"] - 2 * b * gb
         mean -= sigma * g.gather(1, target)
         k2 += sigma * (sigma * gg + 2 * (rho * fg + tau * gb))
-        k3 += sigma * (sigma * sigma * ggg + 3 * (rho * (rho * ffg + sigma * fgg) + tau * (2 * rho * fgb + sigma * ggb + tau * gbb)))
+        k3 += sigma * sigma * sigma * ggg
+        k3 += 3 * sigma * (rho * (rho * ffg + sigma * fgg) + tau * (2 * rho * fgb + sigma * ggb + tau * gbb))
         raw += sigma * sigma * gg
         g_low, g_high = (sigma * extreme[:, None] for extreme in (g.amin(1), g.amax(1)))
         up += torch.maximum(g_low, g_high)

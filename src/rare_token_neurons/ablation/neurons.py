@@ -175,12 +175,18 @@ def _sweep(subject, capture, positions, neurons, ablation, freeze, seed, memory_
             some, (block, t) = neurons[columns], positions[rows].T
             activations = capture.activations[block[:, None], t[:, None] - capture.first, some]  # (n, m)
             delta = references(capture, positions[rows], some, ablation, seed) - activations.double()
-            w = subject.w_out[:, some]
-            u = readout.outward(w)  # (d, m)
-            moved, shifted = moments(readout, base, means, u, entropy), shifts(base, w, u, delta, freeze == "scale")
-            changes = expand(base, moved, shifted, TOLERANCE[subject.dtype])
-            settle(readout, base, u, shifted, moved, changes)
-            yield rows, columns, changes, _unigram(readout, base, u, shifted)
+            yield rows, columns, *_ablated(subject, readout, base, means, some, delta, freeze == "scale", entropy)
+        del base, means  # before the next ones take as much memory
+
+
+def _ablated(subject, readout, base, means, neurons, delta, frozen_scale, entropy):
+    """Changes, and those of the unigram projection, of a tile."""
+    w = subject.w_out[:, neurons]
+    u = readout.outward(w)  # (d, m)
+    moved, shifted = moments(readout, base, means, u, entropy), shifts(base, w, u, delta, frozen_scale)
+    changes = expand(base, moved, shifted, TOLERANCE[subject.dtype])
+    settle(readout, base, u, shifted, moved, changes)
+    return changes, _unigram(readout, base, u, shifted)
 
 
 def _unigram(readout, base, u, shifted):
