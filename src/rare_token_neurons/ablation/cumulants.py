@@ -34,7 +34,7 @@ ROUNDINGS = 8  # roundings that a raw second moment may have gathered
 class Moments:
     """Raw moments of B (relative to the centre) with f, G and z under p, and B with its extremes."""
 
-    of: dict[str, Tensor]  # (n, neurons) each: b, fb, ffb, bb, fbb, bbb, with G gb, fgb, ggb, gbb, for the entropy zb, zfb, ...
+    of: dict[str, Tensor]  # (n, neurons) each: b, fb, ffb, bb, fbb, bbb; with G gb, fgb, ggb, gbb; with z zb, zfb, ...
     lead: Tensor  # (n, neurons), E_p B less B at the target
     rows: Tensor  # (neurons, vocabulary), B itself
     low: Tensor  # (neurons,)
@@ -184,7 +184,8 @@ class _Tilt:
 
 
 def _tilt(predictions, moments, shifted, rows):
-    (rho, tau, sigma), of, written = shifted, {name: part[rows] for name, part in moments.of.items()}, predictions.written
+    (rho, tau, sigma), written = shifted, predictions.written
+    of = {name: part[rows] for name, part in moments.of.items()}
     f, target, b, bb, fb = predictions.f[rows], predictions.targets[rows, None], of["b"], of["bb"], of["fb"]
     ff, fff = predictions.ff[rows, None], predictions.fff[rows, None]
     ffb, fbb, bbb = of["ffb"] - b * ff, of["fbb"] - 2 * b * fb, of["bbb"] - 3 * b * bb + 2 * b**3
@@ -270,12 +271,13 @@ def settle(readout, predictions, u, shifted, moments, changes):
     _settle(predictions, pairs, some, moments.rows, pairs[1], changes, buffers)
     for pairs in zip(*(index.split(tile) for index in strained.nonzero().unbind(1))):
         rho, tau, sigma = shifted.map(lambda part: part[pairs][:, None])
-        moved = predictions.scale[pairs[0], None] * rho * predictions.residual[pairs[0]] + tau * u[:, pairs[1]].T  # (k, d)
+        scale = predictions.scale[pairs[0], None]
+        moved = scale * rho * predictions.residual[pairs[0]] + tau * u[:, pairs[1]].T  # (k, d)
         if sigma is not None:
-            moved += predictions.scale[pairs[0], None] * sigma * predictions.written.stream[pairs[0]]
+            moved += scale * sigma * predictions.written.stream[pairs[0]]
         h = readout.project((readout.gain * moved).to(dtype), predictions.centre)
-        none = torch.zeros_like(h[:, 0])
-        _settle(predictions, pairs, Shifts(none, none + 1, None), h, torch.arange(len(h), device=h.device), changes, buffers)
+        none, which = torch.zeros_like(h[:, 0]), torch.arange(len(h), device=h.device)
+        _settle(predictions, pairs, Shifts(none, none + 1, None), h, which, changes, buffers)
     changes.flagged |= strained
 
 

@@ -7,8 +7,8 @@ tau = s' delta.
 
 Where an RMS norm (gain1, eps1) stands between the MLP and the residual stream, the MLP's output m = sum_i a_i w_i is
 written as y = gain1 r m, r = 1/sqrt(|m|^2/d + eps1), and ablating neuron i changes r too: with kappa = r'/r - 1 and
-u_i = gain1 w_i, c moves by kappa y + r' delta u_i. Then the logits move by rho f + sigma G + tau B_i, where G = s U (gain y),
-what the MLP adds to the logits, sigma = (1 + rho) kappa and tau = s' r' delta.
+u_i = gain1 w_i, c moves by kappa y + r' delta u_i. Then the logits move by rho f + sigma G + tau B_i, where
+G = s U (gain y), what the MLP adds to the logits, sigma = (1 + rho) kappa and tau = s' r' delta.
 
 float64 serves where float32 cancels, on arrays without the product of positions, neurons and vocabulary:
 the base logits (at |logit| ~ 1000 a float32 logit is off by 1e-4, and so is p) and rho (|c'|^2 is the small
@@ -85,7 +85,9 @@ class Readout:
 
     def written(self, m):
         """What outputs m (..., d) of the MLP add to the residual stream."""
-        return m if self.mlp_gain is None else nn.functional.rms_norm(m, m.shape[-1:], self.mlp_gain.to(m.dtype), self.mlp_eps)
+        if self.mlp_gain is None:
+            return m
+        return nn.functional.rms_norm(m, m.shape[-1:], self.mlp_gain.to(m.dtype), self.mlp_eps)
 
 
 @dataclass
@@ -96,7 +98,7 @@ class Written:
     square: Tensor  # (n,) float64, |m|^2 + d eps1
     stream: Tensor  # (n, d) float64, y as the final norm sees it
     g: Tensor  # (n, vocabulary), G, centred under p
-    of: dict[str, Tensor]  # (n,) its second and third joint cumulants with f and z under p: zg, fg, gg, zfg, ffg, zgg, ...
+    of: dict[str, Tensor]  # (n,) second and third joint cumulants of G with f and z under p: fg, gg, ffg, ..., zgg
 
     @property
     def scale(self):
@@ -169,7 +171,8 @@ def predict(readout, residual, targets, step, m=None):
                 columns["z" + powers][rows] = (p * z).sum(1)
                 columns["f" + powers][rows] = (p * f[rows]).sum(1)
     centre = sum(mean_p[part] @ readout.unembedding[part] for part in readout.parts())
-    base = Predictions(c, square, targets, f, log_p, centre, **columns, z_is_f=readout.bias is None and not readout.frozen)
+    base = Predictions(c, square, targets, f, log_p, centre, **columns,
+                       z_is_f=readout.bias is None and not readout.frozen)
     return base if m is None else replace(base, written=_written(readout, base, m))
 
 

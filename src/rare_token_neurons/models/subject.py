@@ -1,7 +1,7 @@
 """A model taken apart: the pieces of its final layer under one contract, whatever the family.
 
-A family is supported where the last MLP writes into the final residual stream linearly or through one RMS norm, and where
-norm and unembedding alone lead from there to the logits: the ablation arithmetic rests on both. Every other one is refused.
+A family is supported where the last MLP writes into the final residual stream linearly or through one RMS norm, and
+where norm and unembedding alone lead from there to the logits: the ablation arithmetic rests on both.
 """
 
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class Subject:
     w_in: dict[str, Tensor]  # each (neurons, d): row i holds the input weights of neuron i
     unembedding: Tensor  # (vocabulary, d)
     unembedding_bias: Tensor | None  # (vocabulary,)
-    mlp_norm_gain: Tensor | None = None  # (d,) of the RMS norm between the MLP and the residual stream, where there is one
+    mlp_norm_gain: Tensor | None = None  # (d,) of the RMS norm between MLP and residual stream, where there is one
     mlp_norm_eps: float | None = None
     unigram_counts: Tensor | None = None  # (vocabulary,) float64, for the unigram direction
     n_positions: int | None = None  # tokens in the longest block, where each position has an embedding of its own
@@ -140,8 +140,9 @@ def _olmo2(model):
 
 
 def _gemma3(model):
-    pieces, norm = _llama(model), model.model.layers[-1].post_feedforward_layernorm  # the gain of its norms is 1 + weight
-    return pieces | {"norm_gain": 1 + pieces["final_norm"].weight, "mlp_norm_gain": 1 + norm.weight, "mlp_norm_eps": norm.eps}
+    pieces, norm = _llama(model), model.model.layers[-1].post_feedforward_layernorm
+    return pieces | {"norm_gain": 1 + pieces["final_norm"].weight, "mlp_norm_gain": 1 + norm.weight,
+                     "mlp_norm_eps": norm.eps}
 
 
 FAMILIES = {"gpt_neox": _gpt_neox, "gpt2": _gpt2, "opt": _opt, "phi": _phi, "llama": _llama, "mistral": _llama,
