@@ -280,12 +280,14 @@ def shifts(predictions, w, u, delta, frozen_scale=False):
     c, written = predictions.residual, predictions.written
     if written is not None:
         w, y = w.double(), written.stream
-        kappa = _growth(delta * (2 * (written.m @ w) + delta * (w * w).sum(0)), written.square[:, None])
+        kappa = _rescaling(delta * (2 * (written.m @ w) + delta * (w * w).sum(0)), written.square[:, None])
         delta = written.scale[:, None] * (1 + kappa) * delta
-    growth = delta * (2 * (c @ u) + delta * (u * u).sum(0))  # |c'|^2 - |c|^2
-    if written is not None:
-        growth += kappa * ((2 * c * y).sum(1)[:, None] + kappa * (y * y).sum(1)[:, None] + 2 * delta * (y @ u))
-    rho = torch.zeros_like(delta) if frozen_scale else _growth(growth, predictions.square[:, None])
+    rho = torch.zeros_like(delta)
+    if not frozen_scale:
+        growth = delta * (2 * (c @ u) + delta * (u * u).sum(0))  # |c'|^2 - |c|^2
+        if written is not None:
+            growth += kappa * ((2 * c * y).sum(1)[:, None] + kappa * (y * y).sum(1)[:, None] + 2 * delta * (y @ u))
+        rho = _rescaling(growth, predictions.square[:, None])
     return Shifts(rho, predictions.scale[:, None] * (1 + rho) * delta, None if written is None else (1 + rho) * kappa)
 
 
@@ -294,14 +296,14 @@ def joint_shifts(predictions, w, u, delta):
     c, written, v = predictions.residual, predictions.written, delta @ u.T  # (n, d)
     if written is not None:
         moved = delta @ w.T.double()
-        kappa = _growth((moved * (2 * written.m + moved)).sum(-1), written.square)
+        kappa = _rescaling((moved * (2 * written.m + moved)).sum(-1), written.square)
         rescaled = written.scale * (1 + kappa)
         delta, v = rescaled[:, None] * delta, kappa[:, None] * written.stream + rescaled[:, None] * v
-    rho = _growth((v * (2 * c + v)).sum(-1), predictions.square)
+    rho = _rescaling((v * (2 * c + v)).sum(-1), predictions.square)
     return Shifts(rho, (predictions.scale * (1 + rho))[:, None] * delta, None if written is None else (1 + rho) * kappa)
 
 
-def _growth(growth, square):
+def _rescaling(growth, square):
     """A norm's new scale over the old one, less 1, where the square below it grows."""
     return torch.expm1(-0.5 * torch.log1p(growth / square))
 
