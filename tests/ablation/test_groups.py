@@ -9,7 +9,7 @@ from rare_token_neurons.ablation import groups
 from rare_token_neurons.ablation.capture import ABLATIONS, Capture, capture, references
 from rare_token_neurons.ablation.neurons import loss_changes
 
-KINDS = ("neox-parallel", "neox-sequential", "llama-tied")
+KINDS = ("neox-parallel", "neox-sequential", "llama-tied", "olmo2", "gemma3-tied")
 GROUP = [3, 17, 40, 41, 8]
 
 
@@ -98,8 +98,9 @@ def best_next(subject, kept, positions, chosen, **options):
     return left[int(scores.argmax())]
 
 
-def test_greedy_search_takes_the_best_next_neuron_at_every_step(tiny, tokens):
-    subject, kept = whole(tiny, tokens, "neox-sequential")
+@pytest.mark.parametrize("kind", ["neox-sequential", "olmo2"])
+def test_greedy_search_takes_the_best_next_neuron_at_every_step(tiny, tokens, kind):
+    subject, kept = whole(tiny, tokens, kind)
     positions = kept.positions[::2]
     found, chosen = groups.greedy(subject, kept, positions, 3), []
     for _ in range(3):

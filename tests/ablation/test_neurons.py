@@ -1,23 +1,26 @@
 """The ablation arithmetic against brute force: hooks on the whole model, and float64 on the same capture."""
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
-from oracle import captured_changes, exact_norms, hooked_changes
+from oracle import captured_changes, exact_norms, hooked_changes, moved
 from tiny_models import BUILDERS, VOCABULARY
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rare_token_neurons.ablation import capture as captures, cumulants, neurons as kernel
 from rare_token_neurons.ablation.capture import ABLATIONS, capture, references
 from rare_token_neurons.ablation.neurons import FREEZES, divergences, influence, loss_changes, losses
-from rare_token_neurons.ablation.readout import predict, readout_of
+from rare_token_neurons.ablation.readout import predict_at, readout_of
 from rare_token_neurons.models import checkpoints
 
 DOCUMENTS = torch.tensor([0, 0, 1, 2, 2, 3])
 POSITIONS = torch.tensor([(block, t) for block in range(6) for t in (3, 7, 14)])
 CASES = [("mean", None), ("zero", None), ("resample", None), ("mean", "unigram"), ("mean", "scale"), ("resample", "unigram"),
          ("zero", "scale")]
+NORMED = ("olmo2", "gemma3-tied")  # a norm follows the MLP
 WITH_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 DEVICES = ["cpu", pytest.param("cuda", marks=WITH_CUDA)]
 
@@ -42,7 +45,8 @@ def usual(tiny, tokens):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize(("kind", "ablated", "freeze"), [(kind, *case) for kind in BUILDERS for case in CASES])
+@pytest.mark.parametrize(("kind", "ablated", "freeze"), [
+    (kind, *case) for kind in (*BUILDERS, *NORMED) for case in CASES])
 def test_changes_match_hooks_on_the_whole_model(tiny, tokens, kind, ablated, freeze, device):
     wide = tiny(kind, torch.float64, device=device)
     positions, where = POSITIONS.to(device), dict(ablation=ablated, freeze=freeze, seed=3)
@@ -59,8 +63,9 @@ def test_changes_match_hooks_on_the_whole_model(tiny, tokens, kind, ablated, fre
             assert ((part - truth).abs() <= (relative * truth.abs()).clamp_min(floor)).all()
 
 
-def test_order_3_serves_most_pairs_of_a_gentle_model(tiny, tokens):
-    subject = tiny("neox-parallel", strength=2.0, vocabulary=3000)
+@pytest.mark.parametrize("kind, strength", [("neox-parallel", 2.0), ("olmo2", 1.0)])
+def test_order_3_serves_most_pairs_of_a_gentle_model(tiny, tokens, kind, strength):
+    subject = tiny(kind, strength=strength, vocabulary=3000)
     kept = captured(subject, tokens)
     expected, _ = captured_changes(subject, kept, kept.positions, torch.arange(48))
     found = influence(subject, kept, kept.positions, torch.arange(len(kept.positions)))
@@ -72,15 +77,29 @@ def test_order_3_serves_most_pairs_of_a_gentle_model(tiny, tokens):
 
 
 @pytest.fixture(scope="module")
-def real():
-    """A trained model, its capture, positions, its 24 most influential neurons and as many others, truth, fallback."""
+def trained():
+    """A trained model and its capture."""
     try:
         subject = checkpoints.load("smollm2")
     except FileNotFoundError:
         subject = checkpoints.load("mini-pythia")
     text = ("The old captain looked at the sea, and said nothing for a long while; "
             "the crew waited below the mast in silence. ") * 3
-    kept = capture(subject, torch.tensor(subject.tokenizer(text)["input_ids"][:64])[None])
+    return subject, capture(subject, torch.tensor(subject.tokenizer(text)["input_ids"][:64])[None])
+
+
+@pytest.fixture(scope="module", params=["as it is", "a norm after its MLP"])
+def real(request, trained):
+    """A trained model, its capture, positions, its 24 most influential neurons and as many others, truth, fallback.
+
+    The norm gives what the MLP writes the length that it has at a typical position.
+    """
+    subject, kept = trained
+    if request.param != "as it is":
+        m = kept.activations @ subject.w_out.T
+        length = m.square().mean(-1, keepdim=True).sqrt()
+        subject = replace(subject, mlp_norm_gain=length.median().expand(subject.d_model), mlp_norm_eps=1e-6)
+        kept = replace(kept, residual=kept.residual + m * (length.median() / length - 1))
     positions = kept.positions[::4]
     found = influence(subject, kept, positions, entropy=False)
     order = found.mean_abs.argsort(descending=True)
@@ -104,28 +123,31 @@ def test_the_fallback_is_for_few_pairs(real):
 
 
 @pytest.mark.parametrize("how", ["as it is", "unembedding x 10", "one row for all"])
-@pytest.mark.parametrize(("kind", "freeze"), [("neox-parallel", None), ("neox-parallel", "unigram"), ("llama-tied", None)])
+@pytest.mark.parametrize(("kind", "freeze"), [("neox-parallel", None), ("neox-parallel", "unigram"), ("llama-tied", None),
+                                              ("olmo2", None), ("olmo2", "unigram")])
 def test_moments_are_those_over_the_vocabulary(tiny, tokens, kind, freeze, how):
     subject = tiny(kind)
     if how == "one row for all":  # what the tokens share must not drown what tells them apart
         subject.unembedding.add_(1e3 * subject.unembedding.std() * torch.randn(subject.d_model))
     elif how != "as it is":
         harden(subject, how)
-    kept, block, t = captured(subject, tokens), *POSITIONS.T
-    readout = readout_of(subject, freeze)
-    base = predict(readout, kept.residual[block, t - kept.first], kept.tokens[block, t + 1], 4)
-    u = readout.centred(subject.w_out.T).T
+    kept, readout = captured(subject, tokens), readout_of(subject, freeze)
+    base, u = predict_at(readout, subject, kept, POSITIONS, 1e-4), readout.outward(subject.w_out)
     found = cumulants.moments(readout, base, cumulants.mean_rows(readout, base, True), u, True)
     rows = subject.unembedding.double() - base.centre.double()
     if freeze:
         rows -= readout.direction.double()[:, None] * readout.along
     b, p, f = rows @ (readout.gain.double()[:, None] * u), base.log_p.double().exp(), base.f.double()
     z = base.log_p.double() + base.entropy.double()[:, None]
-    weights = {"b": p, "fb": p * f, "ffb": p * f * f, "bb": p, "fbb": p * f, "bbb": p, "zb": p * z, "zfb": p * z * f, "zbb": p * z}
-    for name, weight in weights.items():
+    factors = {"f": f, "z": z} | ({} if base.written is None else {"g": base.written.g.double()})
+    names = {"b", "fb", "ffb", "bb", "fbb", "bbb", "zb", "zfb", "zbb"}
+    names |= set() if base.written is None else {"gb", "fgb", "ggb", "gbb", "zgb"}
+    assert found.of.keys() == names
+    for name in names:
         power = b ** name.count("b")
+        weight = math.prod((factors[factor] for factor in name.rstrip("b")), start=p)
         allowed = 2e-6 * weight.abs().sum(1, keepdim=True) * power.abs().amax(0)
-        assert ((getattr(found, name) - weight @ power).abs() <= allowed).all(), name
+        assert ((found.of[name] - weight @ power).abs() <= allowed).all(), name
     torch.testing.assert_close(found.lead.double(), p @ b - b[base.targets], rtol=0, atol=2e-6 * float(b.abs().max()))
     for name, value in {"rows": b.T, "low": b.amin(0), "high": b.amax(0)}.items():
         torch.testing.assert_close(getattr(found, name).double(), value, rtol=0, atol=1e-6 * float(b.abs().max()))
@@ -163,7 +185,7 @@ def errors_allowed(subject, tokens, how, neurons=range(48)):
 
 
 @pytest.mark.parametrize("how", HARD)
-@pytest.mark.parametrize("kind", ["neox-parallel", "llama-tied"])
+@pytest.mark.parametrize("kind", ["neox-parallel", "llama-tied", "olmo2"])
 def test_hard_cases_match_float64_on_the_same_capture_and_there_the_whole_model(tiny, tokens, kind, how):
     assert errors_allowed(harden(tiny(kind), how), tokens, how)().all()
     subject = harden(tiny(kind, torch.float64), how)
@@ -180,7 +202,8 @@ def test_sums_outside_the_range_of_float32_are_taken_from_their_largest_term(tin
 @pytest.mark.parametrize("kind, how, neurons, place, name, value", [
     ("neox-parallel", "unembedding x 100", range(48), torch.Tensor, "double", torch.Tensor.float),
     ("neox-parallel", "one dominant neuron", range(48), torch.Tensor, "double", torch.Tensor.float),
-    ("llama-tied", "one dominant neuron", [5], cumulants, "STRAIN", torch.inf)])
+    ("llama-tied", "one dominant neuron", [5], cumulants, "STRAIN", torch.inf),
+    ("olmo2", "one dominant neuron", [5], cumulants, "STRAIN", torch.inf)])
 def test_float64_is_needed_where_the_docstrings_say(tiny, tokens, monkeypatch, kind, how, neurons, place, name, value):
     allowed = errors_allowed(harden(tiny(kind), how), tokens, how, neurons)
     monkeypatch.setattr(place, name, value)
@@ -256,28 +279,36 @@ def test_a_draw_depends_on_seed_position_and_neuron_alone(tiny, tokens):
 
 
 class Watch(TorchDispatchMode):
-    """Notes the devices and the largest size in bytes of all tensors that operations return."""
+    """Notes the devices of all tensors that operations return, and the bytes held at a time, but for those given."""
 
-    def __init__(self):
+    def __init__(self, *given):
         super().__init__()
-        self.devices, self.largest = set(), 0
+        self.devices, self.peak, self.held = set(), 0, {}
+        self.given = {tensor.untyped_storage()._cdata for tensor in given}
 
     def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
         result = function(*arguments, **(keywords or {}))
         for tensor in torch.utils._pytree.tree_leaves(result):
             if isinstance(tensor, torch.Tensor):
                 self.devices.add(tensor.device.type)
-                self.largest = max(self.largest, tensor.numel() * tensor.element_size())
+                storage = tensor.untyped_storage()
+                if storage._cdata not in self.given:
+                    self.held[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+        self.held = {key: (ref, size) for key, (ref, size) in self.held.items() if not ref.expired()}
+        self.peak = max(self.peak, sum(size for _, size in self.held.values()))
         return result
 
 
-def test_little_memory_gives_the_same_changes_in_small_pieces(tiny, tokens):
-    subject = tiny("neox-parallel", vocabulary=3000, strength=2.0)
+@pytest.mark.parametrize("kind, vocabulary, memory_gb", [
+    ("neox-parallel", 3000, 0.004), ("olmo2", 3000, 0.004), ("olmo2", 262_144, 0.05)])
+def test_little_memory_gives_the_same_changes_in_small_pieces(tiny, tokens, kind, vocabulary, memory_gb):
+    subject = tiny(kind, vocabulary=vocabulary, strength=2.0)
     kept = captured(subject, tokens)
-    with Watch() as watch:
-        small = loss_changes(subject, kept, memory_gb=0.004)
-    assert watch.largest < 4e6, "one tensor is larger than the memory allowed"
-    torch.testing.assert_close(small, loss_changes(subject, kept), rtol=1e-3, atol=1e-6)
+    some = {"positions": kept.positions[::4], "neurons": torch.arange(18)} if vocabulary > 3000 else {}
+    with Watch(*subject.model.parameters(), kept.activations, kept.residual, kept.tokens) as watch:
+        small = loss_changes(subject, kept, memory_gb=memory_gb, **some)
+    assert watch.peak < memory_gb * 1e9, "more memory is held than allowed"
+    torch.testing.assert_close(small, loss_changes(subject, kept, **some), rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("ablated", ABLATIONS)
@@ -375,14 +406,14 @@ def brute(subject, kept, positions, neuron):
     delta = kept.means[neuron] - kept.activations[block, t - kept.first, neuron]
     unigram = ((subject.unigram_counts + 1) / (subject.unigram_counts + 1).sum()).log()
     values = []
-    for stream in (residual, residual + delta[:, None] * subject.w_out[:, neuron]):
+    for stream in (residual, moved(subject, kept, positions, neuron, delta)):
         logits = torch.nn.functional.linear(subject.final_norm(stream), subject.unembedding, subject.unembedding_bias)
         logs = logits.log_softmax(-1)
         values.append((logs.exp() * (logs - unigram)).sum(-1).mean())
     return float(values[1] - values[0])
 
 
-@pytest.mark.parametrize("kind", ("neox-parallel", "llama-tied"))
+@pytest.mark.parametrize("kind", ("neox-parallel", "llama-tied", "olmo2"))
 def test_kl_is_that_of_whole_logits_and_its_expansion_is_near(tiny, tokens, kind):
     subject = tiny(kind, torch.float64, strength=4.0)
     kept = capture(subject, tokens)

@@ -4,6 +4,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import torch
+from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.olmo.modeling_olmo import OlmoLayerNorm
 
 from rare_token_neurons.ablation.capture import capture, references
@@ -13,19 +14,22 @@ from rare_token_neurons.ablation.readout import unigram_direction
 @contextmanager
 def exact_norms(model):
     """RMS norms, and OLMo's norms without weights, that keep the dtype: transformers computes them in float32."""
-    def rms(x, norm):
-        return norm.weight * (x / (x.square().mean(-1, keepdim=True) + norm.variance_epsilon).sqrt())
+    def rms(x, gain, eps):
+        return gain * (x / (x.square().mean(-1, keepdim=True) + eps).sqrt())
 
     plain = [module for module in model.modules() if isinstance(module, OlmoLayerNorm)]
     scaled = [module for module in model.modules() if hasattr(module, "variance_epsilon")]
+    gemma = [module for module in model.modules() if isinstance(module, Gemma3RMSNorm)]
     for norm in plain:
         norm.forward = lambda x: torch.nn.functional.layer_norm(x, x.shape[-1:], eps=1e-5)
     for norm in scaled:
-        norm.forward = partial(rms, norm=norm)
+        norm.forward = partial(rms, gain=norm.weight, eps=norm.variance_epsilon)
+    for norm in gemma:
+        norm.forward = partial(rms, gain=1 + norm.weight, eps=norm.eps)
     try:
         yield
     finally:
-        for norm in plain + scaled:
+        for norm in plain + scaled + gemma:
             del norm.forward
 
 
@@ -85,9 +89,8 @@ def _measures(logits, base, targets, direction):
 
 
 def captured_changes(subject, kept, positions, neurons, ablation="mean", seed=0):
-    """Loss changes and max |g|, each (n, m), by definition and in float64, from a capture: norm and unembed x + delta w."""
+    """Loss changes and max |g|, each (n, m), by definition and in float64, from a capture: move x, norm and unembed it."""
     block, t = positions.unbind(1)
-    x = kept.residual[block, t - kept.first].double()
     now = kept.activations[block, t - kept.first][:, neurons].double()
     delta = references(kept, positions, neurons, ablation, seed) - now
     y = kept.tokens[block, t + 1][:, None]
@@ -100,10 +103,21 @@ def captured_changes(subject, kept, positions, neurons, ablation="mean", seed=0)
         out = (x if subject.norm_bias is None else x + subject.norm_bias.double()) @ unembedding
         return out if subject.unembedding_bias is None else out + subject.unembedding_bias.double()
 
-    before, changes, largest = logits(x), [], []
+    before, changes, largest = logits(kept.residual[block, t - kept.first].double()), [], []
     for column, neuron in enumerate(neurons):
-        after = logits(x + delta[:, column, None] * subject.w_out[:, neuron].double())
+        after = logits(moved(subject, kept, positions, neuron, delta[:, column]))
         g = (after - before) - (after - before).gather(1, y)
         changes.append((before.log_softmax(1) - after.log_softmax(1)).gather(1, y)[:, 0])
         largest.append(g.abs().amax(1))
     return torch.stack(changes, 1), torch.stack(largest, 1)
+
+
+def moved(subject, kept, positions, neuron, delta):
+    """The final residual stream of a capture, (n, d) in float64, with a neuron's activation changed by delta (n,)."""
+    block, t = positions.unbind(1)
+    x, change = kept.residual[block, t - kept.first].double(), delta[:, None] * subject.w_out[:, neuron].double()
+    if subject.mlp_norm_gain is None:
+        return x + change
+    m = kept.activations[block, t - kept.first].double() @ subject.w_out.double().T
+    before, after = (part / (part.square().mean(-1, keepdim=True) + subject.mlp_norm_eps).sqrt() for part in (m, m + change))
+    return x + subject.mlp_norm_gain.double() * (after - before)

@@ -3,8 +3,9 @@
 from functools import partial
 
 import torch
-from transformers import (AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM,
-                          MistralConfig, OlmoConfig, OPTConfig, PhiConfig, Qwen2Config, Qwen3Config)
+from transformers import (AutoModelForCausalLM, Gemma3TextConfig, GPT2Config, GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig,
+                          LlamaForCausalLM, MistralConfig, Olmo2Config, Olmo3Config, OlmoConfig, OPTConfig, PhiConfig,
+                          Qwen2Config, Qwen3Config, SmolLM3Config)
 
 from rare_token_neurons.models.subject import dissect
 
@@ -33,12 +34,16 @@ OPT = dict(hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=4, ffn_di
            word_embed_proj_dim=WIDTH)
 LLAMA_LIKE = dict(hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
                   intermediate_size=NEURONS, max_position_embeddings=LENGTH)
+UNPADDED = LLAMA_LIKE | {"pad_token_id": None}
+MIXED = {"layer_types": ["sliding_attention", "full_attention"]}  # which turn keys and queries at different speeds
 FAMILIES = {  # every family but those above, with a tied and an untied unembedding
     f"{name}{'-tied' if tied else ''}": partial(_other, config, **settings, tie_word_embeddings=tied)
     for name, config, settings in (
         ("gpt2", GPT2Config, GPT2), ("opt", OPTConfig, OPT), ("phi", PhiConfig, LLAMA_LIKE),
         ("mistral", MistralConfig, LLAMA_LIKE), ("qwen2", Qwen2Config, LLAMA_LIKE),
-        ("qwen3", Qwen3Config, LLAMA_LIKE | {"head_dim": 12}), ("olmo", OlmoConfig, LLAMA_LIKE | {"pad_token_id": None}))
+        ("qwen3", Qwen3Config, LLAMA_LIKE | {"head_dim": 12}), ("smollm3", SmolLM3Config, UNPADDED),
+        ("olmo", OlmoConfig, UNPADDED), ("olmo2", Olmo2Config, UNPADDED), ("olmo3", Olmo3Config, UNPADDED | MIXED),
+        ("gemma3", Gemma3TextConfig, UNPADDED | MIXED | {"head_dim": 12}))
     for tied in (False, True)}
 BUILDERS = {"neox-parallel": partial(_neox, True), "neox-sequential": partial(_neox, False), "llama-tied": _llama}
 ONE_EACH = (*BUILDERS, *(kind for kind in FAMILIES if not kind.endswith("-tied")))  # where the unembedding does not matter

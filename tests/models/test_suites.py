@@ -14,7 +14,7 @@ import torch
 from hubserver import Hub, commit_of, connected, files_of, forget
 from own_model import refused, words
 from small_notebooks import copy_package
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+from transformers import Olmo2Config, Olmo2ForCausalLM
 
 from rare_token_neurons import __main__, paths, settings as parameters
 from rare_token_neurons.figures.notebook import Notebook
@@ -60,11 +60,11 @@ def network(place):
 
 
 def trained(place):
-    """One of ten networks on a path that read mini-pythia's tokens."""
+    """One of ten OLMo-2 networks on a path that read mini-pythia's tokens."""
     torch.manual_seed(0)
-    return moved(GPTNeoXForCausalLM(GPTNeoXConfig(
+    return moved(Olmo2ForCausalLM(Olmo2Config(
         vocab_size=8192, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=256,
-        max_position_embeddings=256, eos_token_id=0)), place)
+        max_position_embeddings=256, pad_token_id=None, eos_token_id=0)), place)
 
 
 def moved(model, place):
@@ -346,8 +346,8 @@ def test_the_table_of_public_suites_names_tests_that_are_there():
 
 
 def test_a_sharded_suite_in_stages_goes_through_audit_and_sweep_with_its_own_weights(tmp_path):
-    """Notebooks 03 and 04: shards with a stale single file beside them, and a step that repeats another one. What is
-    measured is what a folder with the right shards alone gives."""
+    """OLMo-2 through notebooks 03 and 04: shards with a stale single file beside them, and a step that repeats another one.
+    What is measured is what a folder with the right shards alone gives."""
     folder, suite = tmp_path / "saved", {"main": {}}
     for name, place in {"stage1-step1000-tokens5B": 1, "stage1-step2000-tokens9B": 2, "stage1-step3000-tokens13B": 2,
                         "stage2-ingredient1-step1000-tokens5B": 3, "main": 9}.items():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rare_token_neurons import settings as parameters
-from rare_token_neurons.ablation import capture as captures, neurons as ablation
+from rare_token_neurons.ablation import capture as captures, neurons as ablation, readout as readouts
 from rare_token_neurons.figures import portraits as draw
 from rare_token_neurons.models import checkpoints
 from rare_token_neurons.tables import (activations, checkpoints as passes, influence as influences, portraits, rare_tokens,
@@ -27,7 +27,7 @@ def test_moments_and_the_side_of_the_longer_tail():
     assert portraits.tail_side([2, -2, 0]).tolist() == [1, -1, 1]
 
 
-@pytest.mark.parametrize("kind", ["neox-parallel", "llama-tied"])
+@pytest.mark.parametrize("kind", ["neox-parallel", "llama-tied", "gemma3"])
 def test_output_effects_are_what_the_norm_and_the_unembedding_make_of_the_weights(tiny, kind):
     subject = tiny(kind, torch.float64)
     kept = np.arange(subject.n_vocab) % 3 != 0
@@ -35,8 +35,29 @@ def test_output_effects_are_what_the_norm_and_the_unembedding_make_of_the_weight
     for column, neuron in zip(found.T, (5, 2)):
         w = subject.w_out[:, neuron]
         w = w - w.mean() if subject.norm == "layer" else w
+        w = w if subject.mlp_norm_gain is None else w * subject.mlp_norm_gain
         logits = [float(sum(row * subject.norm_gain * w)) for row, wanted in zip(subject.unembedding, kept) if wanted]
         assert column == pytest.approx(np.array(logits) - np.mean(logits))
+
+
+@pytest.mark.parametrize("kind", ["neox-parallel", "olmo2"])
+def test_the_mean_scale_is_that_of_the_norms_behind_the_mlp(tiny, tokens, kind):
+    subject, passed = tiny(kind, torch.float64), []
+    kept = captures.capture(subject, tokens)
+    norms = [subject.final_norm] + [part for name, part in subject.model.named_modules()
+                                    if name == "model.layers.1.post_feedforward_layernorm"]
+    for norm in norms:  # what it makes of a vector over its gain and that vector, as the norm sees it
+        norm.register_forward_hook(lambda norm, inputs, output: passed.append((norm, inputs[0], output)))
+    with torch.no_grad():
+        subject.model(tokens)
+    scale = 1.0
+    for norm, x, y in passed:
+        x = x - x.mean(-1, keepdim=True) if subject.norm == "layer" else x
+        y = (y - (subject.norm_bias if subject.norm == "layer" else 0)) / norm.weight
+        scale = scale * (y.norm(dim=-1) / x.norm(dim=-1))[:, 3:-1]
+    assert len(passed) == 1 + (kind == "olmo2")
+    found = readouts.mean_scale(readouts.readout_of(subject), subject, kept)
+    assert found == pytest.approx(float(scale.mean()), rel=1e-5)
 
 
 def test_a_neuron_that_raises_common_tokens_is_told_from_one_that_raises_rare_ones(monkeypatch):

@@ -7,7 +7,9 @@ With g = rho (f - f_y) + tau (B_i - B_iy) (symbols: `readout`), y the target,
 where k2 and k3, the cumulants of h = rho f + tau B under p, are polynomials in rho and tau whose coefficients are joint
 cumulants of f and B_i. Those linear in B need only mean rows of the unembedding, the same for all neurons; those in B^2
 and B^3 are three products over the vocabulary for all neurons together. f and z are centred under p and B at its mean
-over the positions, so that little cancels when raw moments become cumulants.
+over the positions, so that little cancels when raw moments become cumulants. Where a norm follows the MLP, h gains
+sigma G: like f, G is one row a position and centred under p, so that there are more mean rows (p fG, p GG, p G) and one
+product more (p G with B^2).
 
 The error of stopping at order 3 is bounded by k2 times a function of the range of h over the vocabulary. With
 r(x) = exp(x) - 1 - x - x^2/2 - x^3/6 = x^4/24 E exp(x T), T ~ Beta(1, 4), convexity gives r(x) <= x^4 (4 + exp(x)) / 120.
@@ -22,31 +24,39 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rare_token_neurons.ablation.readout import Shifts
+
 PAIRS = 2**16  # (position, neuron) pairs at a time in elementwise work
 ROUNDINGS = 8  # roundings that a raw second moment may have gathered
 
 
 @dataclass
 class Moments:
-    """Raw moments of B (relative to the centre) with f and z under p, (n, neurons) each, and B with its extremes."""
+    """Raw moments of B (relative to the centre) with f, G and z under p, and B with its extremes."""
 
-    lead: Tensor  # E_p B less B at the target
-    b: Tensor
-    fb: Tensor
-    ffb: Tensor
-    bb: Tensor
-    fbb: Tensor
-    bbb: Tensor
-    zb: Tensor | None
-    zfb: Tensor | None
-    zbb: Tensor | None
+    of: dict[str, Tensor]  # (n, neurons) each: b, fb, ffb, bb, fbb, bbb; with G gb, fgb, ggb, gbb; with z zb, zfb, ...
+    lead: Tensor  # (n, neurons), E_p B less B at the target
     rows: Tensor  # (neurons, vocabulary), B itself
     low: Tensor  # (neurons,)
     high: Tensor
 
 
+def kinds(predictions, entropy):
+    """What p is multiplied with in moments of B, "ff", "f" and "" (p alone), with G and z where they are needed.
+
+    Each name stands before the one that it is without its first letter.
+
+    Returns
+    -------
+    all names, and those at their end that also serve for B^2
+    """
+    z, g = entropy and not predictions.z_is_f, predictions.written is not None
+    of_squares = ["z"] * z + ["f"] + ["g"] * g + [""]
+    return ["ff"] + ["fg", "gg"] * g + ["zf"] * z + ["zg"] * (z and g) + of_squares, of_squares
+
+
 def mean_rows(readout, predictions, entropy):
-    """Means of the unembedding's rows (less the centre) under p ff, p f and p, with z under p ff, p z f, p z, p f and p.
+    """Means of the unembedding's rows (less the centre) under p times each of `kinds`.
 
     B is linear in the rows, so that its first moments are these times u: no sum over the vocabulary for each neuron.
 
@@ -56,14 +66,14 @@ def mean_rows(readout, predictions, entropy):
 
     Returns
     -------
-    (3 or 5, n, d)
+    (kinds, n, d)
     """
-    kinds = 5 if entropy and not predictions.z_is_f else 3
+    names, _ = kinds(predictions, entropy)
     n, d = predictions.residual.shape
-    means = predictions.f.new_zeros(kinds * n, d)
+    means = predictions.f.new_zeros(len(names) * n, d)
     for part in readout.parts():
-        means.addmm_(_weights(predictions, part, kinds), readout.rows(part, predictions.centre))
-    return means.view(kinds, n, d)
+        means.addmm_(_weights(predictions, part, names), readout.rows(part, predictions.centre))
+    return means.view(-1, n, d)
 
 
 def moments(readout, predictions, means, u, entropy):
@@ -72,46 +82,46 @@ def moments(readout, predictions, means, u, entropy):
     Parameters
     ----------
     means : from `mean_rows`.
-    u : (d, neurons) float64, output weights after the norm's centring.
+    u : (d, neurons) float64, from `Readout.outward`.
     entropy : bool, whether the moments with z are needed.
 
     Returns
     -------
     Moments
     """
-    directions, (kinds, n, _), neurons = readout.directions(u), means.shape, u.shape[1]
-    first, with_z = means @ directions, kinds == 5
-    second, third = (first.new_zeros(k * n, neurons) for k in (kinds // 2 + 1, 1))
+    directions, (n, neurons) = readout.directions(u), (means.shape[1], u.shape[1])
+    names, of_squares = kinds(predictions, entropy)
+    first = means @ directions
+    second, third = (first.new_zeros(k * n, neurons) for k in (len(of_squares), 1))
     rows = first.new_empty(neurons, predictions.f.shape[1])
     for part in readout.parts():
         b = torch.mm(directions.T, readout.rows(part, predictions.centre).T, out=rows[:, part])
-        weights = _weights(predictions, part, kinds)
+        weights = _weights(predictions, part, names)
         power = b * b
         second.addmm_(weights[-len(second):], power.T)
         third.addmm_(weights[-n:], power.mul_(b).T)
-    second = second.view(-1, n, neurons)
-    zb, zfb, zbb = (first[2], first[1], second[0]) if with_z else (first[1], first[0], second[0])
-    if not entropy:
-        zb = zfb = zbb = None
+    of = {name + "b": part for name, part in zip(names, first)} | {"bbb": third}
+    of |= {name + "bb": part for name, part in zip(of_squares, second.view(-1, n, neurons))}
+    if entropy and predictions.z_is_f:
+        of |= {"z" + name[1:]: part for name, part in of.items() if name[0] == "f"}
     lead = (means[-1] - readout.rows(predictions.targets, predictions.centre)) @ directions
-    return Moments(lead=lead, b=first[-1], fb=first[-2], ffb=first[0], bb=second[-1], fbb=second[-2], bbb=third, zb=zb,
-                   zfb=zfb, zbb=zbb, rows=rows, low=rows.amin(1), high=rows.amax(1))
+    return Moments(of, lead, rows, low=rows.amin(1), high=rows.amax(1))
 
 
-def _weights(predictions, part, kinds):
-    """(kinds n, v) what `mean_rows` weighs with; the last ones, (p z,) p f and p, also weigh B^2, and p weighs B^3."""
-    n = len(predictions.f)
-    f, log_p = predictions.f[:, part], predictions.log_p[:, part]
-    weights = f.new_empty(kinds, n, f.shape[1])
-    p, pf = weights[-1], weights[-2]
-    torch.exp(log_p, out=p)
-    torch.mul(p, f, out=pf)
-    torch.mul(pf, f, out=weights[0])
-    if kinds == 5:
-        z = log_p + predictions.entropy[:, None]
-        torch.mul(p, z, out=weights[2])
-        torch.mul(pf, z, out=weights[1])
-    return weights.view(kinds * n, -1)
+def _weights(predictions, part, names):
+    """(kinds n, v) p times each of `kinds`, in a part of the vocabulary."""
+    log_p = predictions.log_p[:, part]
+    factors = {"f": predictions.f[:, part]}
+    if predictions.written is not None:
+        factors["g"] = predictions.written.g[:, part]
+    if "z" in names:
+        factors["z"] = log_p + predictions.entropy[:, None]
+    weights = log_p.new_empty(len(names), *log_p.shape)
+    made = dict(zip(names, weights))
+    torch.exp(log_p, out=made[""])
+    for name in names[-2::-1]:
+        torch.mul(made[name[1:]], factors[name[0]], out=made[name])
+    return weights.flatten(0, 1)
 
 
 class Tolerance(NamedTuple):
@@ -131,40 +141,39 @@ class Changes:
     flagged: Tensor  # bool: a bound on the error exceeds the tolerance
 
 
-def expand(predictions, moments, rho, tau, tolerance):
+def expand(predictions, moments, shifted, tolerance):
     """Loss and entropy changes to order 3, flagged where the error bound is above the tolerance.
 
     Parameters
     ----------
-    rho, tau : (n, neurons) float64
+    shifted : Shifts of (n, neurons) float64
     tolerance : Tolerance
 
     Returns
     -------
     Changes
     """
-    loss, flagged = torch.empty_like(moments.b), torch.empty_like(rho, dtype=torch.bool)
-    entropy = None if moments.zb is None else torch.empty_like(loss)
-    step = max(1, PAIRS // rho.shape[1])
-    for start in range(0, len(rho), step):
+    loss, flagged = torch.empty_like(moments.lead), torch.empty_like(moments.lead, dtype=torch.bool)
+    entropy = torch.empty_like(loss) if "zb" in moments.of else None
+    step = max(1, PAIRS // loss.shape[1])
+    for start in range(0, len(loss), step):
         rows = slice(start, start + step)
-        h = _tilt(predictions, moments, rho[rows].to(loss.dtype), tau[rows].to(loss.dtype), rows)
-        f_target = predictions.f[rows].gather(1, predictions.targets[rows, None])
-        loss[rows] = h.tau * moments.lead[rows] - h.rho * f_target + h.k2 / 2 + h.k3 / 6
+        some = shifted.map(lambda part: part[rows].to(loss.dtype))
+        h = _tilt(predictions, moments, some, rows)
+        loss[rows] = h.mean + h.k2 / 2 + h.k3 / 6
         error = torch.maximum(h.rest, h.u.square() / 2) + h.variance - h.k2
         flagged[rows] = ~(error <= (tolerance.relative * loss[rows].abs()).clamp(tolerance.least, tolerance.most))
         if entropy is not None:
-            entropy[rows], error = _entropy_change(predictions, moments, h, rows)
+            entropy[rows], error = _entropy_change(predictions, moments, some, h, rows)
             flagged[rows] |= ~(error <= (tolerance.relative * entropy[rows].abs()).clamp_min(tolerance.most))
     return Changes(loss, entropy, flagged)
 
 
 @dataclass
 class _Tilt:
-    """Cumulants and bounds of h = rho f + tau B under p, all (rows, neurons)."""
+    """Cumulants and bounds of h = rho f + sigma G + tau B under p, all (rows, neurons)."""
 
-    rho: Tensor
-    tau: Tensor
+    mean: Tensor  # E h less h at the target
     k2: Tensor
     k3: Tensor
     variance: Tensor  # k2 and what rounding may hide of it
@@ -174,40 +183,56 @@ class _Tilt:
     u: Tensor  # E exp(h - E h) - 1 is at most this
 
 
-def _tilt(predictions, moments, rho, tau, rows):
-    b, bb = moments.b[rows], moments.bb[rows]
-    f = predictions.f[rows]
+def _tilt(predictions, moments, shifted, rows):
+    (rho, tau, sigma), written = shifted, predictions.written
+    of = {name: part[rows] for name, part in moments.of.items()}
+    f, target, b, bb, fb = predictions.f[rows], predictions.targets[rows, None], of["b"], of["bb"], of["fb"]
     ff, fff = predictions.ff[rows, None], predictions.fff[rows, None]
-    fb = moments.fb[rows]
-    ffb = moments.ffb[rows] - b * ff
-    fbb = moments.fbb[rows] - 2 * b * fb
-    bbb = moments.bbb[rows] - 3 * b * bb + 2 * b**3
-    k2 = (rho * rho * ff + 2 * rho * tau * fb + tau * tau * (bb - b * b)).clamp_min(0)
+    ffb, fbb, bbb = of["ffb"] - b * ff, of["fbb"] - 2 * b * fb, of["bbb"] - 3 * b * bb + 2 * b**3
+    mean = tau * moments.lead[rows] - rho * f.gather(1, target)
+    k2 = rho * rho * ff + 2 * rho * tau * fb + tau * tau * (bb - b * b)
     k3 = rho**3 * fff + 3 * rho * tau * (rho * ffb + tau * fbb) + tau**3 * bbb
-    variance = k2 + ROUNDINGS * torch.finfo(k2.dtype).eps * (rho * rho * ff + tau * tau * bb)
+    raw = rho * rho * ff + tau * tau * bb
     f_low, f_high = (rho * extreme[:, None] for extreme in (f.amin(1), f.amax(1)))
     b_low, b_high = tau * (moments.low - b), tau * (moments.high - b)
     up = torch.maximum(f_low, f_high) + torch.maximum(b_low, b_high)
     down = -torch.minimum(f_low, f_high) - torch.minimum(b_low, b_high)
+    if written is not None:
+        g, gb = written.g[rows], of["gb"]
+        fg, gg, ffg, fgg, ggg = (written.of[name][rows, None] for name in ("fg", "gg", "ffg", "fgg", "ggg"))
+        fgb, ggb, gbb = of["fgb"] - b * fg, of["ggb"] - b * gg, of["gbb"] - 2 * b * gb
+        mean -= sigma * g.gather(1, target)
+        k2 += sigma * (sigma * gg + 2 * (rho * fg + tau * gb))
+        k3 += sigma * sigma * sigma * ggg
+        k3 += 3 * sigma * (rho * (rho * ffg + sigma * fgg) + tau * (2 * rho * fgb + sigma * ggb + tau * gbb))
+        raw += sigma * sigma * gg
+        g_low, g_high = (sigma * extreme[:, None] for extreme in (g.amin(1), g.amax(1)))
+        up += torch.maximum(g_low, g_high)
+        down -= torch.minimum(g_low, g_high)
+    k2 = k2.clamp_min(0)
+    variance = k2 + ROUNDINGS * torch.finfo(k2.dtype).eps * raw
     # E x^4 <= k2 max(U, D)^2, and (x - U)(x + D) <= 0 gives E x^4 <= (U - D) k3 + U D k2; for x < 0, r(x) <= |x|^3 / 6 too
     fourth = variance * torch.maximum(up * up, torch.minimum(down * down, 4 * down))
     fourth = torch.minimum(fourth, ((up - down) * k3 + up * down * variance).clamp_min(0))
     rest = fourth * (4 + up.exp()) / 120
-    return _Tilt(rho, tau, k2, k3, variance, up, down, rest, u=variance / 2 + k3.abs() / 6 + rest)
+    return _Tilt(mean, k2, k3, variance, up, down, rest, u=variance / 2 + k3.abs() / 6 + rest)
 
 
-def _entropy_change(predictions, moments, h, rows):
+def _entropy_change(predictions, moments, shifted, h, rows):
     """Entropy change to joint order 3, and a bound on its error: (rows, neurons) each.
 
     With p' the ablated prediction, H' - H = log E exp(h~) - E_p'[z + h~], h~ = h - E h. The bound adds those of its terms;
     q(x) = exp(x) - 1 - x - x^2/2 obeys |q(x)| <= |x|^3 (3 + exp(x)) / 24, and E |z| h~^2 <= 2 max(z) k2 - E z h~^2.
     """
-    rho, tau, b, zb = h.rho, h.tau, moments.b[rows], moments.zb[rows]
-    zf, zff = predictions.zf[rows, None], predictions.zff[rows, None]
-    zfb = moments.zfb[rows] - b * zf
-    zbb = moments.zbb[rows] - 2 * b * zb
+    (rho, tau, sigma), of, written = shifted, moments.of, predictions.written
+    b, zb, zf, zff = of["b"][rows], of["zb"][rows], predictions.zf[rows, None], predictions.zff[rows, None]
+    zfb, zbb = of["zfb"][rows] - b * zf, of["zbb"][rows] - 2 * b * zb
     second = rho * zf + tau * zb
     third = rho * rho * zff + 2 * rho * tau * zfb + tau * tau * zbb
+    if written is not None:
+        zg, zfg, zgg = (written.of[name][rows, None] for name in ("zg", "zfg", "zgg"))
+        second += sigma * zg
+        third += sigma * (sigma * zgg + 2 * (rho * zfg + tau * (of["zgb"][rows] - b * zg)))
     change = -second - third / 2 - h.k2 / 2 - h.k3 / 3
 
     z_top = (predictions.log_p[rows].amax(1) + predictions.entropy[rows])[:, None]
@@ -221,45 +246,53 @@ def _entropy_change(predictions, moments, h, rows):
 # ---- the exact fallback
 
 TILE = 2**19  # entries (pairs x vocabulary) worked on at a time
-STRAIN = 3.0  # rho above which rho f and tau B are not added up in the working precision
+STRAIN = 3.0  # rho or sigma above which rho f, sigma G and tau B are not added up in the working precision
 LOG2_E = 1 / math.log(2)  # powers of 2, since torch's exp2 takes a third of the time of its exp
 
 
-def settle(readout, predictions, u, rho, tau, moments, changes):
+def settle(readout, predictions, u, shifted, moments, changes):
     """Overwrite the flagged changes of loss and entropy with exact ones.
 
     Parameters
     ----------
-    u : (d, neurons) float64, output weights after the norm's centring.
-    rho, tau : (n, neurons) float64
+    u : (d, neurons) float64, from `Readout.outward`.
+    shifted : Shifts of (n, neurons) float64
     moments : Moments of the same neurons.
     changes : Changes, overwritten.
     """
     dtype, n_vocab = changes.loss.dtype, moments.rows.shape[1]
     tile = max(1, min(TILE // n_vocab, len(moments.rows) // 2))  # both buffers take no more memory than the rows
     buffers = changes.loss.new_empty(2, tile, n_vocab)  # fresh ones for each tile cost as much as the sums
-    strained = rho > STRAIN
+    strained = shifted.rho > STRAIN
+    if shifted.sigma is not None:
+        strained |= shifted.sigma > STRAIN
     pairs = (changes.flagged & ~strained).nonzero().unbind(1)
-    _settle(predictions, pairs, rho[pairs].to(dtype), tau[pairs].to(dtype), moments.rows, pairs[1], changes, buffers)
+    some = shifted.map(lambda part: part[pairs].to(dtype))
+    _settle(predictions, pairs, some, moments.rows, pairs[1], changes, buffers)
     for pairs in zip(*(index.split(tile) for index in strained.nonzero().unbind(1))):
-        still = predictions.scale[pairs[0], None] * rho[pairs][:, None] * predictions.residual[pairs[0]]
-        moved = readout.gain * (still + tau[pairs][:, None] * u[:, pairs[1]].T)  # (k, d)
-        h = readout.project(moved.to(dtype), predictions.centre)
-        none = torch.zeros_like(h[:, 0])
-        _settle(predictions, pairs, none, none + 1, h, torch.arange(len(h), device=h.device), changes, buffers)
+        rho, tau, sigma = shifted.map(lambda part: part[pairs][:, None])
+        scale = predictions.scale[pairs[0], None]
+        moved = scale * rho * predictions.residual[pairs[0]] + tau * u[:, pairs[1]].T  # (k, d)
+        if sigma is not None:
+            moved += scale * sigma * predictions.written.stream[pairs[0]]
+        h = readout.project((readout.gain * moved).to(dtype), predictions.centre)
+        none, which = torch.zeros_like(h[:, 0]), torch.arange(len(h), device=h.device)
+        _settle(predictions, pairs, Shifts(none, none + 1, None), h, which, changes, buffers)
     changes.flagged |= strained
 
 
-def _settle(predictions, pairs, rho, tau, b, which, changes, buffers):
-    """Settle k pairs, sorted by position: rho, tau, which : (k,), the pairs' rows of b being b[which]."""
-    where = pairs[0]
-    total, entropy = torch.empty_like(rho), torch.empty_like(rho)
-    small, rho_bits, tau_bits = torch.finfo(rho.dtype).tiny ** 0.5, LOG2_E * rho, LOG2_E * tau
+def _settle(predictions, pairs, shifted, b, which, changes, buffers):
+    """Settle k pairs, sorted by position: Shifts of (k,), which : (k,), the pairs' rows of b being b[which]."""
+    where, (rho, tau, sigma) = pairs[0], shifted
+    total, entropy, small = torch.empty_like(rho), torch.empty_like(rho), torch.finfo(rho.dtype).tiny ** 0.5
+    bits = shifted.map(lambda part: LOG2_E * part[:, None])
     for position, tile in _tiles(where, buffers.shape[1]):
         tilted, ablated = buffers[:, :tile.stop - tile.start]
         torch.index_select(b, 0, which[tile], out=ablated)
-        torch.addcmul(LOG2_E * predictions.log_p[position], rho_bits[tile, None], predictions.f[position], out=tilted)
-        tilted.addcmul_(tau_bits[tile, None], ablated)  # log p + h, in bits
+        torch.addcmul(LOG2_E * predictions.log_p[position], bits.rho[tile], predictions.f[position], out=tilted)
+        if sigma is not None:
+            tilted.addcmul_(bits.sigma[tile], predictions.written.g[position])
+        tilted.addcmul_(bits.tau[tile], ablated)  # log p + h, in bits
         whole, top = torch.exp2(tilted, out=ablated).sum(1), 0
         if not (whole.amin() > small and whole.amax() < 1 / small):
             top = tilted.amax(1)
@@ -268,7 +301,10 @@ def _settle(predictions, pairs, rho, tau, b, which, changes, buffers):
         if changes.entropy is not None:
             entropy[tile] = whole.log() - ablated.mul_(tilted).sum(1) / whole / LOG2_E
     target = predictions.targets[where]
-    changes.loss[pairs] = total - (rho * predictions.f[where, target] + tau * b[which, target])
+    h = rho * predictions.f[where, target] + tau * b[which, target]
+    if sigma is not None:
+        h += sigma * predictions.written.g[where, target]
+    changes.loss[pairs] = total - h
     if changes.entropy is not None:
         changes.entropy[pairs] = entropy - predictions.entropy[where]
 

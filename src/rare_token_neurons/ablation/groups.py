@@ -3,7 +3,8 @@
 Ablating a group moves the final residual stream by sum_i delta_i w_i. With v = sum_i delta_i u_i in place of
 delta u (symbols: `readout`), the loss change is the same exact expression, taken over the vocabulary once for each
 position: log E_p exp(g), g = rho (f - f_y) + s' (V v - (V v)_y). V v is the sum of the group's delta_i B_i, so that
-the unembedding is multiplied with the group's neurons, not with the positions.
+the unembedding is multiplied with the group's neurons, not with the positions. Where a norm follows the MLP, its scale is
+that of m + sum_i delta_i w_i.
 """
 
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ import torch
 
 from rare_token_neurons.ablation.capture import checked_neurons, checked_positions, references
 from rare_token_neurons.ablation.neurons import loss_changes
-from rare_token_neurons.ablation.readout import full_precision, predict_at, readout_of
+from rare_token_neurons.ablation.readout import full_precision, joint_shifts, mlp_output, predict_at, readout_of
 
 TILE = 2**22  # entries (positions x vocabulary) worked on at a time
 
@@ -43,33 +44,31 @@ def joint_changes(subject, capture, positions, groups, *, ablation="mean", seed=
         if not len(group) or len(group.unique()) < len(group):
             raise ValueError("A group needs one neuron or more, and each of them once.")
     readout = readout_of(subject)
-    step = max(1, int(memory_gb * 1e9 / subject.dtype.itemsize / 6 / subject.n_vocab))
+    arrays = 6 if readout.mlp_gain is None else 7  # of positions and vocabulary
+    step = max(1, int(memory_gb * 1e9 / subject.dtype.itemsize / arrays / subject.n_vocab))
     result = torch.empty(len(groups), len(positions), dtype=subject.dtype, device=subject.device)
     for start in range(0, len(positions), step):
         rows = positions[start: start + step]
-        base = predict_at(readout, capture, rows, memory_gb / 2)
+        base = predict_at(readout, subject, capture, rows, memory_gb / 2)
         p = base.log_p.exp()
         activations = capture.activations[rows[:, 0], rows[:, 1] - capture.first]
         for number, group in enumerate(groups):
             delta = references(capture, rows, group, ablation, seed) - activations[:, group].double()  # (n, m)
-            u = readout.centred(subject.w_out[:, group].T)  # (m, d)
-            result[number, start: start + step] = _changes(readout, base, p, u, delta)
+            result[number, start: start + step] = _changes(readout, base, p, subject.w_out[:, group], delta)
     return result
 
 
-def _changes(readout, base, p, u, delta):
-    """Loss changes (n,) of one group: p (n, vocabulary), u (m, d) float64, delta (n, m) float64."""
-    dtype, n_vocab = base.f.dtype, base.f.shape[1]
-    v = delta @ u  # (n, d)
-    growth = (v * (2 * base.residual + v)).sum(-1)  # |c'|^2 - |c|^2
-    rho = torch.expm1(-0.5 * torch.log1p(growth / base.square))
-    tau = ((base.scale * (1 + rho))[:, None] * delta).to(dtype)  # (n, m)
-    rho = rho.to(dtype)
-    directions = (readout.gain.double() * u).to(dtype).T  # (d, m)
+def _changes(readout, base, p, w, delta):
+    """Loss changes (n,) of one group: p (n, vocabulary), w (d, m), delta (n, m) float64."""
+    u, n_vocab = readout.outward(w), base.f.shape[1]
+    rho, tau, sigma = joint_shifts(base, w, u, delta).map(lambda part: part.to(base.f.dtype))
+    directions = readout.directions(u)  # (d, m)
     b = torch.cat([readout.rows(part, base.centre) @ directions for part in readout.parts()]).T  # (m, vocabulary)
     changes = torch.empty_like(rho)
     for rows in torch.arange(len(delta), device=delta.device).split(max(1, TILE // n_vocab)):
         g = torch.addcmul(tau[rows] @ b, rho[rows, None], base.f[rows])
+        if sigma is not None:
+            g.addcmul_(sigma[rows, None], base.written.g[rows])
         g -= g.gather(1, base.targets[rows, None])
         mean = (torch.expm1(g) * p[rows]).sum(1)
         changes[rows] = torch.log1p(mean)
@@ -146,7 +145,7 @@ def greedy(subject, capture, positions, size, *, ablation="mean", seed=0, memory
     positions = checked_positions(subject, capture, positions, memory_gb, ablation=ablation)
     if not 1 <= size <= subject.n_neurons:
         raise ValueError(f"A group of {size} cannot be chosen from {subject.n_neurons} neurons.")
-    block, index = positions[:, 0], positions[:, 1] - capture.first
+    readout, block, index = readout_of(subject), positions[:, 0], positions[:, 1] - capture.first
     total = torch.zeros(len(positions), dtype=torch.float64, device=subject.device)
     current, chosen, alone = capture, [], None
     for _ in range(size):
@@ -158,10 +157,12 @@ def greedy(subject, capture, positions, size, *, ablation="mean", seed=0, memory
         best = int(scores.argmax())
         chosen.append(best)
         total = joint[:, best]
+        activations, residual = current.activations.clone(), current.residual.clone()
         neuron = torch.tensor([best], device=subject.device)
-        now = capture.activations[block, index][:, neuron].double()
-        delta = references(capture, positions, neuron, ablation, seed) - now
-        residual = current.residual.clone()
-        residual[block, index] += (delta @ subject.w_out[:, neuron].T.double()).to(residual.dtype)
-        current = replace(current, residual=residual)
+        new = references(capture, positions, neuron, ablation, seed).expand(len(positions), 1)
+        activations[block, index, best] = new[:, 0].to(activations.dtype)
+        before, after = (readout.written(mlp_output(subject, part[block, index]))
+                         for part in (current.activations, activations))
+        residual[block, index] += (after - before).to(residual.dtype)
+        current = replace(current, activations=activations, residual=residual)
     return Greedy(np.array(chosen, dtype=np.int64), alone)

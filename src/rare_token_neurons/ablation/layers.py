@@ -262,7 +262,7 @@ class Prefixes:
     keys: list[Tensor]  # layer -> of the tokens before, (n, heads, length - 1, width)
     values: list[Tensor]
     means: list[Tensor]  # layer -> mean activation of its MLP's neurons over the second halves of the windows, float64
-    options: dict  # what else the layers take at the last position: a rotary embedding's cosine and sine, where there is one
+    options: list[dict]  # layer -> what else it takes at the last position: a rotary embedding's cosine and sine, if any
     cache: str  # the name under which the family's layers take keys and values
 
 
@@ -301,9 +301,9 @@ def record_windows(subject, windows):
     means = [total / (len(windows) * (length - late)) for total in sums.values()]
     named = seen[stack[-1]][1]
     cache = next(name for name in ("layer_past", "past_key_values") if name in named)
-    turn = named.get("position_embeddings")  # learned positions are in the input of the first layer already
-    turn = {"position_embeddings": tuple(part[:1, -1:] for part in turn)} if turn else {}
-    return Prefixes(subject, windows[:, -1], hidden, keys, values, means, turn, cache)
+    turns = [seen[layer][1].get("position_embeddings") for layer in stack]  # learned ones are in the first layer's input
+    turns = [{"position_embeddings": tuple(part[:1, -1:] for part in turn)} if turn else {} for turn in turns]
+    return Prefixes(subject, windows[:, -1], hidden, keys, values, means, turns, cache)
 
 
 @full_precision()
@@ -326,10 +326,10 @@ def losses(prefixes, rows, layer, module=None, edit=None, copies=1):
         before = (part[index][rows].repeat_interleave(copies, 0) for part in (prefixes.keys, prefixes.values))
         return tuple(torch.cat(pair, 2) for pair in zip(before, (key, value)))
 
-    options = {"attention_mask": None, prefixes.cache: SimpleNamespace(update=update)} | prefixes.options
+    common = {"attention_mask": None, prefixes.cache: SimpleNamespace(update=update)}
     state = prefixes.hidden[layer][rows].repeat_interleave(copies, 0)
     with edited(module, edit):
-        state = through(subject, layer, state, [options] * (subject.n_layers - layer))
+        state = through(subject, layer, state, [common | turn for turn in prefixes.options[layer:]])
     return losses_of(subject, state[:, 0], prefixes.targets[rows].repeat_interleave(copies))
 
 

@@ -169,26 +169,35 @@ def _sweep(subject, capture, positions, neurons, ablation, freeze, seed, memory_
     readout = readout_of(subject, freeze, unigram)
     step, width = _sizes(subject, len(neurons), memory_gb)
     for rows in _slices(len(positions), step):
-        base = predict_at(readout, capture, positions[rows], memory_gb)
+        base = predict_at(readout, subject, capture, positions[rows], memory_gb)
         means = mean_rows(readout, base, entropy)
         for columns in _slices(len(neurons), width):
             some, (block, t) = neurons[columns], positions[rows].T
             activations = capture.activations[block[:, None], t[:, None] - capture.first, some]  # (n, m)
             delta = references(capture, positions[rows], some, ablation, seed) - activations.double()
-            u = readout.centred(subject.w_out[:, some].T).T  # (d, m)
-            rho, tau = shifts(base, u, delta, freeze == "scale")
-            moved = moments(readout, base, means, u, entropy)
-            changes = expand(base, moved, rho, tau, TOLERANCE[subject.dtype])
-            settle(readout, base, u, rho, tau, moved, changes)
-            yield rows, columns, changes, _unigram(readout, base, u, rho, tau)
+            yield rows, columns, *_ablated(subject, readout, base, means, some, delta, freeze == "scale", entropy)
+        del base, means  # before the next ones take as much memory
 
 
-def _unigram(readout, base, u, rho, tau):
+def _ablated(subject, readout, base, means, neurons, delta, frozen_scale, entropy):
+    """Changes, and those of the unigram projection, of a tile."""
+    w = subject.w_out[:, neurons]
+    u = readout.outward(w)  # (d, m)
+    moved, shifted = moments(readout, base, means, u, entropy), shifts(base, w, u, delta, frozen_scale)
+    changes = expand(base, moved, shifted, TOLERANCE[subject.dtype])
+    settle(readout, base, u, shifted, moved, changes)
+    return changes, _unigram(readout, base, u, shifted)
+
+
+def _unigram(readout, base, u, shifted):
     """(n, m) change of the logits' projection on the unigram direction."""
     if readout.along is None or readout.frozen:
-        return None if readout.along is None else torch.zeros_like(rho)
+        return None if readout.along is None else torch.zeros_like(shifted.rho)
     along = readout.along * readout.gain
-    return rho * (base.scale * (base.residual @ along))[:, None] + tau * (along @ u)
+    moved = shifted.rho * (base.scale * (base.residual @ along))[:, None] + shifted.tau * (along @ u)
+    if base.written is not None:
+        moved += shifted.sigma * (base.scale * (base.written.stream @ along))[:, None]
+    return moved
 
 
 def _slices(length, step):
@@ -202,14 +211,19 @@ def _sizes(subject, n_neurons, memory_gb):
 
     Counted in numbers of the subject's dtype: a neuron holds its row over the vocabulary; a position f and log p, its
     weights in a chunk of the vocabulary, 5 mean rows and about 26 arrays over the tile's neurons; elementwise work needs
-    25 more, for PAIRS at a time.
+    25 more, for PAIRS at a time. Where a norm follows the MLP, a position holds G too, 4 more weights and mean rows, the
+    MLP's activations, output and what it writes, and about 14 arrays more.
     """
+    normed = subject.mlp_norm_gain is not None
     numbers = memory_gb * 1e9 / subject.dtype.itemsize
     a_neuron = subject.n_vocab + 2 * VOCABULARY_CHUNK + 5 * subject.d_model
     width = max(1, int(min(n_neurons, 2048, numbers / 4 / a_neuron)))
     a_position = 2 * subject.n_vocab + 5 * VOCABULARY_CHUNK + 5 * subject.d_model + 26 * width
-    few = min(0.75 * numbers / (a_position + 25 * width), PAIRS / width)
-    step = max(1, few, (0.75 * numbers - 25 * PAIRS) / a_position)
+    if normed:
+        a_position += subject.n_vocab + 4 * VOCABULARY_CHUNK + 8 * subject.d_model + 3 * subject.n_neurons + 14 * width
+    work = 35 if normed else 25
+    few = min(0.75 * numbers / (a_position + work * width), PAIRS / width)
+    step = max(1, few, (0.75 * numbers - work * PAIRS) / a_position)
     return int(step), width
 
 
@@ -247,38 +261,49 @@ def divergences(subject, capture, positions, entropy, exact, *, ablation="mean",
     readout, neurons = readout_of(subject), torch.arange(subject.n_neurons, device=subject.device)
     unigram = (subject.unigram_counts.double() + 1).log()
     unigram = (unigram - torch.logsumexp(unigram, 0)).to(subject.dtype)
-    u, along = readout.centred(subject.w_out.T).T, torch.zeros(subject.n_neurons, dtype=torch.float64, device=subject.device)
+    u, along = readout.outward(subject.w_out), torch.zeros(subject.n_neurons, dtype=torch.float64, device=subject.device)
     for rows in positions.split(max(1, int(memory_gb * 1e9 / 16 / subject.dtype.itemsize / subject.n_vocab))):
-        base = predict_at(readout, capture, rows, memory_gb / 2)
+        base = predict_at(readout, subject, capture, rows, memory_gb / 2)
         block, t = rows.unbind(1)
         active = capture.activations[block, t - capture.first].double()
         delta = references(capture, rows, neurons, ablation, seed) - active
-        shift = [part.to(subject.dtype) for part in shifts(base, u, delta)]
-        changes = _expanded(readout, base, u, *shift, unigram)
+        shifted = shifts(base, subject.w_out, u, delta).map(lambda part: part.to(subject.dtype))
+        changes = _expanded(readout, base, u, shifted, unigram)
         for neuron in torch.as_tensor(exact).tolist():
-            changes[:, neuron] = _summed(readout, base, u[:, [neuron]], *(part[:, neuron] for part in shift), unigram)
+            own = shifted.map(lambda part: part[:, neuron])
+            changes[:, neuron] = _summed(readout, base, u[:, [neuron]], own, unigram)
         along += changes.sum(0, dtype=torch.float64)
     return -entropy - along / len(positions)
 
 
-def _expanded(readout, base, u, rho, tau, unigram):
-    """(n, neurons) change of E_p log u, to the second order in g = rho f + tau B."""
+def _expanded(readout, base, u, shifted, unigram):
+    """(n, neurons) change of E_p log u, to the second order in rho f + sigma G + tau B."""
+    (rho, tau, sigma), written = shifted, base.written
     p, directions = base.log_p.exp(), readout.directions(u).T  # (n, vocabulary), (neurons, d)
     w = p * (unigram - (p @ unigram)[:, None])
-    first, mean, mixed, square = (torch.zeros_like(rho) for _ in range(4))
+    first, mean, mixed, mixed_g, square = (torch.zeros_like(rho) for _ in range(5))
     for part in readout.parts():
         b = readout.rows(part, base.centre) @ directions.T  # (vocabulary, neurons)
         first += w[:, part] @ b
         mean += p[:, part] @ b
         mixed += (w * base.f)[:, part] @ b
+        if written is not None:
+            mixed_g += (w * written.g)[:, part] @ b
         square += w[:, part] @ b.square_()
     wf, wff = (w * base.f).sum(1, keepdim=True), (w * base.f.square()).sum(1, keepdim=True)
     linear = rho * wf + tau * first
-    return linear + 0.5 * (rho**2 * wff + 2 * rho * tau * mixed + tau**2 * square) - tau * mean * linear
+    quadratic = rho**2 * wff + 2 * rho * tau * mixed + tau**2 * square
+    if written is not None:
+        wg, wfg, wgg = ((w * written.g * factor).sum(1, keepdim=True) for factor in (1, base.f, written.g))
+        linear += sigma * wg
+        quadratic += sigma * (sigma * wgg + 2 * rho * wfg + 2 * tau * mixed_g)
+    return linear + 0.5 * quadratic - tau * mean * linear
 
 
-def _summed(readout, base, u, rho, tau, unigram):
+def _summed(readout, base, u, shifted, unigram):
     """(n,) the same for one neuron, by the sum over the vocabulary."""
     b = readout.project(readout.directions(u).T, base.centre)  # (1, vocabulary)
-    logs = torch.addcmul(base.log_p, tau[:, None], b).addcmul_(rho[:, None], base.f)
+    logs = torch.addcmul(base.log_p, shifted.tau[:, None], b).addcmul_(shifted.rho[:, None], base.f)
+    if base.written is not None:
+        logs.addcmul_(shifted.sigma[:, None], base.written.g)
     return logs.softmax(1) @ unigram - base.log_p.exp() @ unigram

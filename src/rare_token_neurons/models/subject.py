@@ -1,7 +1,7 @@
 """A model taken apart: the pieces of its final layer under one contract, whatever the family.
 
-A family is supported where the last MLP writes linearly into the final residual stream, and where norm and unembedding
-alone lead from there to the logits: the ablation arithmetic rests on both. A family where that is not so is refused.
+A family is supported where the last MLP writes into the final residual stream linearly or through one RMS norm, and
+where norm and unembedding alone lead from there to the logits: the ablation arithmetic rests on both.
 """
 
 from dataclasses import dataclass
@@ -34,6 +34,8 @@ class Subject:
     w_in: dict[str, Tensor]  # each (neurons, d): row i holds the input weights of neuron i
     unembedding: Tensor  # (vocabulary, d)
     unembedding_bias: Tensor | None  # (vocabulary,)
+    mlp_norm_gain: Tensor | None = None  # (d,) of the RMS norm between MLP and residual stream, where there is one
+    mlp_norm_eps: float | None = None
     unigram_counts: Tensor | None = None  # (vocabulary,) float64, for the unigram direction
     n_positions: int | None = None  # tokens in the longest block, where each position has an embedding of its own
 
@@ -132,10 +134,20 @@ def _olmo(model):
     return _llama(model) | {"norm": "layer", "norm_eps": 1e-5}  # a layer norm without weights, its eps written in the code
 
 
+def _olmo2(model):
+    norm = model.model.layers[-1].post_feedforward_layernorm
+    return _llama(model) | {"mlp_norm_gain": norm.weight, "mlp_norm_eps": norm.variance_epsilon}
+
+
+def _gemma3(model):
+    pieces, norm = _llama(model), model.model.layers[-1].post_feedforward_layernorm
+    return pieces | {"norm_gain": 1 + pieces["final_norm"].weight, "mlp_norm_gain": 1 + norm.weight,
+                     "mlp_norm_eps": norm.eps}
+
+
 FAMILIES = {"gpt_neox": _gpt_neox, "gpt2": _gpt2, "opt": _opt, "phi": _phi, "llama": _llama, "mistral": _llama,
-            "qwen2": _llama, "qwen3": _llama, "olmo": _olmo}
-_POST_NORM = "a norm follows its last MLP, so that the MLP does not write linearly into the final residual stream"
-REFUSED = {"gemma2": _POST_NORM, "gemma3": _POST_NORM, "gemma3_text": _POST_NORM, "olmo2": _POST_NORM, "olmo3": _POST_NORM}
+            "qwen2": _llama, "qwen3": _llama, "smollm3": _llama, "olmo": _olmo, "olmo2": _olmo2, "olmo3": _olmo2,
+            "gemma3_text": _gemma3}
 AFTER_THE_HEAD = {"final_logit_softcapping": "caps", "logit_scale": "scales", "logits_scaling": "scales"}
 
 
@@ -162,8 +174,6 @@ def dissect(model, tokenizer=None, *, model_id="", revision=None, step=None):
     for setting, what in AFTER_THE_HEAD.items():
         if getattr(model.config, setting, None) not in (None, 1.0):
             raise ValueError(f"{name} cannot be measured: it {what} its logits after the unembedding ({setting}).")
-    if family in REFUSED:
-        raise ValueError(f"{name} cannot be measured: in the family {family} {REFUSED[family]}.")
     if family not in FAMILIES:
         raise ValueError(f"{name} is of the family {family!r}; known are {', '.join(FAMILIES)}.")
     model.requires_grad_(False).eval()

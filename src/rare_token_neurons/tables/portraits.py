@@ -155,13 +155,11 @@ def portrait_tokens(settings):
     -------
     DataFrame, one row (neuron, side, place): side ("promoted" or "suppressed", when on), place (from 1), token_id, token,
     group, count_text, effect (change of the logit, less the mean token's, by one SD of activity at the mean scale of the
-    final norm)
+    norms behind the MLP)
     """
     activity, neurons = _activity(settings), top(settings)
     seen, occurs = _seen(settings, activity.subject.n_vocab)
-    c = activity.capture.residual.flatten(0, 1).double()
-    c = c - c.mean(-1, keepdim=True) if activity.subject.norm == "layer" else c
-    scale = (c.square().mean(-1) + activity.subject.norm_eps).rsqrt().mean().item()
+    scale = readouts.mean_scale(readouts.readout_of(activity.subject), activity.subject, activity.capture)
     unit = scale * activity.sign[neurons] * activity.sd[neurons]
     effects = output_effects(activity.subject, neurons, occurs) * unit
     for neuron, column in zip(neurons, effects.T):
@@ -347,7 +345,7 @@ def tail_side(third):
 
 
 def output_effects(subject, neurons, kept):
-    """What neurons add to the logits for one unit of activation and of the norm's scale.
+    """What neurons add to the logits for one unit of activation and of the norms' scale, which stays.
 
     Parameters
     ----------
@@ -358,7 +356,7 @@ def output_effects(subject, neurons, kept):
     float64 (tokens kept, m), less the mean over these tokens: a shift of all logits changes no prediction
     """
     readout = readouts.readout_of(subject)
-    u = readout.centred(subject.w_out[:, torch.as_tensor(neurons)].T).T  # (d, m)
+    u = readout.outward(subject.w_out[:, torch.as_tensor(neurons)])  # (d, m)
     effects = (subject.unembedding[torch.as_tensor(kept)] @ readout.directions(u)).double().cpu().numpy()
     return effects - effects.mean(axis=0)
 
