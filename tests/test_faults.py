@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from damage import DAMAGE
 from safetensors.torch import save_file
 from small_notebooks import begin, copy_package, wait_for, write
 
@@ -27,23 +28,6 @@ from rare_token_neurons.text import documents as texts
 
 HERE = Path(__file__).parent
 TABLE = pd.DataFrame({"neuron": np.arange(50_000), "influence": np.random.default_rng(0).random(50_000)})
-
-
-def truncate(path):
-    os.truncate(path, path.stat().st_size // 2)
-
-
-def flip(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 0xFF
-    path.write_bytes(content)
-
-
-def empty(path):
-    path.write_bytes(b"")
-
-
-DAMAGE = [truncate, flip, empty]
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from damage import flip
 from huggingface_hub import constants
 from hubserver import Hub, at, commit_of, connected, files_of, forget
 from own_model import refused
@@ -193,10 +194,7 @@ def test_the_next_run_goes_on_where_this_one_was_killed(hub, tmp_path):
 
 
 def test_damaged_weights_are_deleted_and_downloaded_again(hub):
-    path = checkpoints.locate(REPOSITORY, "step0").folder / WEIGHTS
-    content = bytearray(path.read_bytes())
-    content[-5] ^= 1
-    path.resolve().write_bytes(content)
+    flip((checkpoints.locate(REPOSITORY, "step0").folder / WEIGHTS).resolve(), -5)
     with refused(ValueError, "^model.safetensors of 'lab/tiny-pythia' at step0 is damaged"):
         checkpoints.load(REPOSITORY, "step0")
     assert checkpoints.load(REPOSITORY, "step0").step == 0 and len(hub.asked(WEIGHTS)) == 2

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from damage import flip
 from own_model import edit_config, network, refused, words
 from safetensors.torch import load_file, save_file
 from tiny_models import FAMILIES
@@ -254,7 +255,5 @@ def test_a_damaged_conversion_is_made_again(tmp_path, capsys):
     path = pickled(tmp_path / "pickled")
     assert measured(path, pickles="convert") == 1
     (made,) = weights.FOLDER.glob("*.safetensors")
-    content = bytearray(made.read_bytes())
-    content[-3] ^= 1
-    made.write_bytes(content)
+    flip(made, -3)
     assert measured(path, pickles="convert") == 1 and "is damaged and is made again" in capsys.readouterr().out
