@@ -5,7 +5,8 @@ import torch
 from own_model import network, words
 from tiny_models import LENGTH, VOCABULARY, tiny_subject
 
-from rare_token_neurons import paths
+from rare_token_neurons import paths, settings as parameters
+from rare_token_neurons.tables import stage
 
 
 @pytest.fixture
@@ -27,6 +28,16 @@ def folder(tmp_path):
     network().save_pretrained(path)
     words().save_pretrained(path)
     return path
+
+
+@pytest.fixture
+def places(tmp_path, monkeypatch):
+    """Below tmp_path: results/ and cache/ of this test alone, and nothing written or timed yet."""
+    monkeypatch.setattr(parameters, "RESULTS", tmp_path / "results")
+    for name, value in {"CACHE": tmp_path / "cache", "RUNS": tmp_path / "cache/runs", "_seconds": {},
+                        "_written": {"tables": [], "figures": []}}.items():
+        monkeypatch.setattr(stage, name, value)
+    return tmp_path
 
 
 @pytest.fixture

@@ -24,15 +24,6 @@ TABLE = pd.DataFrame({"neuron": [0, 1, 2], "influence": [0.5, 0.25, 0.125], "nam
 
 
 @pytest.fixture
-def root(tmp_path, monkeypatch):
-    """A repository of its own: nothing is written to the real cache."""
-    for name, value in {"CACHE": tmp_path / "cache", "RUNS": tmp_path / "cache/runs", "_written": {"tables": [], "figures": []},
-                        "_seconds": {}}.items():
-        monkeypatch.setattr(stage, name, value)
-    return tmp_path
-
-
-@pytest.fixture
 def work():
     """A computation of TABLE that counts how often it is done."""
     return Mock(return_value=TABLE)
@@ -284,44 +275,44 @@ def test_only_a_numerical_library_changes_keys(monkeypatch, library):
 ZERO = TABLE.assign(influence=0.0)
 
 
-def run(root, work, *, settings=None, inputs=None, modules=("curve.phases",), recompute="changed", name="influence"):
+def run(places, work, *, settings=None, inputs=None, modules=("curve.phases",), recompute="changed", name="influence"):
     key = keys.key(settings or {"seed": 0}, inputs or {"weights": "aa"}, list(modules))
-    return stage.table_at(shown(root, name), key, work, recompute=recompute)
+    return stage.table_at(shown(places, name), key, work, recompute=recompute)
 
 
-def shown(root, name="influence"):
-    return root / "results" / "model" / f"{name}.parquet"
+def shown(places, name="influence"):
+    return places / "results" / "model" / f"{name}.parquet"
 
 
-def test_a_stage_computes_once_even_where_a_committed_table_lies(root, work):
+def test_a_stage_computes_once_even_where_a_committed_table_lies(places, work):
     """In a fresh clone the tables are there and the cache is empty: everything is computed."""
-    files.write_table(shown(root), ZERO)
+    files.write_table(shown(places), ZERO)
     for _ in range(3):
-        pd.testing.assert_frame_equal(run(root, work), TABLE)
+        pd.testing.assert_frame_equal(run(places, work), TABLE)
     assert work.call_count == 1
-    pd.testing.assert_frame_equal(pd.read_parquet(shown(root)), TABLE)
+    pd.testing.assert_frame_equal(pd.read_parquet(shown(places)), TABLE)
 
 
 @pytest.mark.parametrize("change", [{"settings": {"seed": 1}}, {"inputs": {"weights": "ab"}}, {"modules": ("text.rarity",)}])
-def test_a_stage_computes_again_when_what_decides_it_changes_and_both_results_are_kept(root, work, change):
-    run(root, work)
-    pd.testing.assert_frame_equal(run(root, lambda: ZERO, **change), ZERO)
-    pd.testing.assert_frame_equal(run(root, work), TABLE)
+def test_a_stage_computes_again_when_what_decides_it_changes_and_both_results_are_kept(places, work, change):
+    run(places, work)
+    pd.testing.assert_frame_equal(run(places, lambda: ZERO, **change), ZERO)
+    pd.testing.assert_frame_equal(run(places, work), TABLE)
     assert work.call_count == 1
-    pd.testing.assert_frame_equal(pd.read_parquet(shown(root)), TABLE)
+    pd.testing.assert_frame_equal(pd.read_parquet(shown(places)), TABLE)
 
 
-def test_two_tables_of_one_key_do_not_meet(root, work):
-    run(root, work)
-    pd.testing.assert_frame_equal(run(root, lambda: ZERO, name="losses"), ZERO)
+def test_two_tables_of_one_key_do_not_meet(places, work):
+    run(places, work)
+    pd.testing.assert_frame_equal(run(places, lambda: ZERO, name="losses"), ZERO)
 
 
-def test_recompute_always_computes_every_time_and_never_reads_the_table_as_it_is(root, work):
+def test_recompute_always_computes_every_time_and_never_reads_the_table_as_it_is(places, work):
     with pytest.raises(FileNotFoundError, match=r"^There is no table influence.parquet to draw; run with recompute=changed"):
-        run(root, work, recompute="never")
+        run(places, work, recompute="never")
     for _ in range(2):
-        run(root, work, recompute="always")
-    pd.testing.assert_frame_equal(run(root, work, settings={"seed": 7}, recompute="never"), TABLE)
+        run(places, work, recompute="always")
+    pd.testing.assert_frame_equal(run(places, work, settings={"seed": 7}, recompute="never"), TABLE)
     assert work.call_count == 2
 
 
@@ -337,22 +328,22 @@ def test_the_rows_of_a_flagged_checkpoint_say_so_and_other_tables_have_no_such_c
     assert stage._cautioned(table, {}) is table
 
 
-def test_a_stage_that_fails_changes_no_file(root, work):
-    run(root, work)
-    before = contents(root)
+def test_a_stage_that_fails_changes_no_file(places, work):
+    run(places, work)
+    before = contents(places)
     with pytest.raises(ValueError, match="no rare position"):
-        run(root, Mock(side_effect=ValueError("no rare position")), settings={"seed": 1})
-    assert contents(root) == before
+        run(places, Mock(side_effect=ValueError("no rare position")), settings={"seed": 1})
+    assert contents(places) == before
 
 
 @pytest.mark.parametrize("ending, damage", [("parquet", damage) for damage in DAMAGE]
                          + [("sha256", damage) for damage in (*DAMAGE, os.remove)])
-def test_a_damaged_table_is_named_and_made_again_and_a_damaged_seal_costs_the_work_again(root, work, capsys, ending, damage):
-    run(root, work)
-    cached = next((root / "cache").rglob(f"*.{ending}"))
+def test_a_damaged_table_is_named_and_made_again_and_a_damaged_seal_costs_the_work_again(places, work, capsys, ending, damage):
+    run(places, work)
+    cached = next((places / "cache").rglob(f"*.{ending}"))
     damage(cached)
     for _ in range(2):
-        pd.testing.assert_frame_equal(run(root, work), TABLE)
+        pd.testing.assert_frame_equal(run(places, work), TABLE)
         assert work.call_count == 2
     if ending == "parquet":
         assert capsys.readouterr().out == f"{cached.name} is damaged and is made again.\n"
@@ -362,12 +353,12 @@ def test_a_damaged_table_is_named_and_made_again_and_a_damaged_seal_costs_the_wo
 
 
 @pytest.mark.parametrize("damage", [None, *DAMAGE])
-def test_tensors_are_kept_by_key_and_damage_is_seen(root, capsys, damage):
+def test_tensors_are_kept_by_key_and_damage_is_seen(places, capsys, damage):
     content = {"activations": torch.randn(3, 4), "ids": torch.arange(5)}
     work = Mock(return_value=content)
     stage.tensors("model", "key", work)
     if damage:
-        damage(root / "cache" / "model" / "key.safetensors")
+        damage(places / "cache" / "model" / "key.safetensors")
     found = stage.tensors("model", "key", work)
     assert work.call_count == 1 + bool(damage)
     assert ("key.safetensors is damaged and is made again." in capsys.readouterr().out) is bool(damage)
@@ -380,15 +371,15 @@ def test_tensors_are_kept_by_key_and_damage_is_seen(root, capsys, damage):
 # ---- accounts
 
 
-def test_the_account_of_a_notebook_names_seconds_tables_and_figures(root, work):
+def test_the_account_of_a_notebook_names_seconds_tables_and_figures(places, work):
     with stage.clock("forward"):
         pass
     with pytest.raises(ValueError), stage.clock("forward"):
         raise ValueError
-    run(root, work)
+    run(places, work)
     stage.note_figure(paths.FIGURES / "mini-pythia" / "fig3_three_phases.png")
     stage.finish("model", "03")
-    account = json.loads((root / "cache" / "runs" / "model" / "03.account.json").read_text())
+    account = json.loads((places / "cache" / "runs" / "model" / "03.account.json").read_text())
     assert list(account["seconds"]) == ["forward"] and account["seconds"]["forward"] >= 0
     assert account["tables"] == ["influence.parquet"]
     assert account["figures"] == ["figures/mini-pythia/fig3_three_phases.png"]

@@ -15,7 +15,7 @@ from rare_token_neurons import __main__, settings as parameters
 from rare_token_neurons.embedded.mini_pythia import train as training
 from rare_token_neurons.figures.notebook import Notebook
 from rare_token_neurons.models import audit, checkpoints
-from rare_token_neurons.tables import checkpoints as passes, stage
+from rare_token_neurons.tables import checkpoints as passes
 
 TINY = dict(width=16, layers=2, heads=2, mlp=32, vocabulary=96)
 STEPS = [0, 1, 2, 4, 8, 16, 32, 64]
@@ -170,10 +170,8 @@ def suite(trained, tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def own_places(tmp_path, monkeypatch):
+def own_places(places):
     """Tables and cache of this test alone."""
-    monkeypatch.setattr(stage, "CACHE", tmp_path / "cache")
-    monkeypatch.setattr(parameters, "RESULTS", tmp_path / "results")
     forget()
     yield
     forget()

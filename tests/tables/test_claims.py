@@ -233,12 +233,10 @@ def test_the_claims_have_a_source_each():
 # ---- the table of all models
 
 
-def test_the_table_is_made_anew_when_one_that_it_reads_comes_changes_or_goes(monkeypatch, tmp_path):
-    monkeypatch.setattr(parameters, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(stage, "CACHE", tmp_path / "cache")
+def test_the_table_is_made_anew_when_one_that_it_reads_comes_changes_or_goes(monkeypatch, places):
     settings = parameters.check({"positions": 700})
     place = claim_tables.everywhere(settings).results / "claims.parquet"
-    assert place.relative_to(tmp_path / "results").parts == (parameters.ALL_MODELS, "positions=700", "claims.parquet")
+    assert place.relative_to(places / "results").parts == (parameters.ALL_MODELS, "positions=700", "claims.parquet")
     with pytest.raises(FileNotFoundError, match="claims.parquet"):
         claim_tables.claims(replace(settings, recompute="never"))
 

@@ -10,7 +10,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import PreTrainedTokenizerFast
 
 from rare_token_neurons import paths, settings as parameters
-from rare_token_neurons.tables import rare_tokens, robustness, stage
+from rare_token_neurons.tables import rare_tokens, robustness
 from rare_token_neurons.text import documents as texts, rarity
 
 # A hand-made vocabulary: the id of a token is its place in this list. The last is the special one.
@@ -349,13 +349,11 @@ def test_rare_and_common_differ_on_the_real_text():
 
 
 @pytest.fixture
-def root(tmp_path, monkeypatch):
+def root(places):
     """Tables are written here; the caches of the module are new."""
-    monkeypatch.setattr(stage, "CACHE", tmp_path / "cache")
-    monkeypatch.setattr(parameters, "RESULTS", tmp_path / "results")
     for kept in (rare_tokens._corpus, rare_tokens._chosen):
         kept.cache_clear()
-    yield tmp_path
+    yield places
     for kept in (rare_tokens._corpus, rare_tokens._chosen):
         kept.cache_clear()
 
