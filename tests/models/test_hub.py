@@ -45,9 +45,7 @@ def repositories(tmp_path_factory):
         code = dict.fromkeys(["pytorch_model.bin", "modeling.py", "tokenizer.py"], b"code")
         suite[branch] = files_of(folder / branch) | code
         suite[branch]["onnx/model.safetensors"] = b"for another program"
-    pickled = {name: content for name, content in suite["main"].items() if not name.endswith(WEIGHTS)}
-    return {REPOSITORY: suite, "lab/pickled": {"main": pickled, "step1": pickled},
-            "lab/pythia-names": {f"step{step}": {} for step in range(154)}}
+    return {REPOSITORY: suite, "lab/pythia-names": {f"step{step}": {} for step in range(154)}}
 
 
 @pytest.fixture
@@ -110,14 +108,6 @@ def test_weights_that_the_hub_announces_no_sha256_of_are_read(hub, tmp_path):
     assert checkpoints.weight_hash("lab/small") == expected and held(tmp_path)[0] == set()
     hub.log.clear()
     assert checkpoints.weight_hash("lab/small") == expected and not hub.asked(WEIGHTS)
-
-
-@pytest.mark.parametrize("call", [checkpoints.load, checkpoints.locate, checkpoints.weight_hash])
-def test_a_pickle_is_neither_opened_nor_asked_for(hub, call):
-    words = "^The hub repository 'lab/pickled', step1, holds its weights as pickles alone.*-p pickles convert"
-    with refused(FileNotFoundError, words):
-        call("lab/pickled", "step1")
-    assert not hub.asked(".bin") and not hub.asked(".py")
 
 
 # ---- one checkpoint at a time

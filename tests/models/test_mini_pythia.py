@@ -33,7 +33,6 @@ def models(revisions):
 
 
 def test_every_step_is_there(revisions):
-    assert set(STEPS) <= {checkpoints.step_of(name) for name in revisions}
     assert [checkpoints.step_of(name) for name in revisions] == list(training.SAVED_STEPS)
 
 
@@ -61,10 +60,6 @@ def test_each_checkpoint_opens_as_a_hub_model(models):
         assert all(torch.isfinite(weight).all() for weight in model.parameters())
 
 
-def test_each_checkpoint_has_weights_of_its_own(revisions):
-    assert len({checkpoints.weight_hash("mini-pythia", name) for name in revisions}) == len(revisions)
-
-
 def test_a_checkpoint_is_a_subject():
     last = checkpoints.load("mini-pythia")
     assert (last.revision, last.step, last.norm) == ("step6144", 6_144, "layer")
@@ -76,15 +71,11 @@ def test_a_checkpoint_is_a_subject():
 
 
 def test_step_0_is_pythias_initialisation(models):
-    """The seed's own numbers, and the standard deviations of the formula."""
+    """The seed's own numbers; `test_train` says which those are."""
     drawn = training.pythia(0).state_dict()
     for name, weight in models[0].state_dict().items():
         same = (weight == drawn[name].bfloat16()).float().mean().item()
         assert same > 0.99, name  # another processor may round the last bit of a few otherwise
-    down = models[0].gpt_neox.layers[-1].mlp.dense_4h_to_h.weight
-    assert down.float().std().item() == pytest.approx(2 / (3 * math.sqrt(192)), rel=0.01)
-    up = models[0].gpt_neox.layers[-1].mlp.dense_h_to_4h.weight
-    assert up.float().std().item() == pytest.approx(math.sqrt(2 / (5 * 192)), rel=0.01)
 
 
 def test_the_log_covers_the_whole_run(log):

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import pickle
 import tarfile
 import zipfile
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from damage import flip
-from own_model import edit_config, network, refused, words
+from own_model import Bomb, edit_config, network, refused, words
 from safetensors.torch import load_file, save_file
 from tiny_models import FAMILIES
 from transformers import AutoModelForCausalLM
@@ -77,17 +76,19 @@ def test_a_single_file_with_the_same_tensors_is_said_to_hold_them(shards, tmp_pa
     assert measured(shards) == 1 and "which holds the same tensors, is not." in capsys.readouterr().err
 
 
-def test_nothing_else_in_the_folder_is_read(tmp_path):
-    """Leftovers of other formats, an adapter that names another model, a configuration that names another file."""
+def test_nothing_else_in_the_folder_is_read(tmp_path, monkeypatch):
+    """Leftovers of other formats, pickles, an adapter that names another model, a configuration that names another file."""
+    monkeypatch.chdir(tmp_path)
     path = written(tmp_path / "single", 1)
     hashed = checkpoints.weight_hash(str(path))
     other = (written(tmp_path / "other", 2) / "model.safetensors").read_bytes()
     for name in ("consolidated.safetensors", "adapter_model.safetensors", "model-00001-of-00001.safetensors"):
         (path / name).write_bytes(other)
     (path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tmp_path / "other")}))
-    (path / "pytorch_model.bin").write_bytes(b"code")
+    for name in ("pytorch_model.bin", "training_args.bin", "optimizer.pt", "tokenizer.pkl", "tokenizer.model", "counts.pkl"):
+        (path / name).write_bytes(pickle.dumps(Bomb()))
     edit_config(path, transformers_weights="consolidated.safetensors")
-    assert measured(path) == 1 and checkpoints.weight_hash(str(path)) == hashed
+    assert measured(path) == 1 and checkpoints.weight_hash(str(path)) == hashed and not Path("owned").exists()
 
 
 @pytest.mark.parametrize("content, words", [
@@ -183,13 +184,6 @@ def test_views_are_stored_as_what_they_show(tmp_path):
     found = load_file(weights.safe(tmp_path / "views.bin"))
     assert found.keys() == {"whole", "row", "turned", "empty"} and found["empty"].shape == (0, 3)
     assert torch.equal(found["row"], base[1]) and torch.equal(found["turned"], base.T) and torch.equal(found["whole"], base)
-
-
-class Bomb:
-    """Leaves a file where it is opened as a pickle."""
-
-    def __reduce__(self):
-        return os.system, ("touch owned",)
 
 
 def zipped(content):

@@ -11,6 +11,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from rare_token_neurons import files, paths, settings as parameters
 from rare_token_neurons.figures import axes as plots, claims as claim_figures
+from rare_token_neurons.runner import sweep
 from rare_token_neurons.statistics import claims, spectra as spectra_of
 from rare_token_neurons.statistics.claims import NOT, PARTLY, REPRODUCED, UNTESTED
 from rare_token_neurons.tables import activations, claims as claim_tables, emergence, influence as influences, stage, weights
@@ -304,6 +305,7 @@ def test_the_readme_shows_the_committed_table():
 
 def test_the_grid_is_the_papers_configuration():
     rows = claim_tables.grid()
+    assert [{job.model for job in row.jobs} for row in sweep.read(paths.DATA / "paper_grid.csv")] == [{one.model} for one in rows]
     assert [one.model for one in rows] == ["EleutherAI/pythia-70m-deduped", "EleutherAI/pythia-410m-deduped"]
     for one in rows:
         assert one.steps == (0, 4000, *range(14000, 124001, 10000), 143000) and len(one.steps) == 15
