@@ -7,6 +7,7 @@ from tiny_models import LENGTH, VOCABULARY, tiny_subject
 
 from rare_token_neurons import paths, settings as parameters
 from rare_token_neurons.tables import stage
+from rare_token_neurons.text import documents
 
 
 @pytest.fixture
@@ -28,6 +29,20 @@ def folder(tmp_path):
     network().save_pretrained(path)
     words().save_pretrained(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def pile():
+    """All documents of mini-pile: reading them takes seconds."""
+    return documents.documents()
+
+
+@pytest.fixture
+def small_pile(tmp_path, monkeypatch):
+    """The smallest source of mini-pile stands for all of it."""
+    (tmp_path / "pile").mkdir()
+    (tmp_path / "pile/devil.jsonl.xz").symlink_to(paths.MINI_PILE / "devil.jsonl.xz")
+    monkeypatch.setattr(documents, "MINI_PILE", tmp_path / "pile")
 
 
 @pytest.fixture

@@ -24,7 +24,6 @@ from rare_token_neurons.figures import axes
 from rare_token_neurons.models import gguf
 from rare_token_neurons.runner import jobs as runner_jobs, run
 from rare_token_neurons.tables import checkpoints as passes, influence as influences, rare_tokens, stage
-from rare_token_neurons.text import documents as texts
 
 HERE = Path(__file__).parent
 TABLE = pd.DataFrame({"neuron": np.arange(50_000), "influence": np.random.default_rng(0).random(50_000)})
@@ -333,8 +332,8 @@ def suite(tmp_path_factory):
         shutil.copy(paths.MINI_PYTHIA / name, root / name)
     for step in (0, 16, 64):
         training.save_checkpoint(training.pythia(step, width=32, layers=2, heads=2, mlp=64), root / f"step{step}")
-    pile = texts.documents()
-    (root / "own.txt").write_text("\n\n".join(pile.loc[pile["source"] == "devil", "text"].head(60)))
+    entries = pd.read_json(paths.MINI_PILE / "devil.jsonl.xz", lines=True)["text"]
+    (root / "own.txt").write_text("\n\n".join(entries.head(60)))
     return root
 
 

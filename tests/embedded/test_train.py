@@ -309,10 +309,9 @@ def test_the_tokenizer_gives_every_text_back(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory):
+def root(tmp_path_factory, pile):
     """`suite` of a small model on a small text, 4 steps, in folders of its own."""
     root = tmp_path_factory.mktemp("root")
-    pile = texts.documents()
     pile = pile[pile["source"] == "devil"].reset_index(drop=True)
     pythia = training.pythia
     with pytest.MonkeyPatch.context() as patch:

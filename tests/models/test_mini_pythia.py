@@ -111,11 +111,6 @@ def test_the_tokenizer_was_trained_on_the_train_split_and_gives_every_text_back(
     assert 2_000 < words.sum() < 6_000
 
 
-@pytest.fixture(scope="module")
-def pile():
-    return texts.documents()
-
-
 def test_the_counts_are_those_of_the_train_split(pile, log):
     counts = np.load(MINI_PYTHIA / "unigram_counts.npy")
     blocks = log["tokens"].iloc[-1] / log["epochs"].iloc[-1] / rarity.BLOCK  # whole batches of whole blocks in an epoch

@@ -15,7 +15,7 @@ from rare_token_neurons.runner import sweep
 from rare_token_neurons.statistics import claims, spectra as spectra_of
 from rare_token_neurons.statistics.claims import NOT, PARTLY, REPRODUCED, UNTESTED
 from rare_token_neurons.tables import activations, claims as claim_tables, emergence, influence as influences, stage, weights
-from rare_token_neurons.text import documents as texts, rarity
+from rare_token_neurons.text import rarity
 
 P = {"p_random": 0.001, "p_matched": 0.002}
 ALIKE = {"less_random": 0.01, "less_random_low": -0.01, "less_random_high": 0.02, "less_matched": 0.01, "less_matched_low": -0.01,
@@ -317,7 +317,7 @@ def test_the_grid_is_the_papers_configuration():
 
 
 @pytest.fixture(scope="module")
-def untrained(tmp_path_factory):
+def untrained(tmp_path_factory, pile):
     """Tables of a suite of two "checkpoints" whose weights are both random; without weightwatcher's fits, which take a minute."""
     folder, kept = tmp_path_factory.mktemp("untrained"), pytest.MonkeyPatch()
     for seed, step in enumerate(("step0", "step1")):
@@ -327,7 +327,7 @@ def untrained(tmp_path_factory):
         GPTNeoXForCausalLM(config).save_pretrained(folder / "model" / step)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(paths.MINI_PYTHIA / name, folder / "model")
-    pieces = texts.documents()["text"].str.slice(0, 3000)
+    pieces = pile["text"].str.slice(0, 3000)
     (folder / "text.txt").write_text("\n\n".join(pieces[pieces.str.len() > 2000].iloc[:: len(pieces) // 260]), encoding="utf-8")
     kept.setattr(parameters, "RESULTS", folder / "results")
     kept.setattr(stage, "CACHE", folder / "cache")

@@ -13,11 +13,6 @@ from transformers import PreTrainedTokenizerFast
 from rare_token_neurons.text import documents
 
 
-@pytest.fixture(scope="module")
-def pile():
-    return documents.documents()
-
-
 def test_about_five_percent_of_each_source_are_held_out(pile):
     held_out = (pile["split"] == "held-out").groupby(pile["source"]).agg(["sum", "size", "mean"])
     assert set(pile["split"]) == {"train", "held-out"}
@@ -25,11 +20,10 @@ def test_about_five_percent_of_each_source_are_held_out(pile):
     assert held_out["mean"].between(0.045, 0.05).all()
 
 
-def test_the_split_depends_on_the_names_of_a_source_alone(pile):
-    again = documents.documents()
-    pd.testing.assert_frame_equal(pile, again)
-    first = pile[pile["source"] == "austen"]["split"].to_numpy()
-    assert (first[:30] == "train").any() and not (first == np.sort(first)).all()  # drawn, not the first or last ones
+def test_the_split_depends_on_the_names_of_a_source_alone(pile, small_pile):
+    split = pile[pile["source"] == "devil"]["split"].tolist()
+    assert documents.documents()["split"].tolist() == split  # whatever else is there
+    assert "held-out" in split[10:-10]  # drawn, not the first or last ones
 
 
 def test_no_document_is_on_both_sides(pile):
