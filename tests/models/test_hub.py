@@ -17,6 +17,7 @@ from damage import flip
 from huggingface_hub import constants
 from hubserver import Hub, at, commit_of, connected, files_of, forget
 from own_model import refused
+from small_notebooks import copy_package
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from rare_token_neurons import paths
@@ -265,11 +266,11 @@ def test_an_unknown_revision_says_which_exist(hub):
 
 
 def test_a_notebook_runs_from_the_hub_one_checkpoint_at_a_time(repositories, tmp_path):
-    """Notebook 03 by papermill alone, in a folder with a text; the counts lie in the repository's root. The second run reads what the first one made, and asks for no weights."""
-    shutil.copytree(paths.ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    pile = pd.read_json(paths.MINI_PILE / "austen.jsonl.xz", lines=True)["text"]
+    """Notebook 03 by papermill alone, in a folder with a text; the counts lie in the repository's root."""
+    copy_package(tmp_path)
+    novels = pd.read_json(paths.MINI_PILE / "austen.jsonl.xz", lines=True)["text"]
     (here := tmp_path / "elsewhere").mkdir()
-    (here / "novels.txt").write_text("\n\n".join(pile.head(60)))
+    (here / "novels.txt").write_text("\n\n".join(novels.head(60)))
     np.save(tmp_path / "counts.npy", np.load(paths.MINI_PYTHIA / "unigram_counts.npy"))
     papermill = [Path(sys.executable).with_name("papermill"), paths.NOTEBOOKS / "03_neuron_influence.ipynb", "out.ipynb",
                  "-p", "model", REPOSITORY, "-y", "{steps: [0, 143000], positions: 100, keep_weights: false}",
@@ -278,13 +279,11 @@ def test_a_notebook_runs_from_the_hub_one_checkpoint_at_a_time(repositories, tmp
         environment = os.environ | {"PYTHONPATH": str(tmp_path / "src"), "HF_ENDPOINT": hub.url, "OMP_NUM_THREADS": "1",
                                     "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1",
                                     "JUPYTER_PREFER_ENV_PATH": "1"}
-        for again in (False, True):
-            done = subprocess.run(papermill, cwd=here, env=environment, capture_output=True, text=True)
-            assert done.returncode == 0, done.stderr[-2000:]
-            asked = [path.split("/")[4] for verb, path, _ in hub.log if verb == "GET" and path.endswith(WEIGHTS)]
-            assert set(asked) == (set() if again else {commit_of(REPOSITORY, f"step{step}") for step in (0, 143000)})
-            assert held(tmp_path) == ({commit_of(REPOSITORY, "step143000")}, 1)
-            hub.log.clear()
+        done = subprocess.run(papermill, cwd=here, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+        asked = [path.split("/")[4] for verb, path, _ in hub.log if verb == "GET" and path.endswith(WEIGHTS)]
+    assert set(asked) == {commit_of(REPOSITORY, f"step{step}") for step in (0, 143000)}
+    assert held(tmp_path) == ({commit_of(REPOSITORY, "step143000")}, 1)
     path = next((tmp_path / "data/results/lab--tiny-pythia").rglob("influence.parquet"))
     table = pd.read_parquet(path)
     assert set(table["step"]) == {0, 143000} and (table.groupby(["step", "group"]).size() == 256).all()

@@ -1,10 +1,7 @@
 """Suites on the hub as public ones are: how they name their steps, which files they hold, and what is wrong with some."""
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import own_model
@@ -13,13 +10,12 @@ import pytest
 import torch
 from hubserver import Hub, commit_of, connected, files_of, forget
 from own_model import refused, words
-from small_notebooks import copy_package
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from rare_token_neurons import __main__, paths, settings as parameters
 from rare_token_neurons.models import checkpoints, weights
 from rare_token_neurons.models.steps import step_of
-from rare_token_neurons.tables import checkpoints as passes
+from rare_token_neurons.tables import checkpoints as passes, emergence, influence as influences
 
 SUITE = "lab/suite"
 SINGLE = "model.safetensors"
@@ -336,11 +332,8 @@ def test_the_table_of_public_suites_names_tests_that_are_there():
     assert "None of them was tried on the real hub" in table
 
 
-# ---- from the command line
-
-
-def test_a_sharded_suite_in_stages_goes_through_audit_and_sweep_with_its_own_weights(tmp_path):
-    """Notebooks 03 and 04: shards with a stale single file beside them, and a step that repeats another one. What is
+def test_a_sharded_suite_in_stages_is_measured_with_its_own_weights(hub, tmp_path, capsys):
+    """Shards with a stale single file beside them, and a step that repeats another one, in the tables of 03 and 04. What is
     measured is what a folder with the right shards alone gives."""
     folder, suite = tmp_path / "saved", {"main": {}}
     for name, place in {"stage1-step1000-tokens5B": 1, "stage1-step2000-tokens9B": 2, "stage1-step3000-tokens13B": 2,
@@ -349,37 +342,22 @@ def test_a_sharded_suite_in_stages_goes_through_audit_and_sweep_with_its_own_wei
         for file in ("tokenizer.json", "tokenizer_config.json"):
             shutil.copy(paths.MINI_PYTHIA / file, folder / name)
         suite[name] = files_of(folder / name)
-    suite["stage1-step2000-tokens9B"] = suite["stage1-step2000-tokens9B"] | {SINGLE: suite["main"][SINGLE]}
-    pile = pd.read_json(paths.MINI_PILE / "austen.jsonl.xz", lines=True)["text"]
-    (tmp_path / "novels.txt").write_text("\n\n".join(pile.head(30)))
-    root = tmp_path / "repository"
-    copy_package(root)
-    shutil.copytree(paths.NOTEBOOKS, root / "notebooks", ignore=shutil.ignore_patterns(".*"))
-    (root / "data").mkdir()
-    (root / "data/mini-pile").symlink_to(paths.MINI_PILE)
-    grid = "notebooks,model,steps,positions,text,counts\n"
-    for model in (SUITE, folder):
-        numbers, steps = ("03 04", "[1000, 2000, 3000]") if model == SUITE else ("03", "[1000, 2000]")
-        grid += f'{numbers},{model},"{steps}",100,{tmp_path}/novels.txt,text\n'
-    (root / "grid.csv").write_text(grid)
-    with Hub({SUITE: suite}) as hub:
-        environment = os.environ | {"PYTHONPATH": str(root / "src"), "HF_ENDPOINT": hub.url, "OMP_NUM_THREADS": "1",
-                                    "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1"}
-        command = [sys.executable, "-m", "rare_token_neurons"]
-        audit = subprocess.run([*command, "audit", SUITE], cwd=root, env=environment, capture_output=True, text=True)
-        assert audit.returncode == 1
-        assert "1 is flagged: stage1-step3000-tokens13B has the weights of stage1-step2000-tokens9B" in audit.stdout
-        assert "by its sha256 that of main, is not" in audit.stderr and "another: stage2-ingredient1" in audit.stderr
-        done = subprocess.run([*command, "sweep", "grid.csv"], cwd=root, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert not [path for _, path, _ in hub.log if path.endswith("/" + SINGLE)]
-    tables = sorted((root / "data/results").rglob("influence.parquet"), key=lambda path: "lab--suite" not in str(path))
-    found, own = map(pd.read_parquet, tables)
+    suite["stage1-step2000-tokens9B"] |= {SINGLE: suite["main"][SINGLE]}
+    hub.repositories = {SUITE: suite}
+    novels = pd.read_json(paths.MINI_PILE / "austen.jsonl.xz", lines=True)["text"]
+    (tmp_path / "novels.txt").write_text("\n\n".join(novels.head(30)))
     flagged = "stage1-step3000-tokens13B has the weights of stage1-step2000-tokens9B"
+    given = {"positions": 100, "text": str(tmp_path / "novels.txt"), "counts": "text"}
+    asked = settings(steps=[1000, 2000, 3000], **given)
+
+    assert audited()[0] == 1
+    told = capsys.readouterr()
+    assert f"1 is flagged: {flagged}" in told.out and "another: stage2-ingredient1" in told.err
+    found, over = influences.influence(asked), emergence.emergence_top_groups(asked)
+    assert f"Flagged, and measured since it was asked for: {flagged}." in (told := capsys.readouterr().err)
+    assert "by its sha256 that of main, is not" in told and not hub.asked("/" + SINGLE)
+    own = influences.influence(settings(model=str(folder), steps=[1000, 2000], **given))
     assert found.groupby("step")["caution"].unique().map(list).to_dict() == {1000: [""], 2000: [""], 3000: [flagged]}
     assert "caution" not in own
     pd.testing.assert_frame_equal(found[found["step"] < 3000].drop(columns="caution"), own)
-    over = pd.read_parquet(next((root / "data/results").rglob("emergence_top_groups.parquet")))
     assert set(over["step"]) == {1000, 2000, 3000} and over.loc[over["step"] == 3000, "caution"].eq(flagged).all()
-    executed = next((root / "data/cache/runs").rglob("04_emergence.ipynb")).read_text()
-    assert f"Flagged, and measured since it was asked for: {flagged}." in executed
