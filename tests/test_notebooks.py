@@ -19,7 +19,6 @@ from nbclient.exceptions import CellExecutionError
 
 from rare_token_neurons import paths
 from rare_token_neurons.curve import heads
-from rare_token_neurons.runner import jobs as runner_jobs
 from rare_token_neurons.runner.jobs import defaults, find, for_readers
 from rare_token_neurons.runner.run import EMPTY
 from rare_token_neurons.statistics import claims, spectra as spectra_of
@@ -368,12 +367,6 @@ def test_03_is_drawn_from_the_committed_tables(tmp_path):
 
 
 # ---- parameters
-
-
-@by_name
-def test_a_misspelled_parameter_ends_before_anything_starts(notebook):
-    with pytest.raises(ValueError, match="There is no parameter 'modell': did you mean model"):
-        runner_jobs.plan([notebook.name[:2]], values={"modell": "mini-pythia"})
 
 
 def test_plain_papermill_fails_on_a_misspelled_parameter_too(tree, tmp_path, monkeypatch):

@@ -227,17 +227,6 @@ def test_pieces_shards_and_samples_change_nothing_that_they_should_not(suite, mo
     assert not after["flagged"].any() and not after["turn"].equals(before["turn"])
 
 
-def test_the_sample_is_the_same_of_each_checkpoint_and_of_matrices_alone(suite):
-    with audit.opened([suite / "step0" / "model.safetensors"]) as parts:
-        every, some = audit.places(parts, 1.0), audit.places(parts, 0.25)
-        _, _, sketch = audit.compare(parts, {}, some)
-    expected = {name: part for name, part in tensors(suite, 0).items() if part.ndim > 1}
-    assert every.keys() == some.keys() == expected.keys() == {name for name, _ in sketch}
-    for name, part in expected.items():
-        assert np.array_equal(every[name], np.arange(part.numel())) and len(set(some[name])) == part.numel() // 4
-        assert torch.equal(torch.from_numpy(sketch[name, tuple(part.shape)]), part.float().flatten()[some[name]])
-
-
 def test_checkpoints_with_no_matrix_in_common_are_refused(suite):
     for step in STEPS:
         put(suite, step, {f"own{step}": torch.ones(2, 2)})

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from rare_token_neurons.embedded.mini_pythia import train as training
 from rare_token_neurons.models import checkpoints
@@ -100,15 +100,6 @@ def test_rare_targets_are_learned_later_than_common_ones(log):
     late = log.loc[1_024:]
     assert (late["rare"] > late["common"] + 1).all()
     assert log["rare"].iloc[-1] < log.loc[1_024, "rare"] and log["common"].iloc[-1] < log.loc[1_024, "common"]
-
-
-def test_the_tokenizer_was_trained_on_the_train_split_and_gives_every_text_back():
-    tokenizer = AutoTokenizer.from_pretrained(MINI_PYTHIA)
-    assert len(tokenizer) == training.VOCABULARY and tokenizer.convert_tokens_to_ids(training.END_OF_TEXT) == 0
-    odd = "The caf\u00e9's \U0001f600 \u2014\tdeafening\0 end"
-    assert tokenizer.decode(tokenizer(odd)["input_ids"]) == odd
-    words = rarity.vocabulary(tokenizer)["word"]
-    assert 2_000 < words.sum() < 6_000
 
 
 def test_the_counts_are_those_of_the_train_split(pile, log):
