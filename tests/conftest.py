@@ -5,7 +5,9 @@ import torch
 from own_model import network, words
 from tiny_models import LENGTH, VOCABULARY, tiny_subject
 
-from rare_token_neurons import paths
+from rare_token_neurons import paths, settings as parameters
+from rare_token_neurons.tables import stage
+from rare_token_neurons.text import documents
 
 
 @pytest.fixture
@@ -27,6 +29,30 @@ def folder(tmp_path):
     network().save_pretrained(path)
     words().save_pretrained(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def pile():
+    """All documents of mini-pile: reading them takes seconds."""
+    return documents.documents()
+
+
+@pytest.fixture
+def small_pile(tmp_path, monkeypatch):
+    """The smallest source of mini-pile stands for all of it."""
+    (tmp_path / "pile").mkdir()
+    (tmp_path / "pile/devil.jsonl.xz").symlink_to(paths.MINI_PILE / "devil.jsonl.xz")
+    monkeypatch.setattr(documents, "MINI_PILE", tmp_path / "pile")
+
+
+@pytest.fixture
+def places(tmp_path, monkeypatch):
+    """Below tmp_path: results/ and cache/ of this test alone, and nothing written or timed yet."""
+    monkeypatch.setattr(parameters, "RESULTS", tmp_path / "results")
+    for name, value in {"CACHE": tmp_path / "cache", "RUNS": tmp_path / "cache/runs", "_seconds": {},
+                        "_written": {"tables": [], "figures": []}}.items():
+        monkeypatch.setattr(stage, name, value)
+    return tmp_path
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from damage import DAMAGE
 from safetensors.torch import save_file
 from small_notebooks import begin, copy_package, wait_for, write
 
@@ -23,35 +24,14 @@ from rare_token_neurons.figures import axes
 from rare_token_neurons.models import gguf
 from rare_token_neurons.runner import jobs as runner_jobs, run
 from rare_token_neurons.tables import checkpoints as passes, influence as influences, rare_tokens, stage
-from rare_token_neurons.text import documents as texts
 
 HERE = Path(__file__).parent
 TABLE = pd.DataFrame({"neuron": np.arange(50_000), "influence": np.random.default_rng(0).random(50_000)})
 
 
-def truncate(path):
-    os.truncate(path, path.stat().st_size // 2)
-
-
-def flip(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 0xFF
-    path.write_bytes(content)
-
-
-def empty(path):
-    path.write_bytes(b"")
-
-
-DAMAGE = [truncate, flip, empty]
-
-
 @pytest.fixture
-def cache(tmp_path, monkeypatch):
-    """A cache of its own."""
-    monkeypatch.setattr(stage, "CACHE", tmp_path / "cache")
-    monkeypatch.setattr(stage, "_written", {"tables": [], "figures": []})
-    return tmp_path / "cache"
+def cache(places):
+    return places / "cache"
 
 
 # ---- a process is killed, or works beside others
@@ -157,24 +137,11 @@ def test_two_runs_at_once_and_a_run_of_another_setting_that_is_killed_leave_whol
 
 
 @pytest.mark.parametrize("one, other", [
-    ({"model": "a/b"}, {"model": "a--b"}),
-    ({"model": "/a/b"}, {"model": "a/b"}),
-    ({"text": "x,seed=3"}, {"text": "x", "seed": 3}),
-    ({"text": "a/b.txt"}, {"text": "a-b.txt"}),
-    ({"text": "a b.txt"}, {"text": "ab.txt"}),
-    ({"text": "x" * 200}, {"text": "x" * 201}),
-    ({"steps": (1, 2)}, {"steps": (12,)}),
-])
+    ({"model": "a/b"}, {"model": "a--b"}), ({"model": "/a/b"}, {"model": "a/b"}), ({"steps": (1, 2)}, {"steps": (12,)}),
+    ({"text": "x,seed=3"}, {"text": "x", "seed": 3}), ({"text": "a/b.txt"}, {"text": "a-b.txt"}),
+    ({"text": "a b.txt"}, {"text": "ab.txt"}), ({"text": "x" * 200}, {"text": "x" * 201})])
 def test_no_two_settings_share_a_folder(one, other):
     assert parameters.Settings(**one).folder != parameters.Settings(**other).folder
-
-
-def test_names_of_folders_stay_readable():
-    assert parameters.Settings().folder == "smollm2"
-    assert parameters.Settings(model="EleutherAI/pythia-70m-deduped", steps=(0, 512)).folder == \
-        "EleutherAI--pythia-70m-deduped/steps=(0,512)"
-    folder = parameters.Settings(model="\u00e9" * 300, text="\U0001f600" * 90).folder
-    assert all(len(part.encode()) < 200 for part in folder.split("/"))
 
 
 def test_what_killed_processes_left_is_swept_after_a_day(tree):
@@ -216,16 +183,11 @@ def figure(path):
     plt.close(drawn)
 
 
-def state(path):
-    with files.new_file(path.with_suffix(".pt")) as temporary:
-        torch.save({"w": torch.zeros(500_000)}, temporary)
-
-
 WRITERS = {
     "table": lambda path: files.write_table(path, TABLE.assign(b=TABLE["influence"][::-1].to_numpy())),
     "cached table": lambda path: stage.table_at(path, "key", lambda: TABLE.assign(b=TABLE["influence"][::-1].to_numpy())),
     "tensors": lambda path: stage.tensors("model", "key", lambda: {"a": torch.zeros(500_000)}),
-    "json": lambda path: files.write_json(path, ["x" * 2_000_000]), "folder": weights, "figure": figure, "state": state,
+    "folder": weights, "figure": figure,
 }
 
 
@@ -370,13 +332,12 @@ def suite(tmp_path_factory):
         shutil.copy(paths.MINI_PYTHIA / name, root / name)
     for step in (0, 16, 64):
         training.save_checkpoint(training.pythia(step, width=32, layers=2, heads=2, mlp=64), root / f"step{step}")
-    pile = texts.documents()
-    (root / "own.txt").write_text("\n\n".join(pile.loc[pile["source"] == "devil", "text"].head(60)))
+    entries = pd.read_json(paths.MINI_PILE / "devil.jsonl.xz", lines=True)["text"]
+    (root / "own.txt").write_text("\n\n".join(entries.head(60)))
     return root
 
 
-def test_a_checkpoint_that_disappears_is_named_and_what_was_finished_is_kept(suite, cache, monkeypatch):
-    monkeypatch.setattr(parameters, "RESULTS", cache.parent / "results")
+def test_a_checkpoint_that_disappears_is_named_and_what_was_finished_is_kept(suite, cache):
     settings = parameters.Settings(model=str(suite), text=str(suite / "own.txt"), positions=20, steps=(0, 16, 64))
     names = passes.revisions(settings, "all")
     assert names == ["step0", "step16", "step64"]

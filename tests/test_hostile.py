@@ -1,7 +1,6 @@
 """Input that means harm, or only looks like it: parameters are data, files are opened without running anything in them."""
 
 import json
-import os
 import pickle
 import tracemalloc
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from own_model import edit_config, refused
+from own_model import Bomb, edit_config, refused
 from safetensors.torch import load_file, save_file
 from small_notebooks import marks, write
 from tiny_models import VOCABULARY
@@ -111,32 +110,6 @@ def test_steps_that_do_not_exist_are_named():
 
 
 # ---- files of a model
-
-
-class Bomb:
-    """A pickle that leaves a file where it is opened."""
-
-    def __reduce__(self):
-        return os.system, ("touch owned",)
-
-
-PICKLES = ["pytorch_model.bin", "training_args.bin", "optimizer.pt", "tokenizer.pkl", "tokenizer.model", "counts.pkl"]
-
-
-def test_a_pickle_beside_or_in_place_of_safetensors_is_never_opened(folder, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name in PICKLES:
-        (folder / name).write_bytes(pickle.dumps(Bomb()))
-    checkpoints.load(str(folder))
-    (folder / "model.safetensors").rename(folder / "weights")
-    with refused(FileNotFoundError, "^The folder own-model of .* holds its weights as pickles alone, which may carry code"):
-        checkpoints.load(str(folder))
-    with refused(ValueError, "^The pickle pytorch_model.bin is refused: it is not in the zip format"):
-        checkpoints.load(str(folder), pickles="convert")
-    (folder / "model.safetensors").write_bytes(pickle.dumps(Bomb()))  # a pickle under the right name
-    with pytest.raises(ValueError, match="are damaged"):
-        checkpoints.load(str(folder))
-    assert not (tmp_path / "owned").exists()
 
 
 @pytest.mark.parametrize("kind", ["gpt_neox", "evil"])
@@ -296,8 +269,3 @@ def test_a_group_without_a_spectrum_is_one_sentence(weights, group, message):
 def test_weightwatcher_is_given_no_matrix_without_a_spectrum(matrix):
     with pytest.raises(ValueError, match="^The matrix W_in must have rows and columns of finite numbers"):
         spectra.metrics({"W_in": matrix})
-
-
-def test_weightwatcher_says_what_it_skips():
-    row = spectra.metrics({"few": np.random.default_rng(0).standard_normal((5, 32))}).iloc[0]
-    assert row["status"] == "skipped" and np.isnan(row["alpha"])

@@ -4,11 +4,8 @@ import ast
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from importlib import metadata
 from unittest.mock import Mock
@@ -18,20 +15,12 @@ import numpy
 import pandas as pd
 import pytest
 import torch
+from damage import DAMAGE
 
 from rare_token_neurons import files, keys, paths
 from rare_token_neurons.tables import stage
 
 TABLE = pd.DataFrame({"neuron": [0, 1, 2], "influence": [0.5, 0.25, 0.125], "name": ["a", "b", "c"]})
-
-
-@pytest.fixture
-def root(tmp_path, monkeypatch):
-    """A repository of its own: nothing is written to the real cache."""
-    for name, value in {"CACHE": tmp_path / "cache", "RUNS": tmp_path / "cache/runs", "_written": {"tables": [], "figures": []},
-                        "_seconds": {}}.items():
-        monkeypatch.setattr(stage, name, value)
-    return tmp_path
 
 
 @pytest.fixture
@@ -46,31 +35,6 @@ def listing(folder):
 
 def contents(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def killed(code, folder):
-    """Run code that ends in a kill of its own process."""
-    code = f"import os\nfrom rare_token_neurons import files\n{code}\n    os.kill(os.getpid(), 9)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=folder).returncode == -signal.SIGKILL
-
-
-# ---- one process at a time
-
-
-def test_a_stage_that_two_want_at_once_is_computed_once(root):
-    slow = Mock(side_effect=lambda: time.sleep(0.3) or TABLE)
-    with ThreadPoolExecutor(2) as pool:  # each opens the lock for itself, as a process does
-        tables = list(pool.map(lambda _: stage.table_at(root / "results/model/influence.parquet", "key", slow), range(2)))
-    assert slow.call_count == 1 and all(table.equals(TABLE) for table in tables)
-    assert not list(root.rglob(".lock-*"))
-
-
-def test_a_lock_ends_with_its_process(root):
-    killed("with files.lock('file'):", root)
-    assert (root / ".lock-file").exists()
-    with files.lock(root / "file"):
-        assert (root / ".lock-file").exists()
-    assert not (root / ".lock-file").exists()
 
 
 # ---- atomic files
@@ -97,20 +61,6 @@ def test_a_failure_leaves_the_old_file(old, error):
         temporary.write_text("half of the n")
         raise error
     assert old.read_text() == "old" and listing(old.parent) == ["file.txt"]
-
-
-def test_a_table_that_cannot_be_written_leaves_the_old_one(tmp_path):
-    path = tmp_path / "table.parquet"
-    files.write_table(path, TABLE)
-    with pytest.raises(Exception, match="(?i)mixed|convert|expected"):
-        files.write_table(path, pd.DataFrame({"mixed": [1, "one", object()]}))
-    pd.testing.assert_frame_equal(pd.read_parquet(path), TABLE)
-    assert listing(tmp_path) == ["table.parquet"]
-
-
-def test_a_killed_process_leaves_the_old_file(old):
-    killed("with files.new_file('file.txt') as temporary:\n    temporary.write_text('half of the n')", old.parent)
-    assert old.read_text() == "old"
 
 
 def test_a_new_folder_is_there_as_a_whole_or_not_at_all(tmp_path):
@@ -145,11 +95,6 @@ def test_equal_tables_give_equal_bytes(tmp_path):
     files.write_table(tmp_path / "c", TABLE.assign(influence=0.0))
     first, second, other = ((tmp_path / name).read_bytes() for name in "abc")
     assert first == second != other
-
-
-def test_json_is_sorted_and_ends_with_a_line(tmp_path):
-    files.write_json(tmp_path / "x.json", {"b": 1, "a": [1.5, None]})
-    assert (tmp_path / "x.json").read_text() == '{\n "a": [\n  1.5,\n  null\n ],\n "b": 1\n}\n'
 
 
 # ---- whatever the locale
@@ -188,11 +133,6 @@ assert all(report.processor())"""
 # ---- keys
 
 
-def test_a_digest_is_of_the_content_not_of_the_order():
-    assert keys.digest({"a": 1, "b": [2, "x"]}) == keys.digest({"b": [2, "x"], "a": 1})
-    assert len(keys.digest({})) == 16 and int(keys.digest({}), 16) >= 0
-
-
 @pytest.mark.parametrize("odd", [object(), {1: "a"}, {None: 1}, [{"a": {2, 3}}], paths.ROOT, b"bytes", torch.zeros(2), 1j])
 def test_only_plain_data_has_a_digest(odd):
     """Two objects that print alike would share a key; so would the names 1 and "1"."""
@@ -200,9 +140,10 @@ def test_only_plain_data_has_a_digest(odd):
         keys.digest({"a": [odd]})
 
 
-def test_the_digest_of_plain_data_is_what_it_was():
+def test_the_digest_of_plain_data_is_what_it_was_in_any_order():
     """Keys of earlier caches and the names of folders hold."""
-    assert keys.digest({"b": [2, "x", (1.5, None, True)], "a": {"c": float("nan")}}) == "9365d0be52664568"
+    content = {"b": [2, "x", (1.5, None, True)], "a": {"c": float("nan")}}
+    assert keys.digest(content) == keys.digest(dict(reversed(content.items()))) == "9365d0be52664568"
 
 
 def test_a_key_differs_when_any_part_differs():
@@ -217,114 +158,49 @@ def test_a_key_differs_when_any_part_differs():
 # ---- sources
 
 
-ONE = """from tiny import other
-
-@table(LAST, per=('group',))
-def curves(settings):
-    @table(LAST)
-    def inner():
-        pass
-
-def fitted(settings):
-    pass
-"""
-TWO = """@lru_cache(maxsize=1)
-def loss():
-    pass
-
-@table(EVERY)
-def losses(settings):
-    pass
-"""
-
-
-@pytest.fixture
-def package(tmp_path, monkeypatch):
-    """A package of its own: `top` imports `middle` imports `low.bottom`, which imports `top`; nobody imports `beside`."""
-    written = {"__init__": "", "top": "import os\n\nfrom tiny import (middle,\n    other)\n", "other": "X = 1\n",
-               "middle": "def late():\n    from tiny.low.bottom import VALUE\n    return VALUE\n", "low/__init__": "",
-               "low/bottom": "from tiny import top, absent\nimport tiny.low.last as last\n", "low/last": "",
-               "beside": "VALUE = 1\n", "tables/__init__": "", "tables/one": ONE, "tables/two": TWO}
-    for name, source in written.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / f"{name}.py").write_text(source)
-    monkeypatch.setattr(keys, "PACKAGE", "tiny")
-    monkeypatch.setattr(keys, "TEXTS", keys.read(tmp_path))
-    forget()
-    yield tmp_path
-    forget()
-
-
 def forget():
     """What is kept of the sources that were there before."""
     for kept in (keys.makers, keys._names, keys.source_hash):
         kept.cache_clear()
 
 
-def test_imports_are_followed(package):
-    found = keys.imported("from tiny.middle import late\nimport numpy")
-    assert set(found) == {"middle", "low.bottom", "low.last", "top", "other"}
-    assert set(keys.code_behind("low.last")) == {"low.last"} and keys.imported("import numpy, tiny") == {}
-    assert keys.code_behind("top")["other"] == "X = 1"
-    assert set(keys.code_behind("top", without=["middle"])) == {"top", "other"}
-
-
-def test_a_table_is_known_by_its_declaration_and_asked_for_by_its_name(package):
-    assert keys.makers() == {"curves": "tables.one", "losses": "tables.two"}
-    assert set(keys.imported("rows = nb.table('curves')\nnb.table(name)\nnb.table('unheard-of')")) == {"tables.one", "other"}
+def test_a_table_that_is_asked_for_by_its_name_is_that_of_the_file_that_makes_it():
+    found = keys.imported("rows = nb.table('phases')\nnb.table(name)\nnb.table('unheard-of')")
+    assert found == keys.code_behind("tables.influence") and keys.imported("import numpy, rare_token_neurons") == {}
 
 
 ODD = "if x:\n    raise ValueError('odd') from None"
-TOLD = '''"""What it is for."""
-
-class One:  # a thing
-    """A thing."""
-
-
-def two(x):
-    """Twice."""
-    return (x
-            * 2)
-'''
 
 
 @pytest.mark.parametrize("code, other, alike", [
-    (TOLD, "class One:\n    pass\ndef two(x):\n    return x * 2", True), ("X = '# no comment'", "X = '# another'", False),
+    ("X = '# no comment'", "X = '# another'", False),
     ("def two():\n    return 'twice'", "def two():\n    return 'Twice'", False),
     (ODD, ODD.replace("'odd'", "f'{x} is odd'"), True), (ODD, ODD.replace("ValueError", "KeyError"), False)])
 def test_words_about_code_are_no_part_of_it(code, other, alike):
     assert (keys.statements(code) == keys.statements(other)) is alike
 
 
-@pytest.mark.parametrize("edited", ["top", "other", "middle", "low/bottom", "beside"])
-def test_a_new_process_sees_an_edit_and_this_one_does_not(package, monkeypatch, edited):
-    before = keys.source_hash("top")
-    with (package / f"{edited}.py").open("a") as file:
-        file.write("LATER = 1\n")
-    forget()
-    assert keys.source_hash("top") == before
-    monkeypatch.setattr(keys, "TEXTS", keys.read(package))
-    forget()
-    assert (keys.source_hash("top") != before) == (edited != "beside")
-
-
 # ---- what changes the key of a table, counted over all of them
+
+
+def hashes():
+    """Of the source behind each table."""
+    return {name: keys.source_hash(module) for name, module in keys.makers().items()}
+
+
+PLAIN, BEFORE = keys.TEXTS, hashes()
 
 
 @pytest.fixture
 def renewed(monkeypatch):
     """A function: the tables that have another hash of the source behind them, were these sources (dict) the package's."""
 
-    def hashes(edits):
-        with monkeypatch.context() as patch:
-            patch.setattr(keys, "TEXTS", keys.TEXTS | edits)
-            forget()
-            return {name: keys.source_hash(module) for name, module in keys.makers().items()}
-
     def renewed(edits):
-        before, after = hashes({}), hashes(edits)
-        assert before.keys() == after.keys() and len(before) > 40
-        return {name for name in before if before[name] != after[name]}
+        monkeypatch.setattr(keys, "TEXTS", PLAIN | edits)
+        forget()
+        after = hashes()
+        assert BEFORE.keys() == after.keys() and len(BEFORE) > 40
+        return {name for name in BEFORE if BEFORE[name] != after[name]}
 
     yield renewed
     forget()
@@ -350,13 +226,6 @@ class Reworded(ast.NodeTransformer):
 ROOMS = ("text.", "models.", "ablation.", "statistics.", "curve.")
 ARITHMETIC = sorted(name for name in keys.TEXTS if name.startswith(ROOMS) and name not in keys.DELIVERING)
 MORE = "\n\nLATER = 1\n"
-
-
-def test_every_table_is_made_in_one_place_and_every_committed_one_is_made():
-    marks = re.findall(r"^@table\(.*\)\ndef (\w+)", "\n".join(keys.TEXTS.values()), flags=re.M)
-    assert sorted(marks) == sorted(keys.makers()) and set(keys.makers().values()) <= set(keys.TEXTS)
-    committed = {path.stem for path in paths.RESULTS.glob("*/*.parquet") if path.parent != paths.MINI_PYTHIA_SEEDS}
-    assert committed - {"training_log"} <= set(keys.makers())
 
 
 def test_docstrings_comments_and_the_words_of_errors_change_no_key_in_whatever_file(renewed):
@@ -389,12 +258,6 @@ def test_a_statement_changes_the_keys_of_the_tables_that_stand_on_its_file_and_o
     assert found == {name for name, module in keys.makers().items() if module in above}
 
 
-def test_the_spectra_file_renews_the_tables_of_weights_and_the_grid_alone(renewed):
-    found = renewed({"statistics.spectra": keys.TEXTS["statistics.spectra"] + MORE})
-    assert {"weight_groups", "weight_power_laws", "robustness"} <= found
-    assert not found & {"influence", "rank_curves", "modules", "heads", "portraits", "claims", "losses"}
-
-
 @pytest.mark.parametrize("library", ["jupyterlab", "seaborn", "tqdm", "scipy", "torch"])
 def test_only_a_numerical_library_changes_keys(monkeypatch, library):
     assert keys.libraries()["numpy"] == numpy.__version__
@@ -412,52 +275,44 @@ def test_only_a_numerical_library_changes_keys(monkeypatch, library):
 ZERO = TABLE.assign(influence=0.0)
 
 
-def run(root, work, *, settings=None, inputs=None, modules=("curve.phases",), recompute="changed", name="influence"):
+def run(places, work, *, settings=None, inputs=None, modules=("curve.phases",), recompute="changed", name="influence"):
     key = keys.key(settings or {"seed": 0}, inputs or {"weights": "aa"}, list(modules))
-    return stage.table_at(shown(root, name), key, work, recompute=recompute)
+    return stage.table_at(shown(places, name), key, work, recompute=recompute)
 
 
-def shown(root, name="influence"):
-    return root / "results" / "model" / f"{name}.parquet"
+def shown(places, name="influence"):
+    return places / "results" / "model" / f"{name}.parquet"
 
 
-def test_a_stage_computes_once_even_where_a_committed_table_lies(root, work):
+def test_a_stage_computes_once_even_where_a_committed_table_lies(places, work):
     """In a fresh clone the tables are there and the cache is empty: everything is computed."""
-    files.write_table(shown(root), ZERO)
+    files.write_table(shown(places), ZERO)
     for _ in range(3):
-        pd.testing.assert_frame_equal(run(root, work), TABLE)
+        pd.testing.assert_frame_equal(run(places, work), TABLE)
     assert work.call_count == 1
-    pd.testing.assert_frame_equal(pd.read_parquet(shown(root)), TABLE)
+    pd.testing.assert_frame_equal(pd.read_parquet(shown(places)), TABLE)
 
 
 @pytest.mark.parametrize("change", [{"settings": {"seed": 1}}, {"inputs": {"weights": "ab"}}, {"modules": ("text.rarity",)}])
-def test_a_stage_computes_again_when_what_decides_it_changes_and_both_results_are_kept(root, work, change):
-    run(root, work)
-    pd.testing.assert_frame_equal(run(root, lambda: ZERO, **change), ZERO)
-    pd.testing.assert_frame_equal(run(root, work), TABLE)
+def test_a_stage_computes_again_when_what_decides_it_changes_and_both_results_are_kept(places, work, change):
+    run(places, work)
+    pd.testing.assert_frame_equal(run(places, lambda: ZERO, **change), ZERO)
+    pd.testing.assert_frame_equal(run(places, work), TABLE)
     assert work.call_count == 1
-    pd.testing.assert_frame_equal(pd.read_parquet(shown(root)), TABLE)
+    pd.testing.assert_frame_equal(pd.read_parquet(shown(places)), TABLE)
 
 
-@pytest.mark.parametrize("part", ["source_hash", "libraries"])
-def test_a_stage_computes_again_when_the_source_or_a_library_changes(root, work, monkeypatch, part):
-    run(root, work)
-    monkeypatch.setattr(keys, part, lambda *module: {"scipy": "another version"})
-    run(root, work)
-    assert work.call_count == 2
+def test_two_tables_of_one_key_do_not_meet(places, work):
+    run(places, work)
+    pd.testing.assert_frame_equal(run(places, lambda: ZERO, name="losses"), ZERO)
 
 
-def test_two_tables_of_one_key_do_not_meet(root, work):
-    run(root, work)
-    pd.testing.assert_frame_equal(run(root, lambda: ZERO, name="losses"), ZERO)
-
-
-def test_recompute_always_computes_every_time_and_never_reads_the_table_as_it_is(root, work):
+def test_recompute_always_computes_every_time_and_never_reads_the_table_as_it_is(places, work):
     with pytest.raises(FileNotFoundError, match=r"^There is no table influence.parquet to draw; run with recompute=changed"):
-        run(root, work, recompute="never")
+        run(places, work, recompute="never")
     for _ in range(2):
-        run(root, work, recompute="always")
-    pd.testing.assert_frame_equal(run(root, work, settings={"seed": 7}, recompute="never"), TABLE)
+        run(places, work, recompute="always")
+    pd.testing.assert_frame_equal(run(places, work, settings={"seed": 7}, recompute="never"), TABLE)
     assert work.call_count == 2
 
 
@@ -473,35 +328,22 @@ def test_the_rows_of_a_flagged_checkpoint_say_so_and_other_tables_have_no_such_c
     assert stage._cautioned(table, {}) is table
 
 
-def test_a_stage_that_fails_changes_no_file(root, work):
-    run(root, work)
-    before = contents(root)
+def test_a_stage_that_fails_changes_no_file(places, work):
+    run(places, work)
+    before = contents(places)
     with pytest.raises(ValueError, match="no rare position"):
-        run(root, Mock(side_effect=ValueError("no rare position")), settings={"seed": 1})
-    assert contents(root) == before
-
-
-def truncate(path):
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def flip(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 0xFF
-    path.write_bytes(content)
-
-
-DAMAGE = [truncate, flip, lambda path: path.write_bytes(b"")]
+        run(places, Mock(side_effect=ValueError("no rare position")), settings={"seed": 1})
+    assert contents(places) == before
 
 
 @pytest.mark.parametrize("ending, damage", [("parquet", damage) for damage in DAMAGE]
                          + [("sha256", damage) for damage in (*DAMAGE, os.remove)])
-def test_a_damaged_table_is_named_and_made_again_and_a_damaged_seal_costs_the_work_again(root, work, capsys, ending, damage):
-    run(root, work)
-    cached = next((root / "cache").rglob(f"*.{ending}"))
+def test_a_damaged_table_is_named_and_made_again_and_a_damaged_seal_costs_the_work_again(places, work, capsys, ending, damage):
+    run(places, work)
+    cached = next((places / "cache").rglob(f"*.{ending}"))
     damage(cached)
     for _ in range(2):
-        pd.testing.assert_frame_equal(run(root, work), TABLE)
+        pd.testing.assert_frame_equal(run(places, work), TABLE)
         assert work.call_count == 2
     if ending == "parquet":
         assert capsys.readouterr().out == f"{cached.name} is damaged and is made again.\n"
@@ -511,12 +353,12 @@ def test_a_damaged_table_is_named_and_made_again_and_a_damaged_seal_costs_the_wo
 
 
 @pytest.mark.parametrize("damage", [None, *DAMAGE])
-def test_tensors_are_kept_by_key_and_damage_is_seen(root, capsys, damage):
+def test_tensors_are_kept_by_key_and_damage_is_seen(places, capsys, damage):
     content = {"activations": torch.randn(3, 4), "ids": torch.arange(5)}
     work = Mock(return_value=content)
     stage.tensors("model", "key", work)
     if damage:
-        damage(root / "cache" / "model" / "key.safetensors")
+        damage(places / "cache" / "model" / "key.safetensors")
     found = stage.tensors("model", "key", work)
     assert work.call_count == 1 + bool(damage)
     assert ("key.safetensors is damaged and is made again." in capsys.readouterr().out) is bool(damage)
@@ -529,15 +371,15 @@ def test_tensors_are_kept_by_key_and_damage_is_seen(root, capsys, damage):
 # ---- accounts
 
 
-def test_the_account_of_a_notebook_names_seconds_tables_and_figures(root, work):
+def test_the_account_of_a_notebook_names_seconds_tables_and_figures(places, work):
     with stage.clock("forward"):
         pass
     with pytest.raises(ValueError), stage.clock("forward"):
         raise ValueError
-    run(root, work)
+    run(places, work)
     stage.note_figure(paths.FIGURES / "mini-pythia" / "fig3_three_phases.png")
     stage.finish("model", "03")
-    account = json.loads((root / "cache" / "runs" / "model" / "03.account.json").read_text())
+    account = json.loads((places / "cache" / "runs" / "model" / "03.account.json").read_text())
     assert list(account["seconds"]) == ["forward"] and account["seconds"]["forward"] >= 0
     assert account["tables"] == ["influence.parquet"]
     assert account["figures"] == ["figures/mini-pythia/fig3_three_phases.png"]

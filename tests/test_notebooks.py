@@ -19,7 +19,6 @@ from nbclient.exceptions import CellExecutionError
 
 from rare_token_neurons import paths
 from rare_token_neurons.curve import heads
-from rare_token_neurons.runner import jobs as runner_jobs
 from rare_token_neurons.runner.jobs import defaults, find, for_readers
 from rare_token_neurons.runner.run import EMPTY
 from rare_token_neurons.statistics import claims, spectra as spectra_of
@@ -28,7 +27,9 @@ from rare_token_neurons.tables import claims as claim_tables
 NOTEBOOKS = find()
 POSITIONS = 200  # the smoke setting: enough for every table, few enough for a test
 SETTING = f"mini-pythia/positions={POSITIONS}"
-STEPS = ("step0", "step64", "step512", "step2048", "step6144")  # of the suite: enough for every figure over training
+STEPS = ("step0", "step512", "step6144")  # of the suite: enough for every figure over training
+SOURCES = ("austen", "bible", "devil", "jargon")  # a fifth of mini-pile, with a hundred held-out documents
+TWICE = "03"  # the notebook that is run again in its own namespace
 by_name = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -41,11 +42,13 @@ def copied(root):
 
 @pytest.fixture(scope="session")
 def tree(tmp_path_factory):
-    """A copy of the repository (data as links, nothing computed), so that no test touches the committed tables."""
+    """A copy of the repository (part of its data as links, nothing computed), so that no test touches the committed tables."""
     root = copied(tmp_path_factory.mktemp("repository"))
     (root / "data/results/mini-pythia").mkdir(parents=True)
-    (root / "data/mini-pile").symlink_to(paths.MINI_PILE)
-    (root / "data/mini-pythia").mkdir()
+    for name in ("mini-pile", "mini-pythia"):
+        (root / "data" / name).mkdir()
+    for source in SOURCES:
+        (root / f"data/mini-pile/{source}.jsonl.xz").symlink_to(paths.MINI_PILE / f"{source}.jsonl.xz")
     for path in paths.MINI_PYTHIA.iterdir():
         if path.is_file() or path.name in STEPS:
             (root / "data/mini-pythia" / path.name).symlink_to(path)
@@ -107,18 +110,18 @@ def shown(book):
 
 @pytest.fixture(scope="session")
 def smoke(tree):
-    """All notebooks with the smoke setting: run by the runner, then drawn twice by hand from their tables, in one kernel
-    and without torch; where `data`, `figures` lie."""
+    """All notebooks with the smoke setting: run by the runner, then drawn by hand from their tables, in one kernel and
+    without torch; where `data`, `figures` lie."""
     done = command(tree, "--model", SMOKE["model"], "-p", "positions", str(POSITIONS))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     with by_hand(tree) as run:
         for notebook in NOTEBOOKS:
-            first, second = (run(notebook, SMOKE | {"recompute": "never"}, again=again) for again in (False, True))
-            made = nbformat.read(runs(tree, notebook) / notebook.name, as_version=4)
-            assert first == shown(made), f"{notebook.name} says something else when it is drawn from its tables"
-            assert first == second, f"{notebook.name} says something else when it is run again"
-            with pytest.raises(CellExecutionError, match="There is no parameter 'positons'"):
-                run(notebook, SMOKE, "\npositons: int = 300", again=True)
+            made = shown(nbformat.read(runs(tree, notebook) / notebook.name, as_version=4))
+            for again in (False, True)[: 1 + (notebook.name[:2] == TWICE)]:
+                said = run(notebook, SMOKE | {"recompute": "never"}, again=again)
+                assert said == made, f"{notebook.name} says something else when it is drawn from its tables (again: {again})"
+        with pytest.raises(CellExecutionError, match="There is no parameter 'positons'"):
+            run(notebook, SMOKE, "\npositons: int = 300", again=True)
     assert not {"torch", "transformers", "weightwatcher"} & set(run.loaded.strip("'").split())
     return tree
 
@@ -142,19 +145,16 @@ def check_01(tree):
     words = tokens[tokens["word"] & (tokens["count"] > 0)]
     rare, common = (tokens[tokens["group"] == name] for name in ("rare", "common"))
     assert 0.45 < len(rare) / len(words) < 0.55 and len(rare) + len(common) == len(words)
-    assert rare["word"].all() and rare["count"].max() <= common["count"].min()
-    assert rare["count"].sum() < 0.1 * tokens["count"].sum()
+    assert rare["count"].max() <= common["count"].min() and rare["count"].sum() < 0.1 * tokens["count"].sum()
     assert positions["group"].value_counts().to_dict() == {"rare": POSITIONS, "common": POSITIONS}
-    ids = np.stack(blocks["tokens"].to_numpy())
-    target = ids[positions["block"], positions["t"] + 1]
+    target = np.stack(blocks["tokens"].to_numpy())[positions["block"], positions["t"] + 1]
     assert (positions["target"] == target).all() and (tokens["group"].to_numpy()[target] == positions["group"]).all()
     assert positions.groupby("document")["half"].nunique().max() == 1
 
 
 def check_02(tree):
     checkpoints, losses = read(tree, "checkpoints", "losses")
-    assert (checkpoints["repeat_of"] == "").all() and checkpoints["weight_hash"].is_unique
-    assert not checkpoints["flagged"].any()
+    assert checkpoints["weight_hash"].is_unique and not checkpoints["flagged"].any()
     curve = losses.pivot(index="step", columns="group", values="loss").sort_index()
     assert list(curve.index) == sorted(checkpoints["step"])
     assert curve.loc[0, "all"] == pytest.approx(np.log(8192), abs=0.3)  # an untrained model knows nothing
@@ -165,214 +165,80 @@ def check_02(tree):
 def check_03(tree):
     influence, curves, phases, prominence = read(tree, "influence", "rank_curves", "phases", "prominence")
     assert influence.groupby("group").size().to_dict() == {"common": 1536, "rare": 1536}
-    assert (influence["mean_abs"] >= influence["abs_mean"] * (1 - 1e-5)).all()
-    assert (influence["positions"] == POSITIONS).all()
-    assert np.allclose(influence["mean"].abs(), influence["abs_mean"])
+    assert (influence["positions"] == POSITIONS).all() and np.allclose(influence["mean"].abs(), influence["abs_mean"])
     for _, group in influence.groupby("group"):
         ranked = np.sort(group["mean_abs"])[::-1]
         assert ranked[:26].mean() > 2 * np.median(ranked) > 0  # a few neurons matter more than the rest
-    assert not np.allclose(*(influence.loc[influence["group"] == name, "mean_abs"] for name in ("rare", "common")))
     pooled = phases[phases["sign"] == "pooled"].set_index(["group", "rule"])
-    assert len(pooled) == 6 and set(pooled["word"]) <= {*heads.WORDS, ""}
-    assert (pooled.xs("paper's rule", level=1)["word"] == "").all()
-    assert np.allclose(pooled[["head_share", "law_share", "decay_share"]].astype(float).sum(axis=1), 1)
     found = prominence.set_index(["group", "statistic"])
     for group in ("rare", "common"):
-        fit = pooled.loc[(group, f"{heads.DECIDES} head")]
+        fit, row = pooled.loc[(group, f"{heads.DECIDES} head")], found.loc[(group, "head")]
         curve = curves[(curves["group"] == group) & (curves["sign"] == "pooled")]
-        assert len(curve) == 1536 and (curve["law_low"] <= curve["law_high"]).all() and fit["word"] in heads.WORDS
         head = curve[curve["rank"] <= fit["head"]]  # Delta is the mean height of the head above its law
         height = np.log(head["influence"]) - fit["beta"] + fit["kappa"] * np.log(head["rank"])
-        assert fit["delta"] == pytest.approx(height.mean() if len(head) else 0.0)
-        row = found.loc[(group, "head")]
+        assert len(curve) == 1536 and fit["delta"] == pytest.approx(height.mean() if len(head) else 0.0)
         assert (row["value"], row["word"], row["p_law"]) == (fit["delta"], fit["word"], fit["p_law"])
-        assert (fit["word"] == "plateau") <= (row["low"] > 0 and row[["p_law", "p_lognormal", "p_half_normal"]].max()
-                                              < 0.05)
-    signs = phases[phases["rule"] == "fixed head"].groupby(["group", "sign"])["neurons"].first().unstack()
-    assert (signs["boost"] + signs["suppress"] <= 1536).all()
 
 
 def check_04(tree):
-    names = ("phases", "curves", "top_groups", "rankings", "ancestry", "statistics")
-    phases, curves, top, rankings, ancestry, statistics = read(tree, *map("emergence_{}".format, names))
+    names = ("phases", "top_groups", "rankings", "ancestry", "statistics")
+    phases, top, rankings, ancestry, statistics = read(tree, *map("emergence_{}".format, names))
     steps = sorted(read(tree, "checkpoints")["step"])
-    for table in (phases, curves, top, ancestry):
+    for table in (phases, top, ancestry):
         assert sorted(table["step"].unique()) == steps and set(table["group"]) == {"rare", "common"}
-    assert np.allclose(phases[["head_share", "law_share", "decay_share"]].sum(axis=1), 1)
-    assert (phases["positions"] == POSITIONS).all()
     last = phases[phases["step"] == steps[-1]].set_index(["group", "rule"])  # notebook 03 says the same of it
     before = read(tree, "phases").query("sign == 'pooled'").set_index(["group", "rule"]).loc[last.index]
     assert np.allclose(last[["delta", "kappa", "p_law", "delta_low"]], before[["delta", "kappa", "p_law", "delta_low"]])
-    assert (last["word"] == before["word"]).all() and (phases["told_head"] == (phases["word"] == "plateau")).all()
-    assert (curves["low"] <= curves["high"]).all() and curves["influence"].min() >= 0
     lead = top[top["chosen"] == "then"].pivot(index="step", columns="group", values="ratio")
     assert lead["rare"].iloc[-1] > 1.5 * lead["rare"].iloc[0]  # a few neurons come to matter far more than the rest
-    assert lead["common"].iloc[-1] > lead["common"].iloc[0] > 1
-    last = top[top["step"] == steps[-1]].pivot(index="group", columns="chosen", values="ratio")
-    assert np.allclose(last["then"], last["today"])
     ancient = top[(top["step"] == 0) & (top["chosen"] == "today")]  # untrained, today's top neurons are like any others
     assert (ancient["median_rank"] > 100).all() and (ancient["ratio"] < 2).all()
     pairs = rankings.set_index(["first_group", "first_step", "second_group", "second_step"])["correlation"]
     assert pairs["rare", steps[-1], "rare", steps[-1]] > 0.4  # the ceiling: documents agree on the ranking
-    assert pairs["rare", 0, "rare", steps[-1]] < 0.3 and rankings["jaccard"].between(0, 1).all()
-    assert len(ancestry) == 2 * 27 * len(steps) and ancestry["rank"].between(1, 1536).all()
-    part = statistics.set_index(["group", "rule", "statistic", "part"])["value"].sort_index()
-    assert part["rare", "", "ratio", "gain"] == pytest.approx(lead["rare"].iloc[-1] / lead["rare"].iloc[0])
-    gained = part["rare", "fixed head", "delta"]
-    assert gained["gain"] == pytest.approx(gained["last"] - gained["first"])
+    assert pairs["rare", 0, "rare", steps[-1]] < 0.3 and len(ancestry) == 2 * 27 * len(steps)
     found = claim_tables.collect({"emergence_statistics": statistics})  # C3 can be judged by it
-    assert all(np.isfinite([found[name].low, found[name].high]).all() for name
-               in ("C3 emergence", "C3 before training"))
-    assert len(found["C3 emergence"].p) == 1 and found["C3 emergence"].positions == POSITIONS
-    assert found["C3 before training"].word in heads.WORDS and found["C3 before training"].margin > 0
+    assert np.isfinite([[found[name].low, found[name].high] for name in ("C3 emergence", "C3 before training")]).all()
 
 
 def check_05(tree):
-    dimension, variance = read(tree, "activation_dimension", "activation_variance")
+    dimension, variance, training = read(tree, "activation_dimension", "activation_variance", "activations_over_training")
     rows = dimension.set_index(["where", "group", "statistic"]).sort_index()
     for where in ("rare", "all"):
         exact, whole = (rows.loc[(where, "rare", name)] for name in ("effective dimension", "whole components"))
         assert exact["size"] == 27 and 1 / 27 < exact["value"] <= whole["value"] + 1e-9 < exact["value"] + 1 / 27
-        assert exact["low"] < exact["value"] < exact["high"]
-        assert exact["random_low"] < exact["random"] < exact["random_high"]
-        assert 1 / 1001 <= exact["p_random"] <= 1 and exact["constant"] == 0
         for kind in ("random", "matched"):  # what the claims take
             assert exact[f"less_{kind}"] == pytest.approx(exact["value"] - exact[kind])
-            assert exact[f"less_{kind}_low"] < exact[f"less_{kind}"] < exact[f"less_{kind}_high"]
         curve = variance[(variance["where"] == where) & (variance["group"] == "rare")]["value"].to_numpy()
-        assert (np.diff(curve) > -1e-9).all() and (curve < 0.95).sum() + 1 == round(27 * whole["value"])
+        assert (curve < 0.95).sum() + 1 == round(27 * whole["value"])
     few, many = (rows.loc[(where, "rare", "effective dimension")] for where in ("rare", "all"))
     assert many["tokens"] > 10 * few["tokens"] and few["random"] < many["random"]  # few positions, few dimensions
-    training = read(tree, "activations_over_training")
     assert set(training["step"]) == set(read(tree, "losses")["step"])
-    assert set(training["group"]) == {"rare", "last rare"}
-    last = training[(training["step"] == training["step"].max()) & (training["where"] == "rare") & (training["group"]
-                                                                                                    == "rare")]
-    last = last.set_index(["statistic", "measure"])["value"]
-    assert last["effective dimension", "correlation"] == pytest.approx(few["value"], abs=1e-5)
+    last = training.query("step == step.max() and where == 'rare' and group == 'rare'").set_index(["statistic", "measure"])
+    assert last["value"]["effective dimension", "correlation"] == pytest.approx(few["value"], abs=1e-5)
 
 
 def check_06(tree):
-    table, pairs = read(tree, "coactivation", "coactivation_matrix")
+    table, pairs, spread = read(tree, "coactivation", "coactivation_matrix", "coactivation_distribution")
     rows = table.set_index(["where", "group", "relation", "measure", "statistic"]).sort_index()
-    values = rows["value"]
-    assert (values.xs("mean absolute", level="statistic") >= values.xs("mean", level="statistic").abs()).all()
-    assert values.xs("negative share", level="statistic").between(0, 1).all()
-    for relation in ("within", "between"):  # what the claims take
-        row = rows.loc["rare", "rare", relation, "correlation", "mean"]
-        for kind in ("random", "matched"):
-            assert row[f"less_{kind}_low"] < row[f"less_{kind}"] < row[f"less_{kind}_high"]
-            assert 0 < row[f"p_{kind}"] <= 1
-            assert row[f"less_{kind}"] == pytest.approx(row["value"] - row[kind])
     for (where, group), block in pairs[pairs["i"] != pairs["j"]].groupby(["where", "group"]):
+        row = rows.loc[where, "rare", "within", "correlation", "mean"]
         if group == "rare":  # the heat map shows what the table says
-            for measure in ("correlation", "cosine"):
-                assert block[measure].mean() == pytest.approx(values[where, "rare", "within", measure, "mean"],
-                                                              abs=1e-5)
+            assert block["correlation"].mean() == pytest.approx(row["value"], abs=1e-5)
         else:  # and a typical random or matched group
-            null = rows.loc[where, "rare", "within", "correlation", "mean"]
-            assert null[f"{group}_low"] < block["correlation"].mean() < null[f"{group}_high"]
+            assert row[f"{group}_low"] < block["correlation"].mean() < row[f"{group}_high"]
     assert not table["gated"].any() and {"boost 10", "suppress 10", "boost and suppress 10"} <= set(table["group"])
-    signed = rows.loc["rare"].xs("correlation", level="measure").xs("mean", level="statistic")
-    assert signed.loc["boost 10", "size"].item() == 10 and set(signed.loc["boost and suppress 10"].index) == {"between"}
-    spread = read(tree, "coactivation_distribution")
-    shares = spread.groupby(["where", "relation", "measure", "set"])["share"].sum()
-    assert len(shares) == 2 * 2 * 2 * 3 and np.allclose(shares, 1)
     rare = spread[(spread["set"] == "rare") & (spread["left"] < -1e-9)]  # the bins below 0
-    negative = rare.groupby(["where", "relation", "measure"])["share"].sum()
-    for place, share in negative.items():
-        assert share == pytest.approx(values[(place[0], "rare", *place[1:], "negative share")], abs=1e-6)
-
-
-def check_11(tree):
-    table = pd.read_parquet(tree / "data/results/all-models" / f"positions={POSITIONS}" / "claims.parquet")
-    assert table.groupby("model", sort=False).size().to_dict() == dict.fromkeys(
-        ["smollm2", "mini-pythia", "EleutherAI/pythia-70m-deduped", "EleutherAI/pythia-410m-deduped"],
-                                                                                len(claims.CLAIMS))
-    mine, others = (table[table["model"].eq("mini-pythia") == here].set_index("name") for here in (True, False))
-    assert others["value"].isna().all() and (others.loc["C1", "reason"] == "not run yet").all()  # no tables, no verdict
-    rare = read(tree, "influence").query("group == 'rare'").sort_values("neuron")
-    top = rare.sort_values("mean_abs_a", ascending=False).head(27)
-    assert mine.value["C1"] == pytest.approx(top["mean_abs_b"].mean() / rare["mean_abs_b"].median(), rel=1e-4)
-    assert 2.5 < mine.null["C1"] < 4.1 and mine.low["C1"] < mine.value["C1"] < mine.high["C1"]
-    fits = read(tree, "phases").query("sign == 'pooled'").set_index(["group", "rule"])
-    for name, group in (("C2 head", "rare"), ("C7 common", "common")):
-        assert (mine.value[name], mine.word[name]) == tuple(fits.loc[(group, f"{heads.DECIDES} head"),
-                                                                     ["delta", "word"]])
-    fixed = fits.xs("fixed head", level="rule")["delta"]  # less documents that have one kind of positions alone
-    assert mine.value["C7 contrast"] == pytest.approx(fixed["rare"] - fixed["common"], abs=0.3)
-    assert mine.word["C2 law"] and 0 <= mine.value["C2 decay"] <= 1 and mine["sentence"].str.endswith(".").all()
-    for name, source in (("C4", "activation_dimension"), ("C5 within", "coactivation"), ("C8", "modules")):
-        rows = read(tree, source)
-        assert any(np.isclose(rows[f"less_{kind}"], mine.value[name]).any() for kind in ("random", "matched"))
-    few = mine["positions"] < 100
-    assert (mine.loc[few, "verdict"] == "cannot be tested").all() and not few["C1"]
-
-
-def check_08(tree):
-    names = ("overlap", "modules", "group_ablation", "greedy_search", "heads", "head_layers", "rankings")
-    overlap, modules, joint, search, heads, layers, rankings = read(tree, *names)
-    top = overlap[overlap["group"]].set_index(["first", "second"])
-    assert (top["k"] == 27).all() and (top["p"] < 1e-6).all() and (top["jaccard"] > top["null_high"]).all()
-    assert (rankings["correlation"] > 0.3).all()
-    main = modules[modules["main"]].iloc[0]
-    assert modules["main"].sum() == 1 and main["size"] == 27 and 1 < main["communities"] < 27
-    assert main["weights"] == "positive" and not modules["gated"].any()  # a plain MLP's correlations have signs
-    for kind in ("random", "matched"):
-        assert (modules[f"{kind}_low"] < modules[f"{kind}_high"]).all()
-        assert modules[f"p_{kind}"].between(2 / 201 - 1e-9, 1).all()
-        assert main[f"less_{kind}_low"] < main[f"less_{kind}"] == main["value"] - main[kind] < main[f"less_{kind}_high"]
-    assert (modules["value"] > 0).all() and main["low"] < main["value"] < main["high"]
-    whole, null = joint[joint["group"] == "rare"].iloc[0], joint[joint["group"] == "random"]
-    assert len(null) == 100 and whole["joint"] > null["joint"].max()  # the group matters more than any random one
-    assert whole["ratio_low"] < whole["ratio"] < whole["ratio_high"]
-    assert search["size"].tolist() == list(range(1, 11)) and search["neuron"].is_unique
-    assert search["shared"].is_monotonic_increasing
-    assert search["neuron"][0] == search["best"][0] and search["gain"][0] == 1
-    assert (search["greedy"] > search["random_high"]).all() and search["greedy"].iloc[-1] > search["greedy"].iloc[0]
-    assert heads.groupby("layer").size().to_dict() == {0: 6, 1: 6, 2: 6} and (heads["rare"] > 1e-4).all()
-    assert heads["rare_positions"].iloc[0] > 50 and heads["tokens"].iloc[0] <= 2000
-    moved = layers.set_index("layer")  # parallel blocks: the last layer's heads cannot reach its MLP
-    assert (moved.loc[2, ["value", "random", "matched"]] == 0).all() and (moved.loc[[0, 1], "random"] > 0).all()
-
-
-def check_10(tree):
-    portraits, influence, positions = read(tree, "portraits", "influence", "positions")
-    names = ("tokens", "contexts", "targets", "histograms")
-    tokens, contexts, targets, histograms = read(tree, *map("portrait_{}".format, names))
-    top = portraits[portraits["top"]].sort_values("rank")
-    assert list(top["rank"]) == list(range(1, 11)) and len(portraits) == 1536
-    rare = influence[influence["group"] == "rare"].set_index("neuron")
-    assert set(rare["mean_abs_a"].nlargest(10).index) == set(top["neuron"])
-    assert np.allclose(rare.loc[portraits["neuron"], "mean_abs_b"], portraits["rare"])
-    assert portraits["share"].between(0, 1).all()
-    strength = top["correlation"].abs().median() / portraits["correlation"].abs().median()
-    assert strength > 1.3  # they write along or against frequency
-    assert set(contexts["document"]) <= set(positions.loc[positions["half"] == "B", "document"])
-    for table, count in ((tokens, 24), (contexts, 4), (histograms, 42)):
-        assert table.groupby("neuron").size().to_dict() == dict.fromkeys(top["neuron"], count)
-    assert (tokens["effect"] > 0).eq(tokens["side"] == "promoted").all() and (tokens["count_text"] > 0).all()
-    assert (targets["change"] > 0).eq(targets["side"] == "rises").all() and targets["n"].min() >= 5
-    assert np.allclose(histograms.groupby("neuron")[["all", "rare", "common"]].sum(), 1)
-    linear, over = read(tree, "linearity", "linearity_over_training")
-    assert linear.groupby("group").size().to_dict() == {"common": 1536, "rare": 1536} and not linear["gated"].any()
-    assert linear["openness"].between(0, 1).all() and linear["r2"].dropna().between(0, 1).all()
-    assert (linear["cv"] > 0).all() and set(over["step"]) == set(read(tree, "losses")["step"])
-    last = over[over["step"] == over["step"].max()].reset_index(drop=True)
-    assert np.allclose(last[["openness", "r2"]], linear[["openness", "r2"]], equal_nan=True)
+    for place, share in rare.groupby(["where", "relation", "measure"])["share"].sum().items():
+        assert share == pytest.approx(rows.loc[(place[0], "rare", *place[1:], "negative share"), "value"], abs=1e-6)
 
 
 def check_07(tree):
-    groups, over, values = read(tree, "weight_groups", "weights_over_training", "weight_eigenvalues")
+    names = ("weight_groups", "weights_over_training", "weight_eigenvalues", "weight_layers", "weight_power_laws")
+    groups, over, values, layers, laws = read(tree, *names)
     rare = groups[(groups["group"] == "rare") & (groups["rows"] == "raw")].set_index(["statistic", "matrix"])
     assert dict(zip(groups["matrix"], groups["weights"])) == {"in": "W_in", "out": "W_out"}
     assert (rare["size"] == 27).all() and (groups["missing"] < 0.2).all()
-    assert (rare.loc["alpha_hill", ["random_draws", "matched_draws"]] == 1000).all(axis=None)
     assert (rare.loc["entropy", "value"] < rare.loc["entropy", "shuffled_low"]).all()  # shared directions, not elements
-    assert ((groups["low"] <= groups["value"]) & (groups["value"] <= groups["high"])).all()
-    chosen = read(tree, "positions").query("half == 'A'")["group"].value_counts()
-    assert groups.groupby("group")["positions"].first().to_dict().items() >= {"rare": chosen["rare"],
-                                                                              "common": chosen["common"]}.items()
     entropy = over[(over["statistic"] == "entropy") & (over["kind"] == "own")]
     assert (entropy.loc[entropy["step"] == 0, "p_random"] > 0.02).all()  # untrained: any group is like any other
     assert (entropy.loc[entropy["step"] == entropy["step"].max(), "p_random"] < 0.02).all()
@@ -381,43 +247,86 @@ def check_07(tree):
     for _, rows in start.groupby("matrix"):
         assert law[0] * 0.85 < rows["relative"].min() < law[0] * 1.15
         assert law[1] * 0.85 < rows["relative"].max() < law[1] * 1.3
-    layers, laws = read(tree, "weight_layers", "weight_power_laws")
-    assert set(laws["kind"]) == {"rare", "random", "shuffled"} and laws["p_fit"].between(0, 1).all()
     shuffled = laws[(laws["kind"] == "shuffled") & (laws["revision"] == laws["revision"].iloc[-1])]
     assert (shuffled["verdict"] == "not rejected").mean() < 0.1  # noise is no power law
     alphas = layers.groupby("step")["alpha"].median()
     assert set(layers["layer"]) == {0, 1, 2} and alphas.iloc[-1] < 0.7 * alphas.loc[0]
 
 
+def check_08(tree):
+    names = ("overlap", "modules", "group_ablation", "greedy_search", "heads", "head_layers")
+    overlap, modules, joint, search, heads, layers = read(tree, *names)
+    top = overlap[overlap["group"]].set_index(["first", "second"])
+    assert (top["k"] == 27).all() and (top["p"] < 1e-6).all() and (top["jaccard"] > top["null_high"]).all()
+    main = modules[modules["main"]].iloc[0]
+    assert modules["main"].sum() == 1 and main["size"] == 27 and 1 < main["communities"] < 27
+    assert main["weights"] == "positive" and not modules["gated"].any()  # a plain MLP's correlations have signs
+    whole, null = joint[joint["group"] == "rare"].iloc[0], joint[joint["group"] == "random"]
+    assert len(null) == 100 and whole["joint"] > null["joint"].max()  # the group matters more than any random one
+    assert search["size"].tolist() == list(range(1, 11)) and search["neuron"].is_unique
+    assert search["neuron"][0] == search["best"][0] and (search["greedy"] > search["random_high"]).all()
+    assert heads.groupby("layer").size().to_dict() == {0: 6, 1: 6, 2: 6} and (heads["rare"] > 1e-4).all()
+    moved = layers.set_index("layer")  # parallel blocks: the last layer's heads cannot reach its MLP
+    assert (moved.loc[2, ["value", "random", "matched"]] == 0).all() and (moved.loc[[0, 1], "random"] > 0).all()
+
+
 def check_09(tree):
-    nulls, laws, promises = read(tree, "null_heads", "power_laws", "promises")
-    assert nulls["null"].tolist() == ["lognormal", "half-normal", "exponential", "law", "untrained model",
-                                      "shuffled labels",
-                                      "common, same number", "common, same loss"]
-    assert nulls["p"].between(nulls["p_floor"], 1).all() and (nulls["null_low"] < nulls["null_high"]).all()
+    nulls, promises, grid, layers, neurons = read(tree, "null_heads", "promises", "robustness", "layers_sampled",
+                                                  "frequency_neurons")
     fit = read(tree, "phases").query(f"sign == 'pooled' and group == 'rare' and rule == '{heads.DECIDES} head'").iloc[0]
     of_model = nulls.set_index("null").loc[["lognormal", "half-normal", "law"]]  # those of notebook 03
-    assert (of_model["delta"] == fit["delta"]).all()
+    assert len(nulls) == 8 and (of_model["delta"] == fit["delta"]).all()
     assert of_model["p"].tolist() == fit[["p_lognormal", "p_half_normal", "p_law"]].tolist()
     found, rare = (float(word) for word in nulls["note"].iloc[-1].replace(",", "").split()
                    if word.replace(".", "").isdigit())
     assert found == pytest.approx(rare, abs=0.5)  # the matched positions are as hard
-    assert len(laws) == 4 and (laws["alpha"] > 1).all() and laws["verdict"].str.contains("rejected|cannot").all()
     assert (promises["runs"] == 10).all() and (promises["kept"] >= 7).all()
-    grid, layers, neurons = read(tree, "robustness", "layers_sampled", "frequency_neurons")
-    settings = grid.loc[grid["factor"] != "layer", ["factor", "setting"]].drop_duplicates()
-    assert len(settings) == 19 and grid[["factor", "setting", "statistic"]].duplicated().sum() == 0
+    assert len(grid.loc[grid["factor"] != "layer", ["factor", "setting"]].drop_duplicates()) == 19
     tested = grid[grid["verdict"] != claims.UNTESTED]
     assert (tested["positions"] >= 100).all() and (tested["q"] >= tested["p"] - 1e-12).all() and len(tested) < len(grid)
     assert grid.loc[grid["factor"].eq("rarest 5 %"), "verdict"].eq(claims.UNTESTED).all()  # so few in so little text
     assert layers.groupby("layer").size().to_dict() == {0: 32, 1: 32}
-    assert (layers[["rare", "common"]] > 0).all(axis=None)
     assert len(neurons) == 1536 and neurons["rare"].sum() == 27
-    assert (neurons[["unigram_share", "scale_share"]] <= 1).all(axis=None)
     top = neurons.nlargest(50, "influence")
     assert top["entropy"].abs().median() > 2 * neurons["entropy"].abs().median()
-    influence = read(tree, "influence").query("group == 'rare'").sort_values("neuron")["mean_abs"]
-    assert neurons["influence"].corr(influence.reset_index(drop=True), method="spearman") > 0.8
+
+
+def check_10(tree):
+    portraits, influence, positions = read(tree, "portraits", "influence", "positions")
+    names = ("tokens", "contexts", "histograms")
+    tokens, contexts, histograms = read(tree, *map("portrait_{}".format, names))
+    top = portraits[portraits["top"]].sort_values("rank")
+    rare = influence[influence["group"] == "rare"].set_index("neuron")
+    assert list(top["rank"]) == list(range(1, 11)) and set(rare["mean_abs_a"].nlargest(10).index) == set(top["neuron"])
+    assert np.allclose(rare.loc[portraits["neuron"], "mean_abs_b"], portraits["rare"])
+    strength = top["correlation"].abs().median() / portraits["correlation"].abs().median()
+    assert strength > 1.3  # they write along or against frequency
+    assert set(contexts["document"]) <= set(positions.loc[positions["half"] == "B", "document"])
+    for table, count in ((tokens, 24), (contexts, 4), (histograms, 42)):
+        assert table.groupby("neuron").size().to_dict() == dict.fromkeys(top["neuron"], count)
+    linear, over = read(tree, "linearity", "linearity_over_training")
+    assert linear.groupby("group").size().to_dict() == {"common": 1536, "rare": 1536} and not linear["gated"].any()
+    last = over[over["step"] == over["step"].max()].reset_index(drop=True)
+    assert np.allclose(last[["openness", "r2"]], linear[["openness", "r2"]], equal_nan=True)
+
+
+def check_11(tree):
+    table = pd.read_parquet(tree / "data/results/all-models" / f"positions={POSITIONS}" / "claims.parquet")
+    assert table.groupby("model").size().eq(len(claims.CLAIMS)).all() and table["model"].nunique() == 4
+    mine, others = (table[table["model"].eq("mini-pythia") == here].set_index("name") for here in (True, False))
+    assert others["value"].isna().all() and (others.loc["C1", "reason"] == "not run yet").all()  # no tables, no verdict
+    rare = read(tree, "influence").query("group == 'rare'")
+    top = rare.nlargest(27, "mean_abs_a")
+    assert mine.value["C1"] == pytest.approx(top["mean_abs_b"].mean() / rare["mean_abs_b"].median(), rel=1e-4)
+    assert 2.5 < mine.null["C1"] < 4.1 and mine.low["C1"] < mine.value["C1"] < mine.high["C1"]
+    fits = read(tree, "phases").query("sign == 'pooled'").set_index(["group", "rule"])
+    for name, group in (("C2 head", "rare"), ("C7 common", "common")):
+        assert (mine.value[name], mine.word[name]) == tuple(fits.loc[(group, f"{heads.DECIDES} head"), ["delta", "word"]])
+    for name, source in (("C4", "activation_dimension"), ("C5 within", "coactivation"), ("C8", "modules")):
+        rows = read(tree, source)
+        assert any(np.isclose(rows[f"less_{kind}"], mine.value[name]).any() for kind in ("random", "matched"))
+    few = mine["positions"] < 100
+    assert (mine.loc[few, "verdict"] == "cannot be tested").all() and not few["C1"]
 
 
 @by_name
@@ -458,12 +367,6 @@ def test_03_is_drawn_from_the_committed_tables(tmp_path):
 
 
 # ---- parameters
-
-
-@by_name
-def test_a_misspelled_parameter_ends_before_anything_starts(notebook):
-    with pytest.raises(ValueError, match="There is no parameter 'modell': did you mean model"):
-        runner_jobs.plan([notebook.name[:2]], values={"modell": "mini-pythia"})
 
 
 def test_plain_papermill_fails_on_a_misspelled_parameter_too(tree, tmp_path, monkeypatch):

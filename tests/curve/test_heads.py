@@ -211,14 +211,6 @@ def test_swapped_labels_tell_what_differs_and_their_p_is_honest():
     assert np.mean(np.array(p) <= 0.1) <= 0.3 and 0.25 < np.mean(p) < 0.8
 
 
-def test_the_swap_takes_the_same_statistic_as_the_contrast(monkeypatch):
-    one, two, seen = measured(SHELF), measured(ROUNDED, seed=1), []
-    monkeypatch.setattr(heads, "empirical_p", lambda value, null, side: seen.append((value, side)) or 0.5)
-    heads.swapped(one, two, draws=3, seed=5)
-    value = heads.contrast(one, two, draws=3, seed=5).value
-    assert seen[0] == (pytest.approx(value), "two-sided")
-
-
 def test_a_swapped_document_takes_its_positions_along(monkeypatch):
     (one, n_one), (two, n_two), seen = measured(SHELF, count=8), measured(LAW, seed=1, count=8), []
     monkeypatch.setattr(documents, "curves_drawn", lambda sums, counts, *_, **__: seen.append((sums, counts)) or sums[:3])

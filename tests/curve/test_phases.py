@@ -5,7 +5,6 @@ import pytest
 
 import rare_token_neurons
 from rare_token_neurons.curve import calibration, heads, phases
-from rare_token_neurons.statistics import rankings
 
 N, HEAD, TAIL = 2048, 35, 240         # the shares the paper reports: 1.7 %, 10 %, the rest
 RANKS = np.arange(1, N + 1)
@@ -140,23 +139,11 @@ def test_units_leave_the_phases_alone(rule, scale):
     assert other.delta == pytest.approx(one.delta) and other.beta == pytest.approx(one.beta + np.log(scale))
 
 
-@pytest.mark.parametrize("power", [2.0, 0.5])
-def test_powers_leave_the_boundaries_by_differences_alone(power):
-    one, other = (phases.by_differences(noisy(planted(), 3) ** exponent) for exponent in (1.0, power))
-    assert one.boundaries == other.boundaries and other.kappa == pytest.approx(power * one.kappa)
-    assert other.delta == pytest.approx(power * one.delta)
-
-
 @pytest.mark.parametrize("rule", RULES)
 def test_dead_neurons_are_decay_and_change_nothing_else(rule):
     alive, found = rule(planted()), rule(np.concatenate([np.zeros(100), planted()]))
     assert found.kappa == pytest.approx(alive.kappa) and found.boundaries == alive.boundaries
     assert set(range(100)) <= set(found.decay)
-
-
-def test_a_rank_curve_falls_and_ties_keep_their_order():
-    order, values = rankings.rank_curve([0.1, 0.4, 0.4, 0.2])
-    assert order.tolist() == [1, 2, 3, 0] and values.tolist() == [0.4, 0.4, 0.2, 0.1]
 
 
 @pytest.mark.parametrize("rule, bad, word", [

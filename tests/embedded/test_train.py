@@ -100,35 +100,6 @@ def test_step_0_is_pythias_initialisation(fresh):
     assert len(seen) == 6  # all kinds of matrices, the unembedding under one of its two names
 
 
-def test_matrices_are_drawn_independently(fresh):
-    first, second = (fresh.gpt_neox.layers[layer].mlp.dense_4h_to_h.weight.flatten() for layer in (0, 1))
-    assert abs(torch.corrcoef(torch.stack([first, second]))[0, 1]) < 5 / math.sqrt(len(first))
-    embedding, unembedding = fresh.get_input_embeddings().weight, fresh.get_output_embeddings().weight
-    assert embedding.data_ptr() != unembedding.data_ptr() and not torch.equal(embedding, unembedding)
-
-
-def test_the_architecture_is_pythias(fresh):
-    config = fresh.config
-    assert (config.hidden_size, config.num_hidden_layers, config.intermediate_size) == (192, 3, 1_536)
-    assert config.use_parallel_residual and config.hidden_act == "gelu" and not config.tie_word_embeddings
-    assert len(fresh.gpt_neox.rotary_emb.inv_freq) == 0.25 * (192 // 6) / 2  # rotary on a quarter of the head
-    assert fresh.dtype == torch.float32
-    assert 4.5e6 < sum(weight.numel() for weight in fresh.parameters()) < 6e6
-
-
-def test_the_seed_decides_step_0():
-    same, again, other = (training.pythia(seed, **TINY).state_dict() for seed in (1, 1, 2))
-    assert_equal_states(same, again)
-    assert not torch.equal(same["gpt_neox.embed_in.weight"], other["gpt_neox.embed_in.weight"])
-
-
-def test_the_loss_at_step_0_is_near_that_of_an_even_guess(fresh):
-    tokens = torch.randint(training.VOCABULARY, (2, 64), generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        loss = training.token_losses(fresh, tokens).mean().item()
-    assert math.log(training.VOCABULARY) < loss < math.log(training.VOCABULARY) + 0.5
-
-
 # ---- learning rate and batches
 
 
@@ -331,10 +302,9 @@ def test_the_tokenizer_gives_every_text_back(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory):
+def root(tmp_path_factory, pile):
     """`suite` of a small model on a small text, 4 steps, in folders of its own."""
     root = tmp_path_factory.mktemp("root")
-    pile = texts.documents()
     pile = pile[pile["source"] == "devil"].reset_index(drop=True)
     pythia = training.pythia
     with pytest.MonkeyPatch.context() as patch:
@@ -356,14 +326,6 @@ def test_the_suite_has_the_shape_of_the_hubs(root):
     train_text = texts.documents().query("split == 'train'")["text"]
     np.testing.assert_array_equal(counts, rarity.unigram_counts(texts.encode(subject.tokenizer, train_text), training.VOCABULARY))
     assert torch.equal(subject.unigram_counts, torch.from_numpy(counts).double())
-
-
-def test_the_training_log_is_a_table(root):
-    log = pd.read_parquet(root / "results" / "mini-pythia" / "training_log.parquet")
-    assert list(log.columns) == ["step", "tokens", "train_loss", "held_out", "rare", "common", "epochs"]
-    assert log["step"].tolist() == [0, 2, 4] and log["tokens"].tolist() == [0, 2 * 4_096, 4 * 4_096]
-    assert log["epochs"][0] == 0 and log["epochs"].is_monotonic_increasing
-    assert log.drop(columns="train_loss").notna().all(axis=None)
 
 
 def test_starting_again_repeats_nothing_and_another_seed_or_length_leaves_the_suite_alone(root):
@@ -391,15 +353,3 @@ def test_held_out_text_is_never_trained_on(root, monkeypatch):
     held_out = {tuple(tokens) for tokens in texts.encode(tokenizer, pile.loc[pile["split"] == "held-out", "text"])}
     trained = {tuple(tokens) for tokens in seen[0].ids}
     assert held_out and not held_out & trained and len(held_out) + len(trained) == len(pile)
-
-
-def test_the_evaluation_set_has_rare_and_common_targets(root):
-    pile = texts.documents()
-    tokenizer = training.train_tokenizer(pile["text"])
-    counts = rarity.unigram_counts(texts.encode(tokenizer, pile["text"]), training.VOCABULARY)
-    tokens, groups = training.evaluation_set(tokenizer, pile["text"], counts)
-    again, _ = training.evaluation_set(tokenizer, pile["text"], counts)
-    assert tokens.shape == (8, rarity.BLOCK) and torch.equal(tokens, again)
-    targets = {name: tokens[positions[:, 0], positions[:, 1] + 1].numpy() for name, positions in groups.items()}
-    assert 0 < len(targets["rare"]) < len(targets["common"])
-    assert counts[targets["rare"]].max() < counts[targets["common"]].min()

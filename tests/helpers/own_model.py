@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 
 import pytest
 import torch
@@ -51,6 +52,13 @@ def panics(path):
     content = json.loads(words().backend_tokenizer.to_str())
     content["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": ""}
     (path / "tokenizer.json").write_text(json.dumps(content))
+
+
+class Bomb:
+    """A pickle that leaves a file where it is opened."""
+
+    def __reduce__(self):
+        return os.system, ("touch owned",)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from rare_token_neurons import __main__, settings as parameters
 from rare_token_neurons.embedded.mini_pythia import train as training
 from rare_token_neurons.figures.notebook import Notebook
 from rare_token_neurons.models import audit, checkpoints
-from rare_token_neurons.tables import checkpoints as passes, stage
+from rare_token_neurons.tables import checkpoints as passes
 
 TINY = dict(width=16, layers=2, heads=2, mlp=32, vocabulary=96)
 STEPS = [0, 1, 2, 4, 8, 16, 32, 64]
@@ -170,10 +170,8 @@ def suite(trained, tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def own_places(tmp_path, monkeypatch):
+def own_places(places):
     """Tables and cache of this test alone."""
-    monkeypatch.setattr(stage, "CACHE", tmp_path / "cache")
-    monkeypatch.setattr(parameters, "RESULTS", tmp_path / "results")
     forget()
     yield
     forget()
@@ -227,17 +225,6 @@ def test_pieces_shards_and_samples_change_nothing_that_they_should_not(suite, mo
     np.testing.assert_allclose(after["distance"], before["distance"], rtol=1e-12)
     np.testing.assert_allclose(after["turn"], before["turn"], atol=0.1)
     assert not after["flagged"].any() and not after["turn"].equals(before["turn"])
-
-
-def test_the_sample_is_the_same_of_each_checkpoint_and_of_matrices_alone(suite):
-    with audit.opened([suite / "step0" / "model.safetensors"]) as parts:
-        every, some = audit.places(parts, 1.0), audit.places(parts, 0.25)
-        _, _, sketch = audit.compare(parts, {}, some)
-    expected = {name: part for name, part in tensors(suite, 0).items() if part.ndim > 1}
-    assert every.keys() == some.keys() == expected.keys() == {name for name, _ in sketch}
-    for name, part in expected.items():
-        assert np.array_equal(every[name], np.arange(part.numel())) and len(set(some[name])) == part.numel() // 4
-        assert torch.equal(torch.from_numpy(sketch[name, tuple(part.shape)]), part.float().flatten()[some[name]])
 
 
 def test_checkpoints_with_no_matrix_in_common_are_refused(suite):

@@ -7,12 +7,10 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from own_model import LAYERS, NEURONS, VOCABULARY, WIDTH, edit, edit_config, network, panics, refused, words
-from transformers import AutoModelForCausalLM
+from own_model import NEURONS, VOCABULARY, edit, edit_config, network, panics, refused, words
 
 from rare_token_neurons.ablation.capture import capture
 from rare_token_neurons.models import checkpoints
-from rare_token_neurons.models.subject import dissect
 from rare_token_neurons.text import documents as texts
 
 KINDS = ["neox", "neox-tied", "llama", "llama-tied"]
@@ -53,53 +51,6 @@ def test_float64_on_request(tmp_path, kind):
     subject = checkpoints.load(str(tmp_path), dtype=torch.float64)
     assert {weight.dtype for weight in subject.model.parameters()} == {torch.float64} == {subject.dtype}
     assert torch.equal(subject.w_out, checkpoints.load(str(tmp_path)).w_out.double())
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_pieces_of_the_final_layer_rebuild_the_logits(kind):
-    """Residual stream before the MLP's neurons are written, plus w_out @ activations, through norm and unembedding."""
-    model = network(kind)
-    subject = dissect(model)
-    seen = {}
-    subject.mlp_out.register_forward_hook(lambda _, inputs, output: seen.update(activations=inputs[0], written=output))
-    subject.final_norm.register_forward_hook(lambda _, inputs, output: seen.update(residual=inputs[0]))
-    tokens = torch.arange(10).view(1, 10)
-    with torch.no_grad():
-        logits = model(tokens).logits
-    assert seen["activations"].shape == (1, 10, NEURONS) and seen["residual"].shape == (1, 10, WIDTH)
-    bias = 0 if subject.mlp_out.bias is None else subject.mlp_out.bias
-    torch.testing.assert_close(seen["activations"] @ subject.w_out.T + bias, seen["written"])
-    stream = seen["residual"] - seen["residual"].mean(-1, keepdim=True) if subject.norm == "layer" else seen["residual"]
-    scale = (stream.pow(2).mean(-1, keepdim=True) + subject.norm_eps).rsqrt()
-    normed = scale * stream * subject.norm_gain + (0 if subject.norm_bias is None else subject.norm_bias)
-    torch.testing.assert_close(normed @ subject.unembedding.T, logits, rtol=1e-4, atol=1e-4)
-
-
-def test_names_and_shapes_are_those_of_the_field():
-    neox, llama = dissect(network("neox")), dissect(network("llama-tied"))
-    for subject in (neox, llama):
-        assert (subject.n_neurons, subject.d_model) == (NEURONS, WIDTH)
-        assert (subject.n_vocab, subject.n_layers) == (VOCABULARY, LAYERS)
-        assert subject.w_out.shape == (WIDTH, NEURONS) and subject.unembedding_bias is None
-        assert {weight.shape for weight in subject.w_in.values()} == {(NEURONS, WIDTH)}
-        assert not any(weight.requires_grad for weight in subject.model.parameters())
-    assert (neox.norm, list(neox.w_in)) == ("layer", ["in"])
-    assert (llama.norm, sorted(llama.w_in)) == ("rms", ["gate", "up"])
-    assert neox.norm_bias.shape == (WIDTH,) and llama.norm_bias is None
-    assert llama.unembedding.data_ptr() == llama.model.get_input_embeddings().weight.data_ptr()  # tied
-    assert neox.unembedding.data_ptr() != neox.model.get_input_embeddings().weight.data_ptr()
-
-
-def test_a_gated_neuron_is_the_gate_times_up():
-    model = network("llama")
-    subject, seen = dissect(model), {}
-    mlp = model.model.layers[-1].mlp
-    mlp.register_forward_hook(lambda _, inputs, output: seen.update(read=inputs[0]))
-    subject.mlp_out.register_forward_hook(lambda _, inputs, output: seen.update(activations=inputs[0]))
-    with torch.no_grad():
-        model(torch.arange(6).view(1, 6))
-        gated = torch.nn.functional.silu(seen["read"] @ subject.w_in["gate"].T) * (seen["read"] @ subject.w_in["up"].T)
-    torch.testing.assert_close(seen["activations"], gated)
 
 
 def test_the_old_spelling_of_the_rotary_settings_means_the_same(folder):
@@ -173,11 +124,6 @@ def test_only_a_suite_shares_its_tokenizer(suite):
         checkpoints.load(str(suite / "unrelated"))
 
 
-def test_the_step_is_in_the_revisions_name():
-    steps = {"step0": 0, "step143000": 143_000, "main": None, "step": None, "step12b": None, None: None, "xstep3": None}
-    assert {name: checkpoints.step_of(name) for name in steps} == steps
-
-
 def test_the_weight_hash_is_that_of_the_weights(suite):
     hashes = {name: checkpoints.weight_hash(str(suite), name) for name in checkpoints.revisions(str(suite))}
     assert len(set(hashes.values())) == 3 and hashes["step128"] == checkpoints.weight_hash(str(suite))
@@ -193,17 +139,6 @@ def test_the_model_hash_is_that_of_weights_and_configuration(suite):
     content = json.loads(config.read_text())
     config.write_text(json.dumps(content | {"layer_norm_eps": 0.1}))
     assert checkpoints.weight_hash(name, "step16") == weights and checkpoints.model_hash(name, "step16") != before
-
-
-def test_weights_in_several_files_are_one_checkpoint(folder, tmp_path):
-    parts = tmp_path / "parts"
-    network().save_pretrained(parts, max_shard_size="5KB")
-    words().save_pretrained(parts)
-    assert len(list(parts.glob("*.safetensors"))) > 1
-    assert torch.equal(checkpoints.load(str(parts)).w_out, checkpoints.load(str(folder)).w_out)
-    sorted(parts.glob("*.safetensors"))[1].unlink()
-    with refused(FileNotFoundError, "^The folder parts of .* lacks 'model-00002.*', which its .*index.json names"):
-        checkpoints.load(str(parts))
 
 
 # ---- what is missing
@@ -320,9 +255,3 @@ def test_a_panic_of_the_tokenizers_library_is_one_sentence(folder):
     panics(folder)
     with refused(ValueError, "^The tokenizer in own-model cannot be read: Precompiled: Error"):
         checkpoints.load_tokenizer(str(folder))
-
-
-def test_other_programs_open_the_same_files(folder):
-    """Nothing here is a format of its own."""
-    plain = AutoModelForCausalLM.from_pretrained(folder)
-    assert torch.equal(plain.get_output_embeddings().weight, checkpoints.load(str(folder)).unembedding)

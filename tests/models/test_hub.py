@@ -13,9 +13,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from damage import flip
 from huggingface_hub import constants
 from hubserver import Hub, at, commit_of, connected, files_of, forget
 from own_model import refused
+from small_notebooks import copy_package
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from rare_token_neurons import paths
@@ -44,9 +46,7 @@ def repositories(tmp_path_factory):
         code = dict.fromkeys(["pytorch_model.bin", "modeling.py", "tokenizer.py"], b"code")
         suite[branch] = files_of(folder / branch) | code
         suite[branch]["onnx/model.safetensors"] = b"for another program"
-    pickled = {name: content for name, content in suite["main"].items() if not name.endswith(WEIGHTS)}
-    return {REPOSITORY: suite, "lab/pickled": {"main": pickled, "step1": pickled},
-            "lab/pythia-names": {f"step{step}": {} for step in range(154)}}
+    return {REPOSITORY: suite, "lab/pythia-names": {f"step{step}": {} for step in range(154)}}
 
 
 @pytest.fixture
@@ -109,14 +109,6 @@ def test_weights_that_the_hub_announces_no_sha256_of_are_read(hub, tmp_path):
     assert checkpoints.weight_hash("lab/small") == expected and held(tmp_path)[0] == set()
     hub.log.clear()
     assert checkpoints.weight_hash("lab/small") == expected and not hub.asked(WEIGHTS)
-
-
-@pytest.mark.parametrize("call", [checkpoints.load, checkpoints.locate, checkpoints.weight_hash])
-def test_a_pickle_is_neither_opened_nor_asked_for(hub, call):
-    words = "^The hub repository 'lab/pickled', step1, holds its weights as pickles alone.*-p pickles convert"
-    with refused(FileNotFoundError, words):
-        call("lab/pickled", "step1")
-    assert not hub.asked(".bin") and not hub.asked(".py")
 
 
 # ---- one checkpoint at a time
@@ -193,10 +185,7 @@ def test_the_next_run_goes_on_where_this_one_was_killed(hub, tmp_path):
 
 
 def test_damaged_weights_are_deleted_and_downloaded_again(hub):
-    path = checkpoints.locate(REPOSITORY, "step0").folder / WEIGHTS
-    content = bytearray(path.read_bytes())
-    content[-5] ^= 1
-    path.resolve().write_bytes(content)
+    flip((checkpoints.locate(REPOSITORY, "step0").folder / WEIGHTS).resolve(), -5)
     with refused(ValueError, "^model.safetensors of 'lab/tiny-pythia' at step0 is damaged"):
         checkpoints.load(REPOSITORY, "step0")
     assert checkpoints.load(REPOSITORY, "step0").step == 0 and len(hub.asked(WEIGHTS)) == 2
@@ -277,11 +266,11 @@ def test_an_unknown_revision_says_which_exist(hub):
 
 
 def test_a_notebook_runs_from_the_hub_one_checkpoint_at_a_time(repositories, tmp_path):
-    """Notebook 03 by papermill alone, in a folder with a text; the counts lie in the repository's root. The second run reads what the first one made, and asks for no weights."""
-    shutil.copytree(paths.ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    pile = pd.read_json(paths.MINI_PILE / "austen.jsonl.xz", lines=True)["text"]
+    """Notebook 03 by papermill alone, in a folder with a text; the counts lie in the repository's root."""
+    copy_package(tmp_path)
+    novels = pd.read_json(paths.MINI_PILE / "austen.jsonl.xz", lines=True)["text"]
     (here := tmp_path / "elsewhere").mkdir()
-    (here / "novels.txt").write_text("\n\n".join(pile.head(60)))
+    (here / "novels.txt").write_text("\n\n".join(novels.head(60)))
     np.save(tmp_path / "counts.npy", np.load(paths.MINI_PYTHIA / "unigram_counts.npy"))
     papermill = [Path(sys.executable).with_name("papermill"), paths.NOTEBOOKS / "03_neuron_influence.ipynb", "out.ipynb",
                  "-p", "model", REPOSITORY, "-y", "{steps: [0, 143000], positions: 100, keep_weights: false}",
@@ -290,13 +279,11 @@ def test_a_notebook_runs_from_the_hub_one_checkpoint_at_a_time(repositories, tmp
         environment = os.environ | {"PYTHONPATH": str(tmp_path / "src"), "HF_ENDPOINT": hub.url, "OMP_NUM_THREADS": "1",
                                     "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1",
                                     "JUPYTER_PREFER_ENV_PATH": "1"}
-        for again in (False, True):
-            done = subprocess.run(papermill, cwd=here, env=environment, capture_output=True, text=True)
-            assert done.returncode == 0, done.stderr[-2000:]
-            asked = [path.split("/")[4] for verb, path, _ in hub.log if verb == "GET" and path.endswith(WEIGHTS)]
-            assert set(asked) == (set() if again else {commit_of(REPOSITORY, f"step{step}") for step in (0, 143000)})
-            assert held(tmp_path) == ({commit_of(REPOSITORY, "step143000")}, 1)
-            hub.log.clear()
+        done = subprocess.run(papermill, cwd=here, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+        asked = [path.split("/")[4] for verb, path, _ in hub.log if verb == "GET" and path.endswith(WEIGHTS)]
+    assert set(asked) == {commit_of(REPOSITORY, f"step{step}") for step in (0, 143000)}
+    assert held(tmp_path) == ({commit_of(REPOSITORY, "step143000")}, 1)
     path = next((tmp_path / "data/results/lab--tiny-pythia").rglob("influence.parquet"))
     table = pd.read_parquet(path)
     assert set(table["step"]) == {0, 143000} and (table.groupby(["step", "group"]).size() == 256).all()

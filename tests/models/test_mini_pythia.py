@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from rare_token_neurons.embedded.mini_pythia import train as training
 from rare_token_neurons.models import checkpoints
@@ -33,7 +33,6 @@ def models(revisions):
 
 
 def test_every_step_is_there(revisions):
-    assert set(STEPS) <= {checkpoints.step_of(name) for name in revisions}
     assert [checkpoints.step_of(name) for name in revisions] == list(training.SAVED_STEPS)
 
 
@@ -61,10 +60,6 @@ def test_each_checkpoint_opens_as_a_hub_model(models):
         assert all(torch.isfinite(weight).all() for weight in model.parameters())
 
 
-def test_each_checkpoint_has_weights_of_its_own(revisions):
-    assert len({checkpoints.weight_hash("mini-pythia", name) for name in revisions}) == len(revisions)
-
-
 def test_a_checkpoint_is_a_subject():
     last = checkpoints.load("mini-pythia")
     assert (last.revision, last.step, last.norm) == ("step6144", 6_144, "layer")
@@ -76,15 +71,11 @@ def test_a_checkpoint_is_a_subject():
 
 
 def test_step_0_is_pythias_initialisation(models):
-    """The seed's own numbers, and the standard deviations of the formula."""
+    """The seed's own numbers; `test_train` says which those are."""
     drawn = training.pythia(0).state_dict()
     for name, weight in models[0].state_dict().items():
         same = (weight == drawn[name].bfloat16()).float().mean().item()
         assert same > 0.99, name  # another processor may round the last bit of a few otherwise
-    down = models[0].gpt_neox.layers[-1].mlp.dense_4h_to_h.weight
-    assert down.float().std().item() == pytest.approx(2 / (3 * math.sqrt(192)), rel=0.01)
-    up = models[0].gpt_neox.layers[-1].mlp.dense_h_to_4h.weight
-    assert up.float().std().item() == pytest.approx(math.sqrt(2 / (5 * 192)), rel=0.01)
 
 
 def test_the_log_covers_the_whole_run(log):
@@ -111,20 +102,6 @@ def test_rare_targets_are_learned_later_than_common_ones(log):
     assert log["rare"].iloc[-1] < log.loc[1_024, "rare"] and log["common"].iloc[-1] < log.loc[1_024, "common"]
 
 
-def test_the_tokenizer_was_trained_on_the_train_split_and_gives_every_text_back():
-    tokenizer = AutoTokenizer.from_pretrained(MINI_PYTHIA)
-    assert len(tokenizer) == training.VOCABULARY and tokenizer.convert_tokens_to_ids(training.END_OF_TEXT) == 0
-    odd = "The caf\u00e9's \U0001f600 \u2014\tdeafening\0 end"
-    assert tokenizer.decode(tokenizer(odd)["input_ids"]) == odd
-    words = rarity.vocabulary(tokenizer)["word"]
-    assert 2_000 < words.sum() < 6_000
-
-
-@pytest.fixture(scope="module")
-def pile():
-    return texts.documents()
-
-
 def test_the_counts_are_those_of_the_train_split(pile, log):
     counts = np.load(MINI_PYTHIA / "unigram_counts.npy")
     blocks = log["tokens"].iloc[-1] / log["epochs"].iloc[-1] / rarity.BLOCK  # whole batches of whole blocks in an epoch
@@ -140,10 +117,8 @@ def test_the_last_checkpoint_has_the_losses_of_the_log(pile, log):
     held_out = pile.loc[pile["split"] == "held-out", "text"]
     tokens, groups = training.evaluation_set(tokenizer, held_out, np.load(MINI_PYTHIA / "unigram_counts.npy"))
     assert min(map(len, groups.values())) > 500
-    for step in (1_024, 6_144):
-        found = training.evaluate(checkpoints.load("mini-pythia", f"step{step}").model, tokens, groups)
-        for name, loss in found.items():  # the checkpoint is rounded to bfloat16
-            assert loss == pytest.approx(log.loc[step, name], abs=0.02), (step, name)
+    for name, loss in training.evaluate(checkpoints.load("mini-pythia").model, tokens, groups).items():
+        assert loss == pytest.approx(log.iloc[-1][name], abs=0.02), name  # the checkpoint is rounded to bfloat16
 
 
 def test_the_model_card_says_what_it_is(log, revisions, models):

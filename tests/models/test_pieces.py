@@ -2,9 +2,11 @@
 
 import sys
 
+import pandas as pd
 import pytest
 from own_model import network, refused
 
+from rare_token_neurons import paths
 from rare_token_neurons.models import checkpoints
 from rare_token_neurons.text import documents as texts, rarity
 
@@ -25,8 +27,7 @@ def train(folder, texts, size=1_000, **options):
 
 @pytest.fixture(scope="module")
 def novel():
-    pile = texts.documents()
-    return pile.loc[pile["source"] == "austen", "text"].head(12).tolist()
+    return pd.read_json(paths.MINI_PILE / "austen.jsonl.xz", lines=True)["text"].head(12).tolist()
 
 
 @pytest.mark.parametrize("options", [{}, PLAIN, PLAIN | {"add_dummy_prefix": False}], ids=["nfkc", "identity", "no prefix"])

@@ -20,7 +20,7 @@ from rare_token_neurons import __main__, paths, settings as parameters
 from rare_token_neurons.figures.notebook import Notebook
 from rare_token_neurons.models import checkpoints, weights
 from rare_token_neurons.models.steps import step_of
-from rare_token_neurons.tables import checkpoints as passes, stage
+from rare_token_neurons.tables import checkpoints as passes
 
 SUITE = "lab/suite"
 SINGLE = "model.safetensors"
@@ -45,10 +45,8 @@ def made(tmp_path_factory):
 
 
 @pytest.fixture
-def hub(tmp_path, monkeypatch):
+def hub(places, tmp_path, monkeypatch):
     """A running hub without repositories, all of whose weights will be in LFS; tables and caches of this test alone."""
-    monkeypatch.setattr(stage, "CACHE", tmp_path / "cache")
-    monkeypatch.setattr(parameters, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(weights, "FOLDER", tmp_path / "pickles")
     with connected(Hub({}, large=100), tmp_path, monkeypatch) as running:
         yield running

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import pickle
 import tarfile
 import zipfile
@@ -10,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from own_model import edit_config, network, refused, words
+from damage import flip
+from own_model import Bomb, edit_config, network, refused, words
 from safetensors.torch import load_file, save_file
 from tiny_models import FAMILIES
 from transformers import AutoModelForCausalLM
@@ -76,17 +76,19 @@ def test_a_single_file_with_the_same_tensors_is_said_to_hold_them(shards, tmp_pa
     assert measured(shards) == 1 and "which holds the same tensors, is not." in capsys.readouterr().err
 
 
-def test_nothing_else_in_the_folder_is_read(tmp_path):
-    """Leftovers of other formats, an adapter that names another model, a configuration that names another file."""
+def test_nothing_else_in_the_folder_is_read(tmp_path, monkeypatch):
+    """Leftovers of other formats, pickles, an adapter that names another model, a configuration that names another file."""
+    monkeypatch.chdir(tmp_path)
     path = written(tmp_path / "single", 1)
     hashed = checkpoints.weight_hash(str(path))
     other = (written(tmp_path / "other", 2) / "model.safetensors").read_bytes()
     for name in ("consolidated.safetensors", "adapter_model.safetensors", "model-00001-of-00001.safetensors"):
         (path / name).write_bytes(other)
     (path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tmp_path / "other")}))
-    (path / "pytorch_model.bin").write_bytes(b"code")
+    for name in ("pytorch_model.bin", "training_args.bin", "optimizer.pt", "tokenizer.pkl", "tokenizer.model", "counts.pkl"):
+        (path / name).write_bytes(pickle.dumps(Bomb()))
     edit_config(path, transformers_weights="consolidated.safetensors")
-    assert measured(path) == 1 and checkpoints.weight_hash(str(path)) == hashed
+    assert measured(path) == 1 and checkpoints.weight_hash(str(path)) == hashed and not Path("owned").exists()
 
 
 @pytest.mark.parametrize("content, words", [
@@ -184,13 +186,6 @@ def test_views_are_stored_as_what_they_show(tmp_path):
     assert torch.equal(found["row"], base[1]) and torch.equal(found["turned"], base.T) and torch.equal(found["whole"], base)
 
 
-class Bomb:
-    """Leaves a file where it is opened as a pickle."""
-
-    def __reduce__(self):
-        return os.system, ("touch owned",)
-
-
 def zipped(content):
     """What torch.save would write, with any pickle inside."""
     buffer = io.BytesIO()
@@ -254,7 +249,5 @@ def test_a_damaged_conversion_is_made_again(tmp_path, capsys):
     path = pickled(tmp_path / "pickled")
     assert measured(path, pickles="convert") == 1
     (made,) = weights.FOLDER.glob("*.safetensors")
-    content = bytearray(made.read_bytes())
-    content[-3] ^= 1
-    made.write_bytes(content)
+    flip(made, -3)
     assert measured(path, pickles="convert") == 1 and "is damaged and is made again" in capsys.readouterr().out

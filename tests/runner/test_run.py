@@ -32,13 +32,8 @@ pathlib.Path("data/cache/runs/mini-pythia/01.account.json").write_text(json.dump
 
 @pytest.mark.parametrize(("arguments", "sentence"), [
     (["-p", "sead", "1"], "did you mean seed?"),
-    (["-y", "sead: 1"], "did you mean seed?"),
     (["-p", "seed", "one"], "seed is 'one'; it must be a whole number"),
-    (["-y", "seed: [1]"], "seed is [1]; it must be a whole number"),
-    (["-y", "seed: null"], "seed is None; it must be a whole number"),
     (["-y", "seed: 2020-01-01"], "seed is no parameter with a plain value"),
-    (["-p", "seed", "-1"], "seed is -1; it must be 0 or more."),
-    (["-p", "steps", "[0, -4]"], "it must be a list of whole numbers of 0 or more (training steps"),
     (["-p", "__class__", "x"], "__class__ is no parameter"),
     (["-y", "[1, 2]"], "-y takes YAML such as"),
     (["-y", "1: 2"], "-y takes YAML such as"),
@@ -448,15 +443,6 @@ def test_deviation_from_the_commit(tree):
     assert report.from_commit([committed]) == pytest.approx(1 / 8)
     files.write_table(tree / committed, table(name=["a", "z"]))
     assert report.from_commit([committed]) == "other rows"
-
-
-def test_a_damaged_record_is_no_record(tree):
-    write(tree, "01_one")
-    assert run.main([]) == 0
-    (tree / "data/cache/runs/mini-pythia/01.json").write_text('{"key": ')
-    assert jobs.finished(jobs.plan()[0]) is None
-    assert run.main([]) == 0 and len(marks(tree)) == 2
-    assert json.loads((tree / "data/cache/runs/mini-pythia/01.json").read_text())["key"] == jobs.plan()[0].key
 
 
 def test_the_command_line_and_make_list_what_is_for_people():

@@ -10,7 +10,6 @@ import pytest
 from distributed import LocalCluster
 from small_notebooks import PARAMETERS, copy_package, marks, wait_for, write
 
-from rare_token_neurons import paths
 from rare_token_neurons.runner import jobs, sweep
 
 
@@ -46,13 +45,6 @@ def test_a_wrong_grid_is_named_by_its_line_and_starts_nothing(grid, capsys, cont
 def test_a_missing_grid_is_one_sentence(capsys):
     assert sweep.main(["no/grid.csv"]) == 2
     assert capsys.readouterr().err == "There is no grid file no/grid.csv.\n"
-
-
-def test_the_papers_grid_is_a_right_one():
-    rows = sweep.read(paths.DATA / "paper_grid.csv")
-    assert [row.jobs[0].model for row in rows] == ["EleutherAI/pythia-70m-deduped", "EleutherAI/pythia-410m-deduped"]
-    steps = next(job.values["steps"] for job in rows[0].jobs if "steps" in job.values)
-    assert steps == [0, 4000, *range(14_000, 124_001, 10_000), 143_000] and len(steps) == 15
 
 
 def test_a_row_is_a_command_and_what_two_lines_ask_for_is_there_once(grid):

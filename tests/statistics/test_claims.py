@@ -1,17 +1,13 @@
 """The rule behind the verdicts, case by case, its sentences, and what it says of a model without training."""
 
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
-import pandas as pd
 import pytest
-from scipy.special import ndtr
 from statsmodels.stats.multitest import multipletests
 
-from rare_token_neurons.statistics import claims, controls, documents, rankings, spectra
+from rare_token_neurons.statistics import claims
 from rare_token_neurons.statistics.claims import Claim, Evidence, NOT, PARTLY, REPRODUCED, UNTESTED
-from rare_token_neurons.tables import claims as evidence_of
 
 MORE = Claim("T1", "a mean", "greater")
 LESS = Claim("T1", "a mean", "less")
@@ -186,72 +182,3 @@ def test_the_claims_are_consistent(gated):
         assert set(claim.needs) <= {name for other in family[:place] for name in (other.id, other.name)}
 
 
-# ---- a model without training: independent Gaussian weights, activations of GELU neurons that read noise
-
-
-@pytest.fixture(scope="module")
-def untrained():
-    rng = np.random.default_rng(0)
-    neurons, d, texts, tokens = 400, 64, 110, 20
-    states = rng.normal(size=(texts * tokens, d)) / np.sqrt(d)
-    w_in, w_out = rng.normal(size=(neurons, d)), rng.normal(size=(d, neurons))
-    read = states @ w_in.T
-    activations = read * ndtr(read)  # GELU
-    ids = np.repeat(np.arange(texts), tokens)
-    # each ablation changes the loss by its activation times the projection of its weights on a target of its own
-    effects = np.abs((activations - activations.mean(axis=0)) * (rng.normal(size=(texts * tokens, d)) @ w_out))
-    return activations, w_in, w_out, ids, effects
-
-
-def head(values):
-    """Influence of the top 1.7 % over the median neuron's."""
-    top = rankings.top(values, max(1, round(0.017 * values.shape[-1])))
-    return np.take_along_axis(values, top, -1).mean(-1) / np.median(values, -1)
-
-
-def measured(activations, w_in, w_out, ids, effects):
-    """Evidence for each claim, gathered as the notebooks do: the group chosen on half A, measured on half B."""
-    half = ids % 2 == 0
-    per_document = np.stack([effects[ids == one].sum(axis=0) for one in np.unique(ids)])
-    n = np.unique(ids, return_counts=True)[1]
-    group = rankings.top(per_document[::2].sum(axis=0), 20)
-    anew = documents.resampled_groups(per_document[::2], n[::2], 20, draws=100, seed=0)
-    sample = controls.sample(activations[~half], ids[~half], w_out)
-    nulls = controls.control_groups(sample, group, draws=199)
-    rng = np.random.default_rng(1)
-
-    per_document = per_document[1::2] / n[1::2, None]
-    influence = per_document.mean(axis=0)
-    null = head(np.abs(rng.normal(size=(199, len(influence)))))  # order statistics of a half-normal
-    resampled = [head(per_document[rng.integers(0, len(per_document), len(per_document))].mean(axis=0)) for _ in range(200)]
-    low, high = documents.interval(head(influence), np.array(resampled), "basic")
-    p = controls.empirical_p(head(influence), null, "greater")
-    found = {"C1": Evidence(head(influence), low, high, null.mean(), (p,), 1000)}
-    none = Evidence(0.0, 0.0, 0.0, 0.0, (1.0,), 1000, word="on the line", margin=0.2)  # no plateau at any time
-    found |= {"C2 head": replace(none, p=(1.0, 1.0, 1.0)), "C2 law": replace(none, p=(), word="rejected"),
-              "C2 decay": replace(none, p=()), "C3 emergence": none, "C3 before training": none, "C7 contrast": none,
-              "C7 common": none, "C8": none}
-
-    def table(found, **columns):
-        return pd.DataFrame(found).assign(group="rare", where="rare", tokens=1000, positions=1000, documents=55, **columns)
-
-    options = {"resamples": 100, "baselines": 30}
-    statistic = partial(controls.dimensions, tokens=len(sample.values))
-    dimensions = controls.within(sample, group, nulls, controls.DIMENSIONS, statistic, **options)
-    inside = controls.within(sample, group, nulls, controls.PAIRS, controls.pairs, **options)
-    outside = controls.between(sample, group, nulls, **options)
-    own, again = (spectra.measure(w_in[groups], fits=0) for groups in (group[None], anew))
-    others = {kind: spectra.measure(w_in[groups], fits=0) for kind, groups in nulls.items()}
-    tails = controls.compare(own, again, others, spectra.SIDES, spectra.FITTED)
-    return found | {"C4": evidence_of.dimension(table(dimensions)),
-                    "C5 within": evidence_of.within(table(inside, relation="within", measure="correlation")),
-                    "C5 between": evidence_of.between(table(outside, relation="between", measure="correlation")),
-                    "C6 W_in": evidence_of.hill(table(tails, matrix="in", rows="raw"), "in")}
-
-
-def test_random_weights_reproduce_nothing(untrained):
-    table = claims.judge(measured(*untrained))
-    verdicts = table.drop_duplicates("id").set_index("id").claim_verdict
-    shown = ["name", "value", "low", "high", "null", "q", "reason"]
-    assert (verdicts[[*(f"C{i}" for i in range(1, 8))]] == NOT).all(), table[shown]
-    assert verdicts["C8"] == UNTESTED

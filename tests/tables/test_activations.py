@@ -68,13 +68,6 @@ def test_neurons_are_ranked_within_each_sign_where_there_are_enough():
     assert not activations.by_sign(rows, np.arange(199))
 
 
-def test_a_checkpoint_has_its_own_rows(planted_model):
-    rows = phase_rows(["step0", "step1"])
-    of_step = activations.rows_at(lambda settings: rows, planted_model, "step1")
-    assert set(of_step["revision"]) == {"step1"} and len(of_step) == len(rows) / 2
-    assert len(activations.rows_at(lambda settings: phase_rows([""]), planted_model, None)) == len(of_step)
-
-
 def test_planted_group_has_fewer_dimensions(planted_model):
     table = activations.activation_dimension(planted_model)
     assert set(table["where"]) == {"rare", "all"} and set(table["constant"]) == {1}

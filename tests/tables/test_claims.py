@@ -11,10 +11,11 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from rare_token_neurons import files, paths, settings as parameters
 from rare_token_neurons.figures import axes as plots, claims as claim_figures
+from rare_token_neurons.runner import sweep
 from rare_token_neurons.statistics import claims, spectra as spectra_of
 from rare_token_neurons.statistics.claims import NOT, PARTLY, REPRODUCED, UNTESTED
 from rare_token_neurons.tables import activations, claims as claim_tables, emergence, influence as influences, stage, weights
-from rare_token_neurons.text import documents as texts, rarity
+from rare_token_neurons.text import rarity
 
 P = {"p_random": 0.001, "p_matched": 0.002}
 ALIKE = {"less_random": 0.01, "less_random_low": -0.01, "less_random_high": 0.02, "less_matched": 0.01, "less_matched_low": -0.01,
@@ -233,12 +234,10 @@ def test_the_claims_have_a_source_each():
 # ---- the table of all models
 
 
-def test_the_table_is_made_anew_when_one_that_it_reads_comes_changes_or_goes(monkeypatch, tmp_path):
-    monkeypatch.setattr(parameters, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(stage, "CACHE", tmp_path / "cache")
+def test_the_table_is_made_anew_when_one_that_it_reads_comes_changes_or_goes(monkeypatch, places):
     settings = parameters.check({"positions": 700})
     place = claim_tables.everywhere(settings).results / "claims.parquet"
-    assert place.relative_to(tmp_path / "results").parts == (parameters.ALL_MODELS, "positions=700", "claims.parquet")
+    assert place.relative_to(places / "results").parts == (parameters.ALL_MODELS, "positions=700", "claims.parquet")
     with pytest.raises(FileNotFoundError, match="claims.parquet"):
         claim_tables.claims(replace(settings, recompute="never"))
 
@@ -306,6 +305,7 @@ def test_the_readme_shows_the_committed_table():
 
 def test_the_grid_is_the_papers_configuration():
     rows = claim_tables.grid()
+    assert [row.jobs[0].model for row in sweep.read(paths.DATA / "paper_grid.csv")] == [one.model for one in rows]
     assert [one.model for one in rows] == ["EleutherAI/pythia-70m-deduped", "EleutherAI/pythia-410m-deduped"]
     for one in rows:
         assert one.steps == (0, 4000, *range(14000, 124001, 10000), 143000) and len(one.steps) == 15
@@ -317,7 +317,7 @@ def test_the_grid_is_the_papers_configuration():
 
 
 @pytest.fixture(scope="module")
-def untrained(tmp_path_factory):
+def untrained(tmp_path_factory, pile):
     """Tables of a suite of two "checkpoints" whose weights are both random; without weightwatcher's fits, which take a minute."""
     folder, kept = tmp_path_factory.mktemp("untrained"), pytest.MonkeyPatch()
     for seed, step in enumerate(("step0", "step1")):
@@ -327,7 +327,7 @@ def untrained(tmp_path_factory):
         GPTNeoXForCausalLM(config).save_pretrained(folder / "model" / step)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(paths.MINI_PYTHIA / name, folder / "model")
-    pieces = texts.documents()["text"].str.slice(0, 3000)
+    pieces = pile["text"].str.slice(0, 3000)
     (folder / "text.txt").write_text("\n\n".join(pieces[pieces.str.len() > 2000].iloc[:: len(pieces) // 260]), encoding="utf-8")
     kept.setattr(parameters, "RESULTS", folder / "results")
     kept.setattr(stage, "CACHE", folder / "cache")

@@ -13,11 +13,6 @@ from transformers import PreTrainedTokenizerFast
 from rare_token_neurons.text import documents
 
 
-@pytest.fixture(scope="module")
-def pile():
-    return documents.documents()
-
-
 def test_about_five_percent_of_each_source_are_held_out(pile):
     held_out = (pile["split"] == "held-out").groupby(pile["source"]).agg(["sum", "size", "mean"])
     assert set(pile["split"]) == {"train", "held-out"}
@@ -25,11 +20,10 @@ def test_about_five_percent_of_each_source_are_held_out(pile):
     assert held_out["mean"].between(0.045, 0.05).all()
 
 
-def test_the_split_depends_on_the_names_of_a_source_alone(pile):
-    again = documents.documents()
-    pd.testing.assert_frame_equal(pile, again)
-    first = pile[pile["source"] == "austen"]["split"].to_numpy()
-    assert (first[:30] == "train").any() and not (first == np.sort(first)).all()  # drawn, not the first or last ones
+def test_the_split_depends_on_the_names_of_a_source_alone(pile, small_pile):
+    split = pile[pile["source"] == "devil"]["split"].tolist()
+    assert documents.documents()["split"].tolist() == split  # whatever else is there
+    assert "held-out" in split[10:-10]  # drawn, not the first or last ones
 
 
 def test_no_document_is_on_both_sides(pile):
@@ -114,25 +108,24 @@ def test_a_column_of_a_table_is_read_and_no_mark_up(tmp_path, capsys, name):
     assert len({documents.text_hash(f"{tmp_path / name}{column}") for column in ("", ":text", ":body")}) == 2
 
 
-@pytest.mark.parametrize(("name", "content", "sentence"), [
-    ("a.jsonl", b'{"body": "a"}\n', "The table a.jsonl has no column 'text'; it has body."),
-    ("a.json", b'["a", "b"]', "The table a.json has no column 'text'; it has 0."),
-    ("a.csv", b"one,two\n1,2\n", "The table a.csv has no column 'text'; it has one, two."),
-    ("a.jsonl", b'{"text": 0}\n{"text": "a"}\n', "The table a.jsonl holds int, not text, in its column 'text'."),
-    ("a.json", b'[{"text": ["a"]}, {"text": {"b": 1}}]', "The table a.json holds dict and list, not text, in its column"),
-    ("a.jsonl", b'{"text": null}\n{"text": " "}\n', "The table a.jsonl holds no text in its column 'text'."),
-    ("a.csv", b"text\n", "The table a.csv holds no text in its column 'text'."),
-    ("a.csv", b"", "The table a.csv cannot be read: No columns to parse from file"),
-    ("a.jsonl", b'{"text": "a"', "The table a.jsonl cannot be read: "),
-    ("a.json", b'{"text": "a"', "The table a.json cannot be read: "),
-    ("a.jsonl", b'{"text": "caf\xe9"}\n', "The table a.jsonl cannot be read: 'utf-8' codec can't decode"),
-    ("a.parquet", b"PAR1 and so on", "The table a.parquet cannot be read: "),
-    ("a.jsonl.gz", b'{"text": "a"}\n', "The table a.jsonl.gz cannot be read: "),
-    (f"{'b' * 200}.parquet", b"", f"The table {'b' * 200}.parquet cannot be read: "),
-])
-def test_a_table_that_holds_no_texts_is_one_sentence(tmp_path, name, content, sentence):
+UNREADABLE = {"a.jsonl": b'{"text": "a"', "a.json": b'{"text": "a"', "a.parquet": b"PAR1 and so on",
+              "a.jsonl.gz": b'{"text": "a"}\n', f"{'b' * 200}.parquet": b""}
+WITHOUT_TEXTS = {  # what the table is said to do, its name, what is in it
+    "has no column 'text'; it has 0.": ("a.json", b'["a", "b"]'),
+    "has no column 'text'; it has one, two.": ("a.csv", b"one,two\n1,2\n"),
+    "holds int, not text, in its column 'text'.": ("a.jsonl", b'{"text": 0}\n{"text": "a"}\n'),
+    "holds dict and list, not text, in its column": ("a.json", b'[{"text": ["a"]}, {"text": {"b": 1}}]'),
+    "holds no text in its column 'text'.": ("a.jsonl", b'{"text": null}\n{"text": " "}\n'),
+    "cannot be read: No columns to parse from file": ("a.csv", b""),
+    "cannot be read: 'utf-8' codec can't decode": ("a.jsonl", b'{"text": "caf\xe9"}\n'),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "said"), [*((*table, said) for said, table in WITHOUT_TEXTS.items()),
+                                                       *((*table, "cannot be read: ") for table in UNREADABLE.items())])
+def test_a_table_that_holds_no_texts_is_one_sentence(tmp_path, name, content, said):
     (tmp_path / name).write_bytes(content)
-    with refused(ValueError, f"^{re.escape(sentence)}"):
+    with refused(ValueError, f"^{re.escape(f'The table {name} {said}')}"):
         documents.documents(str(tmp_path / name))
 
 

@@ -10,7 +10,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import PreTrainedTokenizerFast
 
 from rare_token_neurons import paths, settings as parameters
-from rare_token_neurons.tables import rare_tokens, robustness, stage
+from rare_token_neurons.tables import rare_tokens, robustness
 from rare_token_neurons.text import documents as texts, rarity
 
 # A hand-made vocabulary: the id of a token is its place in this list. The last is the special one.
@@ -323,9 +323,8 @@ def test_no_position_on_one_side_is_one_sentence(sample):
         rarity.choose(blocks, np.array([[0, 3]]), np.array([[1, 3]]), n=10)
 
 
-def test_rare_and_common_differ_on_the_real_text():
+def test_rare_and_common_differ_on_the_real_text(pile):
     """The trap of a filter that is silently off: both sets would be the same."""
-    pile = texts.documents()
     novels = pile[pile["source"] == "austen"]["text"].head(40).str.replace("\n", " ")
     words = novels.str.findall(r" [a-z]+").explode().unique()
     backend = Tokenizer(models.WordLevel({word: row for row, word in enumerate(["?", *words])}, unk_token="?"))
@@ -349,13 +348,11 @@ def test_rare_and_common_differ_on_the_real_text():
 
 
 @pytest.fixture
-def root(tmp_path, monkeypatch):
+def root(places, small_pile):
     """Tables are written here; the caches of the module are new."""
-    monkeypatch.setattr(stage, "CACHE", tmp_path / "cache")
-    monkeypatch.setattr(parameters, "RESULTS", tmp_path / "results")
     for kept in (rare_tokens._corpus, rare_tokens._chosen):
         kept.cache_clear()
-    yield tmp_path
+    yield places
     for kept in (rare_tokens._corpus, rare_tokens._chosen):
         kept.cache_clear()
 
@@ -389,9 +386,8 @@ def test_without_the_embedded_model_nothing_was_trained_here(tmp_path, monkeypat
 
 
 def own_text(root, documents=12):
-    pile = texts.documents()
     path = root / "own.txt"
-    path.write_text("\n\n".join(pile.loc[pile["source"] == "devil", "text"].head(documents)))
+    path.write_text("\n\n".join(texts.documents()["text"].head(documents)))
     return str(path)
 
 
