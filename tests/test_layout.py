@@ -11,7 +11,6 @@ import pytest
 from small_notebooks import PACKAGE
 
 from rare_token_neurons import files, keys, paths
-from rare_token_neurons.runner import catalogue
 from rare_token_neurons.runner.jobs import find
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -84,11 +83,6 @@ def test_every_table_has_one_maker_and_says_what_it_holds():
 def test_every_table_is_described_beside_the_data():
     text = (paths.DATA / "README.md").read_text()
     assert not [name for name in keys.makers() if f"**{name}**" not in text]
-
-
-def test_the_list_of_tables_is_what_they_say_of_themselves():
-    before, shown = catalogue.README.read_text().split(catalogue.MARKERS[0])
-    assert shown.split(catalogue.MARKERS[1])[0] == catalogue.section(), "run python -m rare_token_neurons tables"
 
 
 def test_the_data_card_names_the_processor_of_the_committed_tables():
