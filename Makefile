@@ -7,7 +7,7 @@ SEED ?= 0
 STEPS ?= 6144
 RUN = .venv/bin/python -m rare_token_neurons
 
-.PHONY: help figures redraw notebooks lab book check-book suite bench check test clean
+.PHONY: help figures redraw lab book check test check-book suite bench notebooks clean
 
 help:  ## list what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -20,9 +20,6 @@ figures: .venv/.installed  ## every figure, computed from weights and text, in f
 redraw: .venv/.installed  ## every figure, drawn from the tables in data/results, without a model
 	$(RUN) run --model $(MODELS) -p recompute never
 
-notebooks: .venv/.installed  ## the executed notebooks in notebooks/, with their tables and figures, made anew
-	$(RUN) run --in-place
-
 lab: export JUPYTER_PREFER_ENV_PATH=1
 lab: .venv/.installed  ## the notebooks in JupyterLab, ready to run
 	.venv/bin/python -m jupyterlab notebooks
@@ -31,7 +28,18 @@ book: .venv/.book  ## the notebooks as a site with navigation and search, in bui
 	.venv/bin/python -m sphinx --quiet --fail-on-warning -b html -d build/doctrees notebooks build/book
 	@echo "Open build/book/index.html"
 
-check-book: book .venv/.browser  ## a report on every page of that site in a browser (Chromium): errors, and what is cut
+check test: export OMP_NUM_THREADS=1
+check: .venv/.installed  ## for who edits: do layout, style, arithmetic and one notebook still hold? (a minute)
+	.venv/bin/python -m ruff check --quiet --no-cache src tests
+	.venv/bin/python -m pytest --numprocesses 2 tests/test_layout.py tests/test_pages.py tests/test_settings.py tests/statistics tests/curve \
+	    tests/test_notebooks.py::test_03_is_drawn_from_the_committed_tables tests/test_notebooks.py::test_reads_well
+
+test: .venv/.book  ## what every test says (9 minutes on two cores)
+	.venv/bin/python -m ruff check --quiet --no-cache src tests
+	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile
+	@echo "make test: every test passed."
+
+check-book: book .venv/.browser  ## what Chromium says of every page of the site: errors, and whatever is cut
 	.venv/bin/python -m pytest -rs tests/check_book.py
 
 # Memory that is freed stays with the process: giving it back costs a third of the training time in page faults.
@@ -44,16 +52,8 @@ suite: .venv/.installed  ## mini-pythia's checkpoints, trained again (80 minutes
 bench: .venv/.installed  ## a table of how fast the kernel is here, beside the usual ways (15 minutes)
 	$(RUN) bench
 
-check test: export OMP_NUM_THREADS=1
-check: .venv/.installed  ## for who edits: do layout, style, arithmetic and one notebook still hold? (a minute)
-	.venv/bin/python -m ruff check --quiet --no-cache src tests
-	.venv/bin/python -m pytest --numprocesses 2 tests/test_layout.py tests/test_settings.py tests/statistics tests/curve \
-	    tests/test_notebooks.py::test_03_is_drawn_from_the_committed_tables tests/test_notebooks.py::test_reads_well
-
-test: .venv/.book  ## the answer of every test, on two cores (9 minutes)
-	.venv/bin/python -m ruff check --quiet --no-cache src tests
-	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile
-	@echo "make test: every test passed."
+notebooks: .venv/.installed  ## the executed notebooks in notebooks/, with their tables and figures, made anew
+	$(RUN) run --in-place
 
 clean:  ## room on the disk: data/cache (tensors, smollm2's weights) and the site go, tables and figures stay
 	rm -rf data/cache build .pytest_cache

@@ -15,3 +15,4 @@ html_static_path = ["book.css", str(Path(mathjax.__file__).parent / "static/math
 html_css_files = ["book.css"]
 mathjax_path = "tex-svg.js"  # one file, its fonts in it
 html_copy_source = html_show_sphinx = html_show_copyright = False
+html_show_search_summary = False  # it would be fetched, which a browser refuses a page opened from the disk
