@@ -12,10 +12,14 @@ PAGES = sorted(path.name for path in SITE.glob("*.html"))
 BROWSERS = [found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))]
 pytestmark = pytest.mark.skipif(not BROWSERS, reason="there is no Chromium here (on Debian: apt-get install chromium)")
 
+# What reaches beyond the page and is in no box of its own that scrolls (the article is none), and what a box hides.
 CUT = """() => [...document.querySelectorAll("body *")].filter(one => {
     const box = one.getBoundingClientRect();
+    if (one.closest("mjx-assistive-mml")) return false;  // for screen readers
+    if (one.closest("article") && getComputedStyle(one).overflowX == "hidden" && one.scrollWidth > one.clientWidth + 1)
+        return true;
     if (!box.width || box.right <= innerWidth + 1 || box.left >= innerWidth) return false;
-    for (let above = one.parentElement; above; above = above.parentElement)
+    for (let above = one.parentElement; above && above.tagName != "ARTICLE"; above = above.parentElement)
         if (/auto|scroll/.test(getComputedStyle(above).overflowX)) return false;
     return true;
 }).map(one => `${one.tagName} ${one.className}: ${Math.round(one.getBoundingClientRect().right)}`)"""
