@@ -1,4 +1,4 @@
-"""The site of `make book`: the executed notebooks as they are, with navigation and search, readable without a network."""
+"""The site of `make book`: the executed notebooks as they are, with navigation and search, without a network."""
 
 from pathlib import Path
 

@@ -1,17 +1,18 @@
-"""The README files: what code writes in them is up to date, their links lead somewhere, and the first page stays one."""
+"""The README files: what code writes there is up to date, links lead somewhere, and the first page stays one."""
 
 import re
 import subprocess
 from urllib.parse import unquote
 
+import numpy as np
 import pytest
 
 from rare_token_neurons import files, pages, paths
 from rare_token_neurons.curve import heads
 from rare_token_neurons.runner.jobs import find, source
 
-READMES = sorted({paths.ROOT / "README.md", *(path for folder in ("notebooks", "src", "data", "tests") for path in
-                                              (paths.ROOT / folder).glob("**/README.md") if paths.CACHE not in path.parents)})
+READMES = [paths.ROOT / folder / "README.md" for folder in
+           (".", "notebooks", "src", "data", "data/mini-pile", "data/mini-pythia", "tests")]
 FRONT = (paths.ROOT / "README.md").read_text("utf-8")
 OUTSIDE = ("https://", "http://", "mailto:")
 
@@ -24,7 +25,8 @@ def prose(text):
 def anchors(text):
     """What `#...` may name in a Markdown file, spelled as code hosts spell it."""
     titles = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", text, flags=re.S), re.M)
-    return {re.sub(r"[^\w\- ]", "", re.sub(r"\]\([^)]*\)", "", title)).strip().lower().replace(" ", "-") for title in titles}
+    plain = (re.sub(r"[^\w\- ]", "", re.sub(r"\]\([^)]*\)", "", title)) for title in titles)
+    return {title.strip().lower().replace(" ", "-") for title in plain}
 
 
 def broken(text, folder):
@@ -68,7 +70,8 @@ def test_links_of_a_notebook_lead_somewhere(notebook):
 
 def test_a_link_that_leads_nowhere_is_found(tmp_path):
     (tmp_path / "there.md").write_text("# A title, *with* marks\n")
-    text = '[a](there.md) [b](gone.md) [c](there.md#a-title-with-marks) [d](there.md#other) <img src="no.png"> `[e](code)`'
+    text = '[a](there.md) [b](gone.md) [c](there.md#a-title-with-marks) [d](there.md#other) ' \
+        '<img src="no.png"> `[e](code)`'
     assert list(broken(text, tmp_path)) == ["gone.md", "there.md#other", "no.png"]
 
 
@@ -79,11 +82,14 @@ def test_the_first_page_is_a_page():
 
 
 def test_the_caption_of_figure_3_says_what_the_tables_say():
-    """Left a plateau that ends in a cliff; right a head above its line, whose interval reaches it."""
+    """Left a plateau that ends in a cliff, most of it above the line; right a head whose interval reaches the line."""
     phases = files.read_table(paths.RESULTS / "smollm2/phases.parquet")
     rows = phases[(phases["sign"] == "pooled") & (phases["rule"] == f"{heads.DECIDES} head")].set_index("group")
     rare, common = rows.loc["rare"], rows.loc["common"]
     assert rare["word"] == "plateau" and rare["delta_low"] > 0 and rare["shelf"] < rare["head"]
+    curve = files.read_table(paths.RESULTS / "smollm2/rank_curves.parquet").query("group == 'rare' and sign == 'pooled'")
+    head = curve[curve["rank"] <= rare["head"]]
+    assert (np.log(head["influence"]) > rare["beta"] - rare["kappa"] * np.log(head["rank"])).mean() > 0.5
     assert common["word"] != "plateau" and common["delta_low"] <= 0 < common["delta"]
 
 

@@ -132,8 +132,9 @@ def speed():
     """How many times faster the kernel is than the usual way, from the benchmark's table in src/README.md."""
     table = (paths.ROOT / "src/README.md").read_text("utf-8")
     measured = re.findall(r"^\| (\S+) \| \(c\) .*\(c\)/\(d\) = ([\d,]+)", table, re.M)
-    return "All neurons are measured from one forward pass, by an exact closed form. Recomputing the unembedding for each " \
-        f"neuron takes {', '.join(f'{times} times as long ({model})' for model, times in measured)}."
+    said = ", ".join(f"{times} times as long ({model})" for model, times in measured)
+    return "All neurons are measured from one forward pass, by an exact closed form. " \
+        f"Recomputing the unembedding for each neuron takes {said}."
 
 
 # ---- writing
