@@ -87,7 +87,8 @@ def test_the_caption_of_figure_3_says_what_the_tables_say():
     rows = phases[(phases["sign"] == "pooled") & (phases["rule"] == f"{heads.DECIDES} head")].set_index("group")
     rare, common = rows.loc["rare"], rows.loc["common"]
     assert rare["word"] == "plateau" and rare["delta_low"] > 0 and rare["shelf"] < rare["head"]
-    curve = files.read_table(paths.RESULTS / "smollm2/rank_curves.parquet").query("group == 'rare' and sign == 'pooled'")
+    curves = files.read_table(paths.RESULTS / "smollm2/rank_curves.parquet")
+    curve = curves[(curves["group"] == "rare") & (curves["sign"] == "pooled")]
     head = curve[curve["rank"] <= rare["head"]]
     assert (np.log(head["influence"]) > rare["beta"] - rare["kappa"] * np.log(head["rank"])).mean() > 0.5
     assert common["word"] != "plateau" and common["delta_low"] <= 0 < common["delta"]
