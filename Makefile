@@ -7,49 +7,56 @@ SEED ?= 0
 STEPS ?= 6144
 RUN = .venv/bin/python -m rare_token_neurons
 
-.PHONY: help figures redraw notebooks lab suite bench check test clean
+.PHONY: help figures redraw lab book check test check-book suite bench notebooks clean
 
-help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+help:  ## list what there is to make
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo "Variables: MODELS=$(MODELS)  SEED=$(SEED)  STEPS=$(STEPS)  PYTHON=$(PYTHON)  TORCH_INDEX=<package index to take torch from>"
 
-figures: .venv/.installed  ## run every notebook on the embedded models, two at a time; figures/<model>/ is the result
+figures: .venv/.installed  ## every figure, computed from weights and text, in figures/<model>/
 	$(RUN) run --model $(MODELS)
 
-redraw: .venv/.installed  ## draw every figure again from the tables in data/results, without a model
+redraw: .venv/.installed  ## every figure, drawn from the tables in data/results, without a model
 	$(RUN) run --model $(MODELS) -p recompute never
 
-notebooks: .venv/.installed  ## refresh the executed notebooks in notebooks/
-	$(RUN) run --in-place
-
 lab: export JUPYTER_PREFER_ENV_PATH=1
-lab: .venv/.installed  ## open the notebooks in JupyterLab, with the kernel of .venv
+lab: .venv/.installed  ## the notebooks in JupyterLab, ready to run
 	.venv/bin/python -m jupyterlab notebooks
+
+book: .venv/.book  ## the notebooks as a site with navigation and search, in build/book/index.html
+	.venv/bin/python -m sphinx --quiet --fail-on-warning -b html -d build/doctrees notebooks build/book
+	@echo "Open build/book/index.html"
+
+check test: export OMP_NUM_THREADS=1
+check: .venv/.installed  ## for who edits: do layout, style, arithmetic and one notebook still hold? (a minute)
+	.venv/bin/python -m ruff check --quiet --no-cache src tests
+	.venv/bin/python -m pytest --numprocesses 2 tests/test_layout.py tests/test_pages.py tests/test_settings.py tests/statistics tests/curve \
+	    tests/test_notebooks.py::test_03_is_drawn_from_the_committed_tables tests/test_notebooks.py::test_reads_well
+
+test: .venv/.book  ## what every test says (9 minutes on two cores)
+	.venv/bin/python -m ruff check --quiet --no-cache src tests
+	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile
+	@echo "make test: every test passed."
+
+check-book: book .venv/.browser  ## what Chromium says of every page of the site: errors, and whatever is cut
+	.venv/bin/python -m pytest -rs tests/check_book.py
 
 # Memory that is freed stays with the process: giving it back costs a third of the training time in page faults.
 suite: export MALLOC_ARENA_MAX=1
 suite: export MALLOC_MMAP_MAX_=0
 suite: export MALLOC_TRIM_THRESHOLD_=8000000000
-suite: .venv/.installed  ## train mini-pythia's checkpoints again (about 80 minutes on 2 cores); SEED=1 STEPS=1536 trains another one
+suite: .venv/.installed  ## mini-pythia's checkpoints, trained again (80 minutes on 2 cores); SEED=1 STEPS=1536: another one
 	$(RUN) suite --seed $(SEED) --steps $(STEPS)
 
-bench: .venv/.installed  ## time the ablation of every neuron, beside one forward pass and the usual ways (about 15 minutes)
+bench: .venv/.installed  ## a table of how fast the kernel is here, beside the usual ways (15 minutes)
 	$(RUN) bench
 
-check test: export OMP_NUM_THREADS=1
-check: .venv/.installed  ## for who edits: layout, style, arithmetic, one notebook (a minute)
-	.venv/bin/python -m ruff check --quiet --no-cache src tests
-	.venv/bin/python -m pytest --numprocesses 2 tests/test_layout.py tests/test_settings.py tests/statistics tests/curve \
-	    tests/test_notebooks.py::test_03_is_drawn_from_the_committed_tables tests/test_notebooks.py::test_reads_well
+notebooks: .venv/.installed  ## the executed notebooks in notebooks/, with their tables and figures, made anew
+	$(RUN) run --in-place
 
-test: .venv/.installed  ## run all tests, a file at a time on each of two cores
-	.venv/bin/python -m ruff check --quiet --no-cache src tests
-	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile
-	@echo "make test: every test passed."
-
-clean:  ## empty data/cache (run records, cached tensors, smollm2's weights); tables and figures stay
-	rm -rf data/cache .pytest_cache
+clean:  ## room on the disk: data/cache (tensors, smollm2's weights) and the site go, tables and figures stay
+	rm -rf data/cache build .pytest_cache
 
 .venv/.installed: pyproject.toml requirements.lock
 	@$(or $(PYTHON),false) -c '$(RIGHT)' || \
@@ -57,4 +64,8 @@ clean:  ## empty data/cache (run records, cached tensors, smollm2's weights); ta
 	$(PYTHON) -m venv .venv
 	$(if $(TORCH_INDEX),.venv/bin/python -m pip install --quiet --constraint requirements.lock --no-deps --index-url $(TORCH_INDEX) torch)
 	.venv/bin/python -m pip install --quiet --constraint requirements.lock --editable '.[test]'
+	touch $@
+
+.venv/.book .venv/.browser: .venv/.%: .venv/.installed
+	.venv/bin/python -m pip install --quiet --constraint requirements.lock --editable '.[$*]'
 	touch $@

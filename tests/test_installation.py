@@ -39,6 +39,14 @@ def test_every_pin_has_a_wheel_for_each_python(tmp_path):
     assert len(compiled) > 20 and not any(process.returncode for process in asked.values()), said
 
 
+def test_the_check_runs_on_each_python_with_actions_that_cannot_change():
+    text = (paths.ROOT / ".github/workflows/tests.yml").read_text()
+    assert re.search(r"python: \[(.+)\]", text)[1] == ", ".join(f'"{version}"' for version in ("3.11", *LATER))
+    used = re.findall(r"uses: (\S+)", text)
+    assert used and all(re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", action) for action in used)
+    assert "secrets." not in text
+
+
 @pytest.mark.parametrize("there, taken", [(("3.11", "3.13"), "3.11"), (("3.12", "3.14", "3.13"), "3.14"), (("3.12",), "3.12")])
 def test_make_takes_python_3_11_else_the_newest(tmp_path, there, taken):
     for name in ("3", "3.11", *LATER):

@@ -11,7 +11,6 @@ import pytest
 from small_notebooks import PACKAGE
 
 from rare_token_neurons import files, keys, paths
-from rare_token_neurons.runner import catalogue
 from rare_token_neurons.runner.jobs import find
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -81,11 +80,6 @@ def test_every_table_has_one_maker_and_says_what_it_holds():
     assert {node.name for _, node in found} - told == SAID_IN_ONE_LINE
     committed = {path.stem for path in paths.RESULTS.glob("*/*.parquet") if path.parent != paths.MINI_PYTHIA_SEEDS}
     assert committed - {"training_log"} <= set(keys.makers())
-
-
-def test_the_list_of_tables_is_what_they_say_of_themselves():
-    before, shown = catalogue.README.read_text().split(catalogue.MARKERS[0])
-    assert shown.split(catalogue.MARKERS[1])[0] == catalogue.section(), "run python -m rare_token_neurons tables"
 
 
 def test_the_data_card_names_the_processor_of_the_committed_tables():

@@ -12,7 +12,7 @@ COMMANDS = {
     "suite": ("embedded.mini_pythia.train", "main", "train mini-pythia's checkpoints"),
     "calibrate": ("tables.nulls", "calibrate", "count on planted samples how often the curve's tests answer rightly"),
     "bench": ("bench", "main", "time the ablation of every neuron"),
-    "tables": ("runner.catalogue", "main", "write the list of tables in data/README.md from what they say of themselves"),
+    "pages": ("pages", "main", "write the parts of the README files that come from tables, notebooks and docstrings"),
 }
 AUDITED = ("steps", "stage", "keep_weights", "pickles")  # parameters of `audit`
 INNER = {"row": ("runner.sweep", "row", "one row of a grid, in the process that `sweep` starts for it")}  # not for people

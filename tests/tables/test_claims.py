@@ -295,14 +295,6 @@ def test_an_axis_over_much_more_than_itself_is_logarithmic():
     assert low < -0.05 and 0.05 < high < 0.2
 
 
-def test_the_readme_shows_the_committed_table():
-    readme, committed = (paths.ROOT / "README.md").read_text(), paths.RESULTS / parameters.ALL_MODELS / "claims.parquet"
-    if "<!-- claims -->" not in readme:
-        pytest.skip("the README has no claims table yet")
-    shown = readme.split("<!-- claims -->")[1].split("<!-- /claims -->")[0]
-    assert claim_figures.markdown(pd.read_parquet(committed)) in shown
-
-
 def test_the_grid_is_the_papers_configuration():
     rows = claim_tables.grid()
     assert [row.jobs[0].model for row in sweep.read(paths.DATA / "paper_grid.csv")] == [one.model for one in rows]

@@ -1,0 +1,163 @@
+"""The parts of the README files that code writes: findings, speed, claims, notebooks, tables, each between its markers.
+
+`python -m rare_token_neurons pages` writes them; a test holds them to the tables, notebooks and docstrings.
+"""
+
+import argparse
+import ast
+import inspect
+import re
+
+import numpy as np
+import pandas as pd
+
+from rare_token_neurons import files, keys, paths, settings
+from rare_token_neurons.figures import claims as draw
+from rare_token_neurons.runner import jobs, report
+
+INDEX = paths.NOTEBOOKS / "index.md"  # of the book: its table of contents is the reading order
+ANSWERS = {draw.REPRODUCED: "yes", draw.PARTLY: "in part", draw.NOT: "no"}
+# Part of a claim: the question it answers, and its value in words; of heights above a law (e-folds) the ratio is told.
+FINDINGS = {
+    "C1": ("Do a few neurons matter far more for rare words than the others?",
+           "{} times the median neuron's effect; ranked random numbers give {}"),
+    "C2 head": ("Do they stand above the power law of the others, as a plateau?", "{} times the law's line"),
+    "C3 emergence": ("Do they rise above it in training?", "{} times their height at the start"),
+    "C4": ("Are they active in fewer dimensions than random neurons?", "{} dimensions a neuron"),
+}
+
+
+# ---- claims and findings
+
+
+def of_claims():
+    """The committed claims table."""
+    return files.read_table(paths.RESULTS / settings.ALL_MODELS / "claims.parquet")
+
+
+def claims():
+    """Every claim in numbers, as a Markdown table."""
+    return draw.markdown(of_claims())
+
+
+def finding(row):
+    """What one model answers to a question of `FINDINGS`, in words."""
+    if row["verdict"] not in ANSWERS:
+        return f"{row['verdict']}: {row['reason']}"
+    folds = "e-folds" in row["statistic"]
+    value, low, high, null = (draw.number(np.exp(row[name]) if folds else row[name])
+                              for name in ("value", "low", "high", "null"))
+    return f"**{ANSWERS[row['verdict']]}**: {FINDINGS[row['name']][1].format(f'{value} [{low}, {high}]', null)} " \
+        f"({draw.why(row)})"
+
+
+def findings():
+    """Four findings in plain words as a Markdown table: a question a row, a model that was run a column."""
+    of = {draw.short(model): rows.set_index("name", drop=False).loc[list(FINDINGS)].apply(finding, axis=1)
+          for model, rows in of_claims().groupby("model", sort=False) if rows["reason"].iloc[0] != draw.PENDING}
+    rows = [["", *of], ["---"] * (1 + len(of)),
+            *([question, *(said[name] for said in of.values())] for name, (question, _) in FINDINGS.items())]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+# ---- notebooks and figures
+
+
+def in_order():
+    """The notebooks in the order in which to read them: that of the book."""
+    found = {path.stem: path for path in jobs.find()}
+    return [found[name] for name in re.findall(r"^\d\d_\w+$", INDEX.read_text("utf-8"), re.M)]
+
+
+def minutes(notebook):
+    """What a notebook took, in words: "0.5 minutes (mini-pythia), 1.0 (smollm2)", or "" where it was not measured."""
+    measured = pd.read_csv(paths.RESULTS / report.MINUTES)
+    rows = measured[measured["notebook"] == notebook.stem]
+    return ", ".join(f"{row.seconds / 60:.1f} ({row.model})" for row in rows.itertuples())
+
+
+def figure(name, preferred, told):
+    """A figure as a line: its picture of the preferred model, else of any, and what the first cell tells of it."""
+    pictures = sorted(paths.FIGURES.glob(f"*/{name}.png"), key=lambda path: (path.parent.name != preferred, path))
+    shown = f"[{name}](../{paths.shown(pictures[0])})" if pictures else f"`{name}`"
+    return f"- {shown}" + (re.findall(rf"`{name}`((?: \([^)]+\))?(?:: [^;.]+)?)", told) or [""])[0]
+
+
+def notebook(path):
+    """One notebook as a section: its question, what it took, its tables, its figures."""
+    cells = jobs.source(path)
+    code, first = "\n".join(text for kind, text in cells if kind == "code"), cells[0][1]
+    title, question = first.splitlines()[0].lstrip("# "), re.search(r"\*\*Question\.\*\* (.+)", first)[1]
+    tables = ", ".join(f"`{name}`" for name in dict.fromkeys(re.findall(r'\.table\("(\w+)"\)', code)))
+    names = dict.fromkeys(re.findall(r'\.save\([^)]*"(fig\w+)"', code))
+    preferred = jobs.defaults(path).get("model", settings.ALL_MODELS)
+    took = f" Minutes: {said}." if (said := minutes(path)) else ""
+    return "\n".join([f"### [{title}]({path.name})", "", question, "", f"Tables: {tables}.{took}", "",
+                      *(figure(name, preferred, first) for name in names)])
+
+
+def notebooks():
+    """Every notebook in reading order, with what it makes."""
+    return "\n\n".join(map(notebook, in_order()))
+
+
+# ---- tables
+
+
+def entry(name, docstring, read_by):
+    """One table as a paragraph in Markdown: its name, the notebooks that read it, what it is, its columns."""
+    said, _, columns = inspect.cleandoc(docstring).partition("\nReturns\n-------\n")
+    where = f" ({', '.join(read_by)})" if read_by else ""
+    return f"**{name}**{where}: {' '.join([*said.split(), *columns.split()])}"
+
+
+def tables():
+    """All tables, in the order of the notebooks that read them, as Markdown paragraphs."""
+    makers, read = keys.makers(), {}
+    for path in jobs.find():
+        code = "\n".join(text for kind, text in jobs.source(path) if kind == "code")
+        for name in dict.fromkeys(re.findall(r'\.table\("(\w+)"\)', code)):
+            read.setdefault(name, []).append(path.name[:2])
+    docstrings = {node.name: ast.get_docstring(node) for module in dict.fromkeys(makers.values())
+                  for node in ast.parse(keys.TEXTS[module]).body if makers.get(getattr(node, "name", "")) == module}
+    modules = list(dict.fromkeys(makers.values()))
+    order = sorted(makers, key=lambda name: (read.get(name, ["99"])[0], modules.index(makers[name])))
+    return "\n\n".join(entry(name, docstrings[name], read.get(name, [])) for name in order)
+
+
+# ---- speed
+
+
+def speed():
+    """How many times faster the kernel is than the usual way, from the benchmark's table in src/README.md."""
+    table = (paths.ROOT / "src/README.md").read_text("utf-8")
+    measured = re.findall(r"^\| (\S+) \| \(c\) .*\(c\)/\(d\) = ([\d,]+)", table, re.M)
+    said = ", ".join(f"{times} times as long ({model})" for model, times in measured)
+    return "All neurons are measured from one forward pass, by an exact closed form. " \
+        f"Recomputing the unembedding for each neuron takes {said}."
+
+
+# ---- writing
+
+
+WRITTEN = ((findings, paths.ROOT), (speed, paths.ROOT), (notebooks, paths.NOTEBOOKS), (claims, paths.NOTEBOOKS),
+           (tables, paths.DATA))
+
+
+def between(name, text, made=None):
+    """What stands between the markers of a part, or the whole text with `made` in its place."""
+    before, rest = text.split(f"<!-- {name} -->\n")
+    now, after = rest.split(f"\n<!-- /{name} -->")
+    return now if made is None else f"{before}<!-- {name} -->\n{made}\n<!-- /{name} -->{after}"
+
+
+def main(argv=None):
+    """Command line of `pages`: write every part."""
+    argparse.ArgumentParser(prog="python -m rare_token_neurons pages", description=__doc__).parse_args(argv)
+    for make, folder in WRITTEN:
+        readme = folder / "README.md"
+        text = between(make.__name__, readme.read_text("utf-8"), make())
+        with files.new_file(readme) as temporary:
+            temporary.write_text(text, "utf-8")
+        print(f"Done: {make.__name__} in {paths.shown(readme)}")
+    return 0
