@@ -35,8 +35,8 @@ WRONG = [
     ({"ranking": ""}, "ranking is ''; it may be split_half or same_tokens."),
     ({"ablation": "Zero"}, "ablation is 'Zero'; it may be mean or zero or resample."),
     ({"recompute": "yes"}, "recompute is 'yes'; it may be changed or always or never."),
-    ({"model": 3}, "model is 3; it must be text (mini-pythia, smollm2, a folder, a GGUF file, or a hub id)."),
-    ({"model": " "}, "model is empty; it must be mini-pythia, smollm2, a folder, a GGUF file, or a hub id."),
+    ({"model": 3}, "model is 3; it must be text (smollm2, gemma3, mini-pythia, a folder, a GGUF file, or a hub id)."),
+    ({"model": " "}, "model is empty; it must be smollm2, gemma3, mini-pythia, a folder, a GGUF file, or a hub id."),
     ({"model": "."}, f"model is '{paths.ROOT}'; a model's folder cannot be one that holds this repository."),
     ({"model": "x" * 300}, "model is longer than the name of a folder may be."),
     ({"text": "x" * 300}, "text is 'xxx"),
@@ -159,7 +159,7 @@ def test_folders_name_the_model_and_what_is_no_default():
 
 def test_a_cell_declares_what_it_is_asked_for_in_one_order():
     assert parameters.cell(["seed", "model", "steps"], model="mini-pythia") == (
-        'model: str = "mini-pythia"  # mini-pythia, smollm2, a folder, a GGUF file, or a hub id\n'
+        'model: str = "mini-pythia"  # smollm2, gemma3, mini-pythia, a folder, a GGUF file, or a hub id\n'
         "steps: list = []  # training steps, such as [0, 512]; empty: the last one, in 02 and 04 all\n"
         "seed: int = 0  # of every random choice")
     namespace = {}

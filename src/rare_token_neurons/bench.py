@@ -62,7 +62,8 @@ def tokens_of(subject, n):
         return torch.randint(subject.n_vocab, (blocks, BLOCK), generator=torch.Generator().manual_seed(1))
     table = texts.documents().query("split == 'held-out'").sample(frac=1, random_state=1)
     ids = texts.encode(subject.tokenizer, table["text"])
-    return torch.from_numpy(rarity.blocks(ids, np.arange(len(ids))).tokens[:blocks])
+    made = rarity.blocks(ids, np.arange(len(ids)), opening=texts.opening(subject.tokenizer))
+    return torch.from_numpy(made.tokens[:blocks])
 
 
 def scored(subject, n):
