@@ -104,7 +104,7 @@ def of_head(table):
     """Which rows of `linearity` are the head's; where it has none, the rare group's: bool, by row, and its name."""
     if table["in_head"].any():
         return table["in_head"], "head"
-    return table["rank"] <= table["size"], "rare group (no head is raised)"
+    return table["rank"] <= table["size"], "rare group, since no head is raised"
 
 
 def linear(ax, table, measure):
@@ -159,6 +159,16 @@ def linear_over_steps(ax, training, measure):
 def always_on(table):
     """Which neurons are linear maps that are always on, by `linearity`: bool, by row."""
     return (table["openness"] >= ALWAYS_ON) & (table["r2"] >= LINEAR)
+
+
+def answer(table):
+    """Whether most neurons of the head are linear maps that are always on, "yes" or "no", and how many: two texts.
+
+    table : `linearity` of one checkpoint at rare targets.
+    """
+    inside, name = of_head(table)
+    count = always_on(table[inside]).sum()
+    return "yes" if 2 * count > inside.sum() else "no", f"{count} of {inside.sum()} neurons of the {name}"
 
 
 def made_of(table):
