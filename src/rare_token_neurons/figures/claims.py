@@ -9,8 +9,9 @@ from matplotlib.ticker import LogLocator, MaxNLocator, ScalarFormatter
 from rare_token_neurons.figures import axes, portraits
 from rare_token_neurons.figures.axes import title  # for the notebook, as EVERY, EMBEDDED, GRID and grid are
 from rare_token_neurons.figures.words import between
+from rare_token_neurons.packages import EMBEDDED
 from rare_token_neurons.statistics.claims import EVERY, NOT, PARTLY, REPRODUCED, UNTESTED, VERDICTS
-from rare_token_neurons.tables.claims import EMBEDDED, GRID, PENDING, from_commit, grid, linearity
+from rare_token_neurons.tables.claims import GRID, PENDING, from_commit, grid, linearity
 
 RULES = {"no plateau": "no plateau, one-sided", "law": "by its test", "decay": "in 95 % of the draws"}  # in words
 FILLS = {REPRODUCED: "full", PARTLY: "left", NOT: "none", UNTESTED: "none"}

@@ -104,7 +104,7 @@ def of_head(table):
     """Which rows of `linearity` are the head's; where it has none, the rare group's: bool, by row, and its name."""
     if table["in_head"].any():
         return table["in_head"], "head"
-    return table["rank"] <= table["size"], "rare group, since no head is raised"
+    return table["rank"] <= table["size"], "rare group (no head is raised)"
 
 
 def linear(ax, table, measure):
@@ -168,7 +168,7 @@ def answer(table):
     """
     inside, name = of_head(table)
     count = always_on(table[inside]).sum()
-    return "yes" if 2 * count > inside.sum() else "no", f"{count} of {inside.sum()} neurons of the {name}"
+    return "yes" if 2 * count > inside.sum() else "no", f"{count} of {inside.sum()} neurons of the {name.split(' (')[0]}"
 
 
 def made_of(table):

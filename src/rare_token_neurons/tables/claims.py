@@ -14,12 +14,11 @@ import pandas as pd
 
 from rare_token_neurons import files, paths, settings as parameters
 from rare_token_neurons.curve import heads
-from rare_token_neurons.packages import NAMED
+from rare_token_neurons.packages import EMBEDDED, NAMED
 from rare_token_neurons.statistics import claims as rule, controls
 from rare_token_neurons.statistics.claims import Evidence, LEAST_POSITIONS, contrast, item, lightest
 from rare_token_neurons.tables.stage import made_here, table
 
-EMBEDDED = ("smollm2", "mini-pythia")  # run unless others are asked for
 GRID = paths.DATA / "paper_grid.csv"  # the paper's own configuration, a row a model
 # What a note of the table says: named here, for the words of a `raise` are no part of a key.
 PENDING, LATE, ONE = "not run yet", "the first checkpoint is not step 0", "the model has no checkpoints"

@@ -75,7 +75,7 @@ def encode(tokenizer, texts):
 def opening(tokenizer):
     """The special tokens that a tokenizer puts before every text, such as <bos>, list of int; [] for most.
 
-    A model that was trained with them is lost without: Gemma 3 needs about 60 tokens to recover.
+    A model that was trained with them is lost without: Gemma 3's loss is 1.3 nats a token higher.
     """
     whole = tokenizer.backend_tokenizer.encode("a")
     return [token for token, _ in takewhile(itemgetter(1), zip(whole.ids, whole.special_tokens_mask))]
