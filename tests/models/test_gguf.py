@@ -191,7 +191,7 @@ def test_a_package_in_pieces_is_one_model_with_its_terms_beside_it(package, caps
     assert all(torch.equal(found, expected[name]) for name, found in subject.model.state_dict().items())
     assert checkpoints.revisions("tiny") == [] and (packages.folder("tiny") / "NOTICE.md").read_text() == "Be kind."
     checkpoints.load("tiny")
-    packages.tell_terms("tiny")
+    packages.tell_terms("tiny")  # said before the fetch, and not again
     assert capsys.readouterr().err.count("Tiny is free.") == 1
 
 

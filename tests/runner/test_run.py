@@ -149,7 +149,7 @@ def test_a_failing_notebook_is_kept_and_ends_what_waits_for_it(tree, capsys):
     both = ["--model", "mini-pythia,smollm2"]
     assert run.main(both) == 1
     shown = capsys.readouterr()
-    assert shown.err.strip().splitlines() == [
+    assert shown.err.strip().splitlines()[-2:] == [  # before them smollm2's terms, where it is still to be fetched
         "data/cache/runs/mini-pythia/02_fails.ipynb, kept, stopped at cell [3]: # a comment",
         "ValueError: there is no rare position",
     ]

@@ -368,7 +368,7 @@ def main(argv=None):
             return 2
         print(dry_run(jobs, [finished(job) for job in jobs]))
         return 0
-    for model in dict.fromkeys(job.model for job in jobs):
+    for model in dict.fromkeys(job.model for job in jobs if job.recompute != "never"):
         packages.tell_terms(model)
     records, skipped, errors = run(jobs, in_place=arguments.in_place, places=arguments.jobs)
     for error in errors:
