@@ -232,7 +232,7 @@ def models(settings):
     """The settings of every model in the claims table: the embedded ones with these settings, others of `packages.NAMED`
     that have tables, and the paper's grid."""
     named = [replace(settings, model=name) for name in NAMED]
-    return [one for one in named if one.model in EMBEDDED or _there_of(one)] + [
+    return [one for one in named if one.model in EMBEDDED or _lying(one)] + [
         replace(one, recompute=settings.recompute) for one in grid()]
 
 
@@ -246,14 +246,14 @@ def _places(one):
     return {name: one.results / f"{name}.parquet" for name in NOTEBOOKS}
 
 
-def _there_of(one):
+def _lying(one):
     return [place for place in _places(one).values() if place.exists()]
 
 
 def from_commit(settings):
     """Names of the models whose tables are read as they were committed: run on request alone, and not in this checkout."""
     return [one.model for one in models(settings)
-            if one.model in NAMED and one.model not in EMBEDDED and not all(map(made_here, _there_of(one)))]
+            if one.model in NAMED and one.model not in EMBEDDED and not all(map(made_here, _lying(one)))]
 
 
 def linearity(settings):
