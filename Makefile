@@ -55,7 +55,7 @@ bench: .venv/.installed  ## a table of how fast the kernel is here, beside the u
 notebooks: .venv/.installed  ## the executed notebooks in notebooks/, with their tables and figures, made anew
 	$(RUN) run --in-place
 
-clean:  ## room on the disk: data/cache (tensors, smollm2's weights) and the site go, tables and figures stay
+clean:  ## room on the disk: data/cache (tensors, fetched weights) and the site go, tables and figures stay
 	rm -rf data/cache build .pytest_cache
 
 .venv/.installed: pyproject.toml requirements.lock

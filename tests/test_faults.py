@@ -18,7 +18,7 @@ from damage import DAMAGE
 from safetensors.torch import save_file
 from small_notebooks import begin, copy_package, wait_for, write
 
-from rare_token_neurons import files, paths, settings as parameters
+from rare_token_neurons import files, packages, paths, settings as parameters
 from rare_token_neurons.embedded.mini_pythia import train as training
 from rare_token_neurons.figures import axes
 from rare_token_neurons.models import gguf
@@ -301,24 +301,25 @@ def test_a_damaged_account_is_one_sentence(tree, capsys):
 def test_smollm2s_folder_is_made_again_where_it_is_damaged(tmp_path, monkeypatch, capsys, name, damage):
     made = []
 
-    def make(target):  # the real one fetches 90 MB
+    def make(model, target):  # the real one fetches 90 MB
         made.append(1)
         (target / "model.safetensors").write_bytes(b"weights" * 100)
         (target / "tokenizer.json").write_text("{}")
 
     def times_made():
-        gguf.smollm2.cache_clear()
-        gguf.smollm2()
+        gguf.of_package.cache_clear()
+        gguf.of_package("smollm2")
         return len(made)
 
-    monkeypatch.setattr(gguf, "FOLDER", tmp_path / "smollm2")
+    monkeypatch.setattr(packages, "CACHE", tmp_path)
     monkeypatch.setattr(gguf, "_make", make)
     assert times_made() == times_made() == 1 and not capsys.readouterr().out
-    before = files.read_json(gguf.FOLDER / gguf.SEAL)
-    damage(gguf.FOLDER / name)
-    assert times_made() == 2 and capsys.readouterr().out == "smollm2 is damaged and is made again.\n"
-    assert times_made() == 2 and files.read_json(gguf.FOLDER / gguf.SEAL) == before
-    gguf.smollm2.cache_clear()
+    folder = packages.folder("smollm2")
+    before = files.read_json(folder / gguf.SEAL)
+    damage(folder / name)
+    assert times_made() == 2 and capsys.readouterr().out == f"{folder.name} is damaged and is made again.\n"
+    assert times_made() == 2 and files.read_json(folder / gguf.SEAL) == before
+    gguf.of_package.cache_clear()
 
 
 # ---- a checkpoint disappears

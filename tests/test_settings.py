@@ -24,8 +24,8 @@ WRONG = [
     ({"words_only": 1}, "words_only is 1; it must be true or false ("),
     ({"steps": [0, -4]}, "steps is [0, -4]; it must be a list of whole numbers of 0 or more (training steps, such as [0, 512]"),
     ({"neurons": [5.5]}, "neurons is [5.5]; it must be a list of whole numbers of 0 or more (neurons to portray"),
-    ({"model": 3}, "model is 3; it must be text (mini-pythia, smollm2, a folder, a GGUF file, or a hub id)."),
-    ({"model": " "}, "model is empty; it must be mini-pythia, smollm2, a folder, a GGUF file, or a hub id."),
+    ({"model": 3}, "model is 3; it must be text (smollm2, gemma3, mini-pythia, a folder, a GGUF file, or a hub id)."),
+    ({"model": " "}, "model is empty; it must be smollm2, gemma3, mini-pythia, a folder, a GGUF file, or a hub id."),
     ({"model": "."}, f"model is '{paths.ROOT}'; a model's folder cannot be one that holds this repository."),
     ({"model": "x" * 300}, "model is longer than the name of a folder may be."),
     ({"text": "x" * 300}, "text is 'xxx"),
@@ -148,7 +148,7 @@ def test_folders_name_the_model_and_what_is_no_default():
 
 def test_a_cell_declares_what_it_is_asked_for_in_one_order():
     assert parameters.cell(["seed", "model", "steps"], model="mini-pythia") == (
-        'model: str = "mini-pythia"  # mini-pythia, smollm2, a folder, a GGUF file, or a hub id\n'
+        'model: str = "mini-pythia"  # smollm2, gemma3, mini-pythia, a folder, a GGUF file, or a hub id\n'
         "steps: list = []  # training steps, such as [0, 512]; empty: the last one, in 02 and 04 all\n"
         "seed: int = 0  # of every random choice")
     namespace = {}

@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from rare_token_neurons import paths
+from rare_token_neurons import packages, paths
 from rare_token_neurons.ablation.capture import capture
 from rare_token_neurons.ablation.neurons import TOLERANCE, influence, loss_changes
 from rare_token_neurons.curve import calibration, heads
@@ -38,7 +38,8 @@ CHECKED = 64  # neurons, and positions, on which the error is measured
 SQUARE = 3072  # rows of the matrices by which the processor's speed is taken
 FORWARD, HOOKED = 4096, 1024  # tokens of (a) and (b)
 UNEMBEDDED = 4  # neurons of (c)
-MODELS = (*SHAPES, "smollm2", "mini-pythia")
+MODELS = (*SHAPES, *(name for name in packages.NAMED  # others are fetched on request alone
+                     if name in packages.EMBEDDED or packages.folder(name).exists()))
 GROUP, DOCUMENTS = 2_000, 300  # positions of a group in one checkpoint, and documents that they lie in
 CHECKPOINTS = 154  # of a Pythia model
 
@@ -62,7 +63,8 @@ def tokens_of(subject, n):
         return torch.randint(subject.n_vocab, (blocks, BLOCK), generator=torch.Generator().manual_seed(1))
     table = texts.documents().query("split == 'held-out'").sample(frac=1, random_state=1)
     ids = texts.encode(subject.tokenizer, table["text"])
-    return torch.from_numpy(rarity.blocks(ids, np.arange(len(ids))).tokens[:blocks])
+    made = rarity.blocks(ids, np.arange(len(ids)), opening=texts.opening(subject.tokenizer))
+    return torch.from_numpy(made.tokens[:blocks])
 
 
 def scored(subject, n):

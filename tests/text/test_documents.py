@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from own_model import refused
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from rare_token_neurons.text import documents
@@ -80,6 +80,14 @@ def test_encoding_is_whole_and_adds_nothing():
     backend.enable_padding(length=9)
     found = documents.encode(PreTrainedTokenizerFast(tokenizer_object=backend), [" the cat.", "", " the the the cat"])
     assert [ids.tolist() for ids in found] == [[0, 1, 2], [], [0, 0, 0, 1]]
+
+
+def test_what_a_tokenizer_begins_a_text_with_is_its_opening():
+    backend = Tokenizer(models.WordLevel({"a": 0, "<s>": 1, "</s>": 2}, unk_token="a"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    assert documents.opening(tokenizer) == []
+    backend.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
+    assert documents.opening(PreTrainedTokenizerFast(tokenizer_object=backend)) == [1]
 
 
 # ---- a column of texts

@@ -49,6 +49,13 @@ def test_no_block_crosses_documents(monkeypatch):
     assert found.tokens.dtype == found.document.dtype == np.int64
 
 
+def test_a_block_begins_as_the_tokenizer_begins_a_text(monkeypatch):
+    monkeypatch.setattr(rarity, "BLOCK", 4)
+    found = rarity.blocks([np.arange(10), np.arange(100, 102)], [5, 6], opening=[77])
+    np.testing.assert_array_equal(found.tokens, [[77, 0, 1, 2], [77, 3, 4, 5], [77, 6, 7, 8]])
+    assert found.tokens.dtype == np.int64 and found.document.tolist() == [5, 5, 5]
+
+
 def test_a_random_offset_reaches_every_part_of_a_document_in_the_end(monkeypatch):
     monkeypatch.setattr(rarity, "BLOCK", 4)
     starts = {int(rarity.blocks([np.arange(10)], [0], offset=np.random.default_rng(seed)).tokens[0, 0])

@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import LogLocator, MaxNLocator, ScalarFormatter
 
-from rare_token_neurons.figures import axes
+from rare_token_neurons.figures import axes, portraits
 from rare_token_neurons.figures.axes import title  # for the notebook, as EVERY, EMBEDDED, GRID and grid are
 from rare_token_neurons.figures.words import between
+from rare_token_neurons.packages import EMBEDDED
 from rare_token_neurons.statistics.claims import EVERY, NOT, PARTLY, REPRODUCED, UNTESTED, VERDICTS
-from rare_token_neurons.tables.claims import EMBEDDED, GRID, PENDING, grid
+from rare_token_neurons.tables.claims import GRID, PENDING, from_commit, grid, linearity
 
 RULES = {"no plateau": "no plateau, one-sided", "law": "by its test", "decay": "in 95 % of the draws"}  # in words
 FILLS = {REPRODUCED: "full", PARTLY: "left", NOT: "none", UNTESTED: "none"}
@@ -135,6 +136,11 @@ def short(model):
     return model.split("/")[-1]
 
 
+def marked(table, settings):
+    """The claims table with "(from committed tables)" behind the name of a model that was not run in this checkout."""
+    return table.replace({"model": {name: f"{name} (from committed tables)" for name in from_commit(settings)}})
+
+
 def heading(rows):
     """Title of a model's column: its name, and how its claims fall out."""
     return f"{short(rows['model'].iloc[0])}\n{counted(rows)}"
@@ -246,3 +252,34 @@ def summary(table, pending):
     lines += ["", f"{empty if pending else ''}These models are small, or of another family than Pythia: what is not "
               "reproduced here may hold in the paper's models; it does not hold wherever one looks."]
     return "\n".join(lines)
+
+
+# ---- what the models say together
+
+ANSWERS = {REPRODUCED: "yes", PARTLY: "in part", NOT: "no", UNTESTED: "cannot be told"}
+QUESTIONS = {"C2 head": "Is there a plateau, a head that stands above its law and is flatter?",
+             "C7 contrast": "Does the head stand higher for rare than for common tokens?",
+             "C5 within": "Do the neurons of the rare group move together, more than other neurons do?"}
+
+
+def together(table, settings):
+    """What holds in all, in some or in none of the models that were run, a line a question, in Markdown.
+
+    table : `claims` ; settings : whose tables `linearity` are read beside it.
+    """
+    run, made = table[table.groupby("model")["reason"].transform("first") != PENDING], linearity(settings)
+    found = {f"{question} ({name})": [(row["model"], ANSWERS[row["verdict"]], why(row))
+                                      for _, row in run[run["name"] == name].iterrows()]
+             for name, question in QUESTIONS.items()}
+    found["Is the head made of linear maps that are always on? (exploratory)"] = [
+        (model, *portraits.answer(made[model])) for model in run["model"].unique() if model in made]
+    told = [f"- **{question}** {_where([answer for _, answer, _ in of])}: "
+            + "; ".join(f"{answer} in {short(model)} ({reason})" for model, answer, reason in of) + "."
+            for question, of in found.items() if of]
+    return "\n".join(told) or "- not measured yet."
+
+
+def _where(answers):
+    if set(answers) == {"yes"}:
+        return "In all models"
+    return "In some models" if "yes" in answers else "In none of the models" + " fully" * ("in part" in answers)

@@ -161,6 +161,16 @@ def always_on(table):
     return (table["openness"] >= ALWAYS_ON) & (table["r2"] >= LINEAR)
 
 
+def answer(table):
+    """Whether most neurons of the head are linear maps that are always on, "yes" or "no", and how many: two texts.
+
+    table : `linearity` of one checkpoint at rare targets.
+    """
+    inside, name = of_head(table)
+    count = always_on(table[inside]).sum()
+    return "yes" if 2 * count > inside.sum() else "no", f"{count} of {inside.sum()} neurons of the {name.split(' (')[0]}"
+
+
 def made_of(table):
     """Whether the head's neurons work as linear maps that are always on, and the directions they read, in Markdown.
 

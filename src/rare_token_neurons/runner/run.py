@@ -22,7 +22,7 @@ from jupyter_client import AsyncKernelManager
 from jupyter_core.utils import run_sync
 from nbclient.exceptions import DeadKernelError
 
-from rare_token_neurons import files, paths
+from rare_token_neurons import files, packages, paths, settings as parameters
 from rare_token_neurons.runner.jobs import file_hash, finished, for_readers, plan, stage, tables_read, waits_for
 from rare_token_neurons.runner.report import (closing_table, dry_run, from_commit, last_measured, look_for_models, save_minutes,
                                                save_processor)
@@ -337,7 +337,7 @@ def main(argv=None):
         epilog="Example: python -m rare_token_neurons run 01 03 --model mini-pythia -p rare_percentile 15")
     parser.add_argument("numbers", nargs="*", metavar="NUMBER", help="notebooks, such as 03 (default: all)")
     parser.add_argument("--model", action="append", default=[], metavar="M",
-                        help="mini-pythia, smollm2, a folder, a GGUF file or a hub id; may be repeated or a comma list "
+                        help=f"{parameters.HELP['model']}; may be repeated or a comma list "
                         "(default: each notebook's own)")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="one parameter")
     parser.add_argument("-y", action="append", default=[], metavar="YAML", help="parameters, such as 'steps: [0, 512]'")
@@ -368,6 +368,8 @@ def main(argv=None):
             return 2
         print(dry_run(jobs, [finished(job) for job in jobs]))
         return 0
+    for model in dict.fromkeys(job.model for job in jobs if job.recompute != "never"):
+        packages.tell_terms(model)
     records, skipped, errors = run(jobs, in_place=arguments.in_place, places=arguments.jobs)
     for error in errors:
         print(f"\n{error}", file=sys.stderr)

@@ -14,11 +14,11 @@ import pandas as pd
 
 from rare_token_neurons import files, paths, settings as parameters
 from rare_token_neurons.curve import heads
+from rare_token_neurons.packages import EMBEDDED, NAMED
 from rare_token_neurons.statistics import claims as rule, controls
 from rare_token_neurons.statistics.claims import Evidence, LEAST_POSITIONS, contrast, item, lightest
-from rare_token_neurons.tables.stage import table
+from rare_token_neurons.tables.stage import made_here, table
 
-EMBEDDED = ("smollm2", "mini-pythia")
 GRID = paths.DATA / "paper_grid.csv"  # the paper's own configuration, a row a model
 # What a note of the table says: named here, for the words of a `raise` are no part of a key.
 PENDING, LATE, ONE = "not run yet", "the first checkpoint is not step 0", "the model has no checkpoints"
@@ -229,8 +229,10 @@ def grid():
 
 
 def models(settings):
-    """The settings of every model in the claims table: the embedded ones with these settings, and the paper's grid."""
-    return [replace(settings, model=name) for name in EMBEDDED] + [
+    """The settings of every model in the claims table: the embedded ones with these settings, others of `packages.NAMED`
+    that have tables, and the paper's grid."""
+    named = [replace(settings, model=name) for name in NAMED]
+    return [one for one in named if one.model in EMBEDDED or _lying(one)] + [
         replace(one, recompute=settings.recompute) for one in grid()]
 
 
@@ -242,6 +244,23 @@ def everywhere(settings):
 def _places(one):
     """Where the tables of one model lie that its claims are judged by: dict of name to Path."""
     return {name: one.results / f"{name}.parquet" for name in NOTEBOOKS}
+
+
+def _lying(one):
+    return [place for place in _places(one).values() if place.exists()]
+
+
+def from_commit(settings):
+    """Names of the models whose tables are read as they were committed: run on request alone, and not in this checkout."""
+    return [one.model for one in models(settings)
+            if one.model in NAMED and one.model not in EMBEDDED and not all(map(made_here, _lying(one)))]
+
+
+def linearity(settings):
+    """What the heads are made of: model -> rows of its table `linearity` at rare targets of the last checkpoint, where there
+    is one."""
+    found = {one.model: one.results / "linearity.parquet" for one in models(settings)}
+    return {model: last(files.read_table(place)).query("group == 'rare'") for model, place in found.items() if place.exists()}
 
 
 class Tables:

@@ -116,10 +116,10 @@ def decoder(settings):
 @lru_cache(maxsize=1)
 def _chosen(settings):
     """The blocks to run, with their documents, and the rare and common positions in them."""
-    _, documents, ids, _ = _corpus(settings.model, settings.text)
+    tokenizer, documents, ids, _ = _corpus(settings.model, settings.text)
     every = tokens(settings)
     measured = np.nonzero(documents["split"].eq("held-out") if settings.read_before else np.ones(len(ids), dtype=bool))[0]
-    blocks = rarity.blocks([ids[row] for row in measured], measured)
+    blocks = rarity.blocks([ids[row] for row in measured], measured, opening=texts.opening(tokenizer))
     found = [rarity.candidate_positions(blocks.tokens, every["group"].eq(name).to_numpy(), every, rare_of=settings.rare_of,
                                         words_only=settings.words_only, decode=decoder(settings)) for name in stage.GROUPS]
     positions = rarity.choose(blocks, *found, n=settings.positions, seed=settings.seed)

@@ -14,7 +14,7 @@ import pandas as pd
 from safetensors import SafetensorError
 
 from rare_token_neurons import keys
-from rare_token_neurons.files import lock, new_file, read_table, seal, whole, write_json, write_table
+from rare_token_neurons.files import lock, new_file, read_table, seal, sha256, whole, write_json, write_table
 from rare_token_neurons.models.steps import step_of
 from rare_token_neurons.paths import CACHE, RUNS, shown
 
@@ -128,6 +128,11 @@ def table_at(path, key, compute, *, recompute="changed"):
             shutil.copyfile(cached, temporary)
     _written["tables"].append(shown(path))
     return found
+
+
+def made_here(path):
+    """Whether the table that lies at `path` was made in this checkout: its cache holds the same."""
+    return sha256(path) in {sha256(cached) for cached in (CACHE / "tables").glob(f"{path.stem}-*.parquet")}
 
 
 def tensors(name, key, compute, *, recompute="changed"):

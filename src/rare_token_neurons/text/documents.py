@@ -7,6 +7,8 @@ import os
 import re
 import textwrap
 from functools import lru_cache, partial
+from itertools import takewhile
+from operator import itemgetter
 
 import numpy as np
 import pandas as pd
@@ -68,6 +70,15 @@ def encode(tokenizer, texts):
     texts = list(texts)
     return [np.array(encoding.ids, dtype=np.int32) for start in range(0, len(texts), BATCH)
             for encoding in backend.encode_batch_fast(texts[start : start + BATCH], add_special_tokens=False)]
+
+
+def opening(tokenizer):
+    """The special tokens that a tokenizer puts before every text, such as <bos>, list of int; [] for most.
+
+    A model that was trained with them is lost without: Gemma 3's loss is 1.3 nats a token higher.
+    """
+    whole = tokenizer.backend_tokenizer.encode("a")
+    return [token for token, _ in takewhile(itemgetter(1), zip(whole.ids, whole.special_tokens_mask))]
 
 
 # ---- a text file

@@ -31,7 +31,7 @@ class Blocks:
     document: np.ndarray
 
 
-def blocks(ids, document, *, offset=None):
+def blocks(ids, document, *, offset=None, opening=()):
     """Cut documents into blocks; what does not fill a block is left out.
 
     Parameters
@@ -40,16 +40,18 @@ def blocks(ids, document, *, offset=None):
     document : int (documents,), the row of each in the document table.
     offset : numpy Generator or None; with one, each document starts at a random offset, so that over several
         epochs no part of the text is always left out.
+    opening : tokens that every block begins with (see `documents.opening`).
 
     Returns
     -------
     Blocks
     """
-    pieces, owners = [], []
+    pieces, owners, size = [], [], BLOCK - len(opening)
     for row, tokens in zip(document, ids):
-        n, spare = divmod(len(tokens), BLOCK)
+        n, spare = divmod(len(tokens), size)
         start = int(offset.integers(spare + 1)) if offset is not None else 0
-        pieces.append(tokens[start : start + n * BLOCK].reshape(n, BLOCK))
+        text = tokens[start : start + n * size].reshape(n, size)
+        pieces.append(np.hstack([np.tile(opening, (n, 1)), text]) if opening else text)
         owners.append(np.full(n, row))
     if not sum(map(len, pieces)):
         raise ValueError(f"No document of the text fills one block of {BLOCK} tokens.")
