@@ -43,7 +43,7 @@ def planted_model(computed, monkeypatch):
     monkeypatch.setattr(passes, "activations", lambda settings, revision, where: planted.values_of(revision))
     weights = torch.randn(16, planted.NEURONS, generator=torch.Generator().manual_seed(0))
     subject = SimpleNamespace(w_out=weights, gated=False)
-    monkeypatch.setattr(passes, "captured", lambda settings, revision: (subject, None))
+    monkeypatch.setattr(passes, "subject", lambda settings, revision: subject)
     for name, default in (("influence", "last"), ("influence_over_training", "all")):
         monkeypatch.setattr(influences, name, lambda settings, default=default: pd.concat(
             [planted.influence_rows(revision) for revision in passes.revisions(settings, default)], ignore_index=True))

@@ -34,7 +34,7 @@ def sample(settings, revision, where):
     """The `controls.Sample` of one checkpoint at rare or at all positions of half B."""
     values, documents = passes.activations(settings, revision, where)
     kept = np.linspace(0, len(values) - 1, min(len(values), MOST_TOKENS)).round().astype(int)
-    w_out = passes.captured(settings, revision)[0].w_out.cpu().numpy()
+    w_out = passes.subject(settings, revision).w_out.cpu().numpy()
     return controls.sample(values[kept], documents[kept], w_out)
 
 
@@ -290,7 +290,7 @@ def activations_over_training(settings, revision):
     if len(names) < 2:
         return []
     own, last = (rare_group(settings, name, "all") for name in (revision, names[-1]))
-    gated, apart = passes.captured(settings, revision)[0].gated, leaders(settings, revision, "all")
+    gated, apart = passes.subject(settings, revision).gated, leaders(settings, revision, "all")
     for where in WHERE:
         measured = sample(settings, revision, where)
         for label, chosen in (("rare", own), ("last rare", last)):
@@ -332,7 +332,7 @@ def coactivation(settings, revision):
         return controls.relations(measured, group, nulls, outside=group.ndim == 1, seed=settings.seed,
                                   baselines=controls.BASELINES if name == "rare" else 0)
 
-    gated, rows = passes.captured(settings, revision)[0].gated, [*compared(settings, revision, relations)]
+    gated, rows = passes.subject(settings, revision).gated, [*compared(settings, revision, relations)]
     rows += [] if gated else _of_signs(settings, revision)
     return pd.DataFrame(rows).assign(gated=gated)
 
@@ -408,7 +408,7 @@ def coactivation_matrix(settings, revision):
     -------
     DataFrame, one row (revision, step, where, group, i, j): neurons i and j, correlation, cosine
     """
-    mean = geometry.mean_abs_pair if passes.captured(settings, revision)[0].gated else geometry.mean_pair
+    mean = geometry.mean_abs_pair if passes.subject(settings, revision).gated else geometry.mean_pair
     for where in WHERE:
         measured, rare, nulls = rare_and_controls(settings, revision, where)
         typical = {kind: _typical(measured, made, mean) for kind, made in nulls.items()}
