@@ -19,7 +19,6 @@ from rare_token_neurons.tables import checkpoints as passes, emergence, influenc
 from rare_token_neurons.tables.stage import table
 
 WHERE = ("rare", "all")  # positions: those of rare targets, and every scored one
-MOST_TOKENS = 10_000  # of all scored positions, evenly spaced
 LEAST_HEAD = 20  # neurons
 PHASE_SAMPLES = 20  # groups drawn from the power-law and the decay phase
 SIGNED, MOST_SIGNED = (10, 50, 100), 0.05  # top neurons of one sign, and the largest share of that sign's neurons
@@ -32,10 +31,8 @@ FEW = 200  # draws of documents, over training
 @lru_cache(maxsize=2)
 def sample(settings, revision, where):
     """The `controls.Sample` of one checkpoint at rare or at all positions of half B."""
-    values, documents = passes.activations(settings, revision, where)
-    kept = np.linspace(0, len(values) - 1, min(len(values), MOST_TOKENS)).round().astype(int)
-    w_out = passes.subject(settings, revision).w_out.cpu().numpy()
-    return controls.sample(values[kept], documents[kept], w_out)
+    at = passes.spread(settings, revision) if where == "all" else passes.activations(settings, revision, where)
+    return controls.sample(*at, passes.subject(settings, revision).w_out.cpu().numpy())
 
 
 @lru_cache(maxsize=4)

@@ -72,6 +72,7 @@ class Checkpoints:
 
 LAST, EVERY = Checkpoints("last"), Checkpoints("all")
 MEMORY_GB = 1.0  # working memory of losses and ablations
+SPREAD = 10_000  # of all scored positions of half B, evenly spaced
 KEPT = ("activations", "residual", "entering")  # of a capture
 
 
@@ -166,6 +167,22 @@ def activations(settings, revision=None, where="rare", half="B"):
     return values[inside], owners[inside]
 
 
+def spread(settings, revision):
+    """Activations at 10,000 of all scored positions of half B (fewer where there are fewer), evenly spaced, and their documents,
+    as `activations` gives them; kept in the cache."""
+    content = pass_inputs(settings, revision, rare_tokens.blocks(settings)) | {
+        "half": keys.array_hash([rare_tokens.documents_in(settings, "B")])}
+
+    def compute():
+        values, owners = activations(settings, revision, "all")
+        at = np.linspace(0, len(values) - 1, min(len(values), SPREAD)).round().astype(int)
+        return {"activations": torch.from_numpy(values[at]), "documents": torch.from_numpy(owners[at])}
+
+    key = keys.key({}, content, ["tables.checkpoints"])
+    kept = stage.tensors(settings.slug, key, compute, recompute=settings.recompute)
+    return kept["activations"].numpy(), kept["documents"].numpy()
+
+
 # ---- losses
 
 
@@ -182,7 +199,8 @@ def losses(settings, revision):
     """
     sample, chosen = rare_tokens.blocks(settings), rare_tokens.positions(settings)
     deciles, (found, kept) = frequency_deciles(rare_tokens.tokens(settings)), captured(settings, revision)
-    captured_at(settings, revision)  # for the tables over training, while the pass is there
+    for keep in (captured_at, spread):  # for the tables over training, while the pass is there
+        keep(settings, revision)
     with stage.clock("forward"):
         loss = ablation.losses(found, kept, memory_gb=MEMORY_GB).double().cpu().numpy()
     every = kept.positions.cpu().numpy()
