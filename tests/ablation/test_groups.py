@@ -58,7 +58,8 @@ def test_joint_changes_are_those_of_the_whole_model(tiny, tokens, kind, how):
 def test_float32_is_close_to_float64_for_small_and_for_harsh_changes(tiny, tokens, kind, strength):
     wide, narrow = tiny(kind, torch.float64, strength=strength), tiny(kind, strength=strength)
     kept = capture(narrow, tokens)
-    exact = Capture(kept.tokens, kept.first, kept.documents, kept.activations.double(), kept.residual.double())
+    exact = Capture(kept.tokens, kept.first, kept.documents, kept.activations.double(), kept.residual.double(),
+                    kept.entering.double())
     found = groups.joint_changes(narrow, kept, kept.positions, [GROUP]).double()
     expected = groups.joint_changes(wide, exact, kept.positions, [GROUP])
     assert (found - expected).abs().max() < 1e-5 + 1e-5 * expected.abs().max()

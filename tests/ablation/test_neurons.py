@@ -63,6 +63,15 @@ def test_changes_match_hooks_on_the_whole_model(tiny, tokens, kind, ablated, fre
             assert ((part - truth).abs() <= (relative * truth.abs()).clamp_min(floor)).all()
 
 
+@pytest.mark.parametrize("how", ["mean", "zero"])
+def test_a_capture_at_some_positions_alone_gives_what_the_whole_one_gives_there(usual, how):
+    subject, kept = usual
+    whole, alone = influence(subject, kept, POSITIONS, ablation=how), influence(subject, kept.only(POSITIONS), ablation=how)
+    assert alone.n.tolist() == [6, 3, 6, 3] and (alone.abs_sum > 0).any()
+    for name in ("documents", "n", "change_sum", "abs_sum", "unigram_sum"):
+        torch.testing.assert_close(getattr(alone, name), getattr(whole, name), rtol=1e-6, atol=1e-9)
+
+
 @pytest.mark.parametrize("kind, strength", [("neox-parallel", 2.0), ("olmo2", 1.0)])
 def test_order_3_serves_most_pairs_of_a_gentle_model(tiny, tokens, kind, strength):
     subject = tiny(kind, strength=strength, vocabulary=3000)

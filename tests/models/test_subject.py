@@ -72,7 +72,7 @@ def test_the_pieces_have_one_shape_and_rebuild_the_logits(tiny, tokens, kind):
 
 @pytest.mark.parametrize("kind", [*BUILDERS, *FAMILIES])
 def test_a_neuron_is_made_of_what_the_last_mlp_reads(tiny, tokens, kind, monkeypatch):
-    """Against hooks on the whole model, without those that `ingredients` sets: the last MLP's input by hand."""
+    """Against hooks on the whole model, without those that `capture` sets: the last MLP's input by hand."""
     subject, read = tiny(kind), []
     monkeypatch.setattr(captures, "BATCH", 2)
     mlp = next(module for module in subject.model.modules() if subject.mlp_out in module.children())  # OPT: the layer
@@ -83,10 +83,10 @@ def test_a_neuron_is_made_of_what_the_last_mlp_reads(tiny, tokens, kind, monkeyp
         subject.model(tokens)
     hook.remove()
     positions = POSITIONS[torch.randperm(len(POSITIONS), generator=torch.Generator().manual_seed(0))]
-    positions = positions[positions[:, 0] != 2]  # a block without a position
     block, t = positions.unbind(1)
     at = read[0].view(*tokens.shape, WIDTH)[block, t]
-    found, kept = ingredients(subject, tokens, positions), capture(subject, tokens)
+    kept = capture(subject, tokens)
+    found = ingredients(subject, kept.only(positions))
     assert found.keys() == subject.w_in.keys() | {"activation"} and not first._forward_hooks
     for name, weight in subject.w_in.items():
         expected = at @ weight.T + (0 if biases[name] is None else biases[name])

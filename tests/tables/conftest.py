@@ -41,9 +41,10 @@ def planted_model(computed, monkeypatch):
     known = {"last": ["step1"], "all": ["step0", "step1"]}
     monkeypatch.setattr(passes, "revisions", lambda settings, default="last": known[default])
     monkeypatch.setattr(passes, "activations", lambda settings, revision, where: planted.values_of(revision))
+    monkeypatch.setattr(passes, "spread", lambda settings, revision: planted.values_of(revision))
     weights = torch.randn(16, planted.NEURONS, generator=torch.Generator().manual_seed(0))
     subject = SimpleNamespace(w_out=weights, gated=False)
-    monkeypatch.setattr(passes, "captured", lambda settings, revision: (subject, None))
+    monkeypatch.setattr(passes, "subject", lambda settings, revision: subject)
     for name, default in (("influence", "last"), ("influence_over_training", "all")):
         monkeypatch.setattr(influences, name, lambda settings, default=default: pd.concat(
             [planted.influence_rows(revision) for revision in passes.revisions(settings, default)], ignore_index=True))

@@ -170,8 +170,8 @@ def test_each_sign_stands_beside_the_group_unless_the_mlp_is_gated(planted_model
     mean = rows.xs(("correlation", "mean"), level=("measure", "statistic"))["value"]
     assert mean["rare", "boost 10", "within"] == pytest.approx(geometry.mean_pair(block[:10, :10]), abs=1e-5)
     assert mean["all", "boost and suppress 10", "between"] == pytest.approx(block[:10, 10:].mean(), abs=1e-5)
-    subject = SimpleNamespace(**vars(passes.captured(planted_model, "step1")[0]) | {"gated": True})
-    monkeypatch.setattr(passes, "captured", lambda settings, revision: (subject, None))
+    subject = SimpleNamespace(**vars(passes.subject(planted_model, "step1")) | {"gated": True})
+    monkeypatch.setattr(passes, "subject", lambda settings, revision: subject)
     table = activations.coactivation(planted_model)
     assert table["gated"].all() and set(table["group"]) == {"rare", "head", "power law", "decay"}
 

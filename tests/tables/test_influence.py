@@ -222,7 +222,7 @@ def test_matched_controls_hold_no_neuron_of_the_group_or_of_a_raised_head(tell, 
     weights = torch.from_numpy(rng.normal(size=(8, LIVING + DEAD)))
     values = rng.normal(size=(50, LIVING + DEAD))
     monkeypatch.setattr(passes, "activations", lambda settings, revision: (values, np.arange(50)))
-    monkeypatch.setattr(passes, "captured", lambda settings, revision: (type("Subject", (), {"w_out": weights}), None))
+    monkeypatch.setattr(passes, "subject", lambda settings, revision: type("Subject", (), {"w_out": weights}))
     monkeypatch.setattr(controls, "control_groups", lambda sample, group, seed, apart: asked.append((group, apart)) or {})
     rows = influences.influence(settings)
     influences._controls(settings, "step9", rows)

@@ -45,8 +45,8 @@ def test_members_hold_every_pair_with_its_community(planted_model):
 
 @pytest.mark.parametrize("gated, edges", [(False, "positive"), (True, "absolute")])
 def test_the_edges_that_decide_have_no_sign_where_the_mlp_is_gated(planted_model, quick, monkeypatch, gated, edges):
-    subject = SimpleNamespace(**vars(passes.captured(planted_model, "step1")[0]) | {"gated": gated})
-    monkeypatch.setattr(passes, "captured", lambda settings, revision: (subject, None))
+    subject = SimpleNamespace(**vars(passes.subject(planted_model, "step1")) | {"gated": gated})
+    monkeypatch.setattr(passes, "subject", lambda settings, revision: subject)
     table = modules.modules(planted_model)
     assert (table["gated"] == gated).all() and table[["where", "weights", "resolution"]].duplicated().sum() == 0
     assert set(table["weights"]) == {"positive", "absolute"} and set(table["where"]) == {"rare", "all"}

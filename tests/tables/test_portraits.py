@@ -123,8 +123,8 @@ def planted(tiny, tokens, computed, monkeypatch):
     monkeypatch.setattr(rare_tokens, "positions", lambda settings: chosen)
     monkeypatch.setattr(rare_tokens, "tokens", lambda settings: vocabulary)
     monkeypatch.setattr(rare_tokens, "blocks", lambda settings: pd.DataFrame({"document": range(6), "tokens": list(tokens.numpy())}))
-    monkeypatch.setattr(checkpoints, "weight_hash", lambda model, revision: "")
-    for name, found in (("revisions", [None]), ("captured", (subject, kept))):
+    monkeypatch.setattr(checkpoints, "model_hash", lambda model, revision: "")
+    for name, found in (("revisions", [None]), ("subject", subject), ("captured", (subject, kept))):
         monkeypatch.setattr(passes, name, lambda *arguments, found=found: found)
     monkeypatch.setattr(influences, "GROUP_SHARE", 0.1)
     monkeypatch.setattr(stage, "tensors", lambda name, key, compute, **options: compute())
@@ -254,14 +254,15 @@ def test_a_direction_that_a_group_shares_stands_out_of_random_groups():
 
 
 @pytest.fixture(params=["neox-parallel", "llama-tied"])
-def of_one(planted, tiny, request, monkeypatch):
+def of_one(planted, tiny, tokens, request, monkeypatch):
     """Settings and tiny model, ungated or gated, whose neurons are ranked backwards and whose fitted head has three."""
     settings, _, _, chosen = planted
     subject = tiny(request.param)
     rows = pd.DataFrame({"neuron": range(48), "group": "rare", "mean_abs_a": np.arange(1.0, 49)})
     phases = pd.DataFrame({"group": "rare", "sign": "pooled", "rule": ["fitted head", "fixed head"], "neurons": 48,
                            "head": [3, 1], "law_end": 20.4, "word": "plateau"})
-    monkeypatch.setattr(passes, "load", lambda settings, revision: subject)
+    monkeypatch.setattr(passes, "subject", lambda settings, revision: subject)
+    monkeypatch.setattr(passes, "captured", lambda settings, revision: (subject, captures.capture(subject, tokens, first=FIRST)))
     monkeypatch.setattr(activations, "influence_at", lambda *arguments: rows)
     monkeypatch.setattr(activations, "phases_at", lambda *arguments: phases)
     return settings, subject, chosen, phases

@@ -11,7 +11,7 @@ from rare_token_neurons import settings as parameters
 from rare_token_neurons.ablation import capture as captures, neurons as ablation
 from rare_token_neurons.statistics import controls
 from rare_token_neurons.tables import (activations, checkpoints as passes, influence as influences, modules, rare_tokens,
-                                       weights)
+                                       stage, weights)
 
 BLOCKS, FIRST = 40, 3
 FLIPPED = torch.randperm(NEURONS, generator=torch.Generator().manual_seed(3))[: NEURONS // 2]
@@ -28,6 +28,9 @@ def made(tiny, computed, monkeypatch):
     chosen = pd.DataFrame({"block": block, "t": t, "document": block, "half": np.where(block % 2, "B", "A"),
                            "group": np.where((block + t) % 2, "rare", "common")})
     monkeypatch.setattr(rare_tokens, "positions", lambda settings: chosen)
+    monkeypatch.setattr(rare_tokens, "blocks", lambda settings: None)
+    monkeypatch.setattr(passes, "pass_inputs", lambda *arguments: {})
+    monkeypatch.setattr(stage, "tensors", lambda name, key, compute, **options: compute())
     monkeypatch.setattr(passes, "revisions", lambda settings, default="last": ["step1"])
     heads = phase_rows(["step1"]).assign(neurons=NEURONS, head=20, law_end=40)
     monkeypatch.setattr(influences, "phases", lambda settings: heads)
@@ -49,6 +52,7 @@ def made(tiny, computed, monkeypatch):
             rows = places[torch.tensor(chosen["group"].eq(group).tolist())]
             return ablation.influence(subject, kept, rows, rows[:, 0], entropy=False)
 
+        monkeypatch.setattr(passes, "subject", lambda settings, revision=None: subject)
         monkeypatch.setattr(passes, "captured", lambda settings, revision=None: (subject, kept))
         monkeypatch.setattr(influences, "influence_sums", sums)
         for cached in (activations.sample, activations._read):

@@ -45,11 +45,11 @@ def test_rows_of_a_gated_neuron_do_not_depend_on_its_sign(tiny):
 def grouped(planted_model, monkeypatch):
     """The planted model with input weights, and documents of which all are half A."""
     rng = np.random.default_rng(0)
-    subject = SimpleNamespace(**vars(passes.captured(planted_model, "step1")[0]), n_neurons=NEURONS, d_model=120,
+    subject = SimpleNamespace(**vars(passes.subject(planted_model, "step1")), n_neurons=NEURONS, d_model=120,
                               w_in={"in": torch.from_numpy(rng.normal(size=(NEURONS, 120)))})
     subject.w_in["in"][HEAD] *= 1.5
     subject.w_out = torch.from_numpy(rng.normal(size=(120, NEURONS)) * rng.uniform(1, 3, NEURONS))
-    monkeypatch.setattr(passes, "captured", lambda settings, revision: (subject, None))
+    monkeypatch.setattr(passes, "subject", lambda settings, revision: subject)
     monkeypatch.setattr(passes, "load", lambda settings, revision: subject)
     places = pd.DataFrame({"block": range(40), "t": 3, "document": range(40), "half": ["A", "B"] * 20,
                            "group": np.repeat(["rare", "common"], 20)})

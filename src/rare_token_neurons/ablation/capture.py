@@ -25,6 +25,7 @@ class Capture:
     documents: Tensor  # int64 (blocks,)
     activations: Tensor  # (blocks, scored, neurons)
     residual: Tensor  # (blocks, scored, d), before the final norm
+    entering: Tensor  # (blocks, scored, d), what the final layer's MLP reads
 
     @property
     def scored(self):
@@ -42,6 +43,14 @@ class Capture:
         block = torch.arange(len(self.tokens), device=self.tokens.device).repeat_interleave(self.scored)
         t = torch.arange(self.first, self.first + self.scored, device=self.tokens.device).repeat(len(self.tokens))
         return torch.stack([block, t], 1)
+
+    def only(self, positions):
+        """The capture at some positions, int64 (n, 2), each a block of two tokens, read and predicted; the means stay."""
+        block, t = positions.to(self.tokens.device).unbind(1)
+        parts = (part[block, t - self.first, None] for part in (self.activations, self.residual, self.entering))
+        made = Capture(torch.stack([self.tokens[block, t], self.tokens[block, t + 1]], 1), 0, self.documents[block], *parts)
+        made.means = self.means
+        return made
 
 
 @full_precision()
@@ -85,52 +94,32 @@ def capture(subject, tokens, *, first=3, documents=None):
     documents = torch.arange(len(tokens)) if documents is None else torch.as_tensor(documents)
     if documents.shape != tokens.shape[:1]:
         raise ValueError(f"documents must name one document a block, {len(tokens)} in all, not {tuple(documents.shape)}.")
-    kept = {subject.mlp_out: [], subject.final_norm: []}
+    kept = {subject.mlp_out: [], subject.final_norm: [], next(iter(subject.mlp_in.values())): []}
     with ExitStack() as hooks:
         for module in kept:
             hooks.enter_context(module.register_forward_pre_hook(
-                lambda module, inputs: kept[module].append(inputs[0][:, first:-1].clone())))
+                lambda module, inputs: kept[module].append(  # OPT's first projection reads flat blocks
+                    inputs[0].view(-1, tokens.shape[1], inputs[0].shape[-1])[:, first:-1].clone())))
         for part in tokens.split(BATCH):
             subject.model.base_model(part, use_cache=False)
-    activations, residual = (torch.cat(parts) for parts in kept.values())
+    activations, residual, entering = (torch.cat(parts) for parts in kept.values())
     for name, values in (("activations", activations), ("residual stream", residual)):
         if not torch.isfinite(values).all():
             raise ValueError(f"The {name} of {subject.model_id or 'the model'} holds values that are not finite.")
-    return Capture(tokens, first, documents.to(tokens.device), activations, residual)
+    return Capture(tokens, first, documents.to(tokens.device), activations, residual, entering)
 
 
 @full_precision()
-def ingredients(subject, tokens, positions):
-    """What the final layer's neurons are made of at some positions: one forward pass of the blocks that hold them.
-
-    Parameters
-    ----------
-    subject : Subject
-    tokens : int64 (blocks, length)
-    positions : int64 (n, 2) rows (block, t), t the token READ.
+def ingredients(subject, capture):
+    """What the final layer's neurons are made of at every scored position of a capture.
 
     Returns
     -------
     dict of name to (n, neurons): "in", the pre-activation, or in a gated MLP "gate" and "up", each before the nonlinearity;
     and "activation"
     """
-    tokens, (block, t) = tokens.to(subject.device), positions.to(subject.device).unbind(1)
-    modules, seen = subject.mlp_in | {"activation": subject.mlp_out}, {}
-    made = {name: subject.w_out.new_empty(len(positions), subject.n_neurons) for name in modules}
-
-    def keep(name):
-        return lambda module, inputs, output: seen.update({name: inputs[0] if name == "activation" else output})
-
-    with ExitStack() as hooks:
-        for name, module in modules.items():
-            hooks.enter_context(module.register_forward_hook(keep(name)))
-        for part in block.unique().split(BATCH):
-            subject.model.base_model(tokens[part], use_cache=False)
-            rows = torch.isin(block, part).nonzero()[:, 0]
-            place = torch.searchsorted(part, block[rows]), t[rows]
-            for name, values in seen.items():
-                made[name][rows] = values.view(*tokens[part].shape, -1)[place]  # OPT's first projection reads flat blocks
-    return made
+    made = {name: module(capture.entering.flatten(0, 1)) for name, module in subject.mlp_in.items()}
+    return made | {"activation": capture.activations.flatten(0, 1)}
 
 
 # ---- checks

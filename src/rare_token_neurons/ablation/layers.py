@@ -248,7 +248,7 @@ def effects(subject, tokens, positions, neurons, *, ablation="mean", first=3):
 
 # ---- one position: the tokens before it stay
 
-PAIRS = 1024  # (window, neuron) pairs at a time
+PAIRS = 1024  # (window, copy) pairs at a time
 WINDOWS = 64  # in one forward pass
 
 
@@ -307,34 +307,11 @@ def record_windows(subject, windows):
 
 
 @full_precision()
-def losses(prefixes, rows, layer, module=None, edit=None, copies=1):
-    """Losses when each of some windows goes through the layers from `layer` on, `copies` times.
-
-    Parameters
-    ----------
-    rows : slice of the windows.
-    module, edit : a module of that layer and what changes its input (windows * copies, 1, width), copies of a window
-        side by side; None: nothing is changed.
-
-    Returns
-    -------
-    (windows * copies,) nats
-    """
-    subject = prefixes.subject
-
-    def update(key, value, index, *_):
-        before = (part[index][rows].repeat_interleave(copies, 0) for part in (prefixes.keys, prefixes.values))
-        return tuple(torch.cat(pair, 2) for pair in zip(before, (key, value)))
-
-    common = {"attention_mask": None, prefixes.cache: SimpleNamespace(update=update)}
-    state = prefixes.hidden[layer][rows].repeat_interleave(copies, 0)
-    with edited(module, edit):
-        state = through(subject, layer, state, [common | turn for turn in prefixes.options[layer:]])
-    return losses_of(subject, state[:, 0], prefixes.targets[rows].repeat_interleave(copies))
-
-
 def neuron_changes(prefixes, layer, neurons, *, ablation="mean"):
     """Loss changes when one MLP neuron of any layer is ablated at the last token read.
+
+    Copies of that token stand beside one another, the first one unchanged and one for each neuron; each sees the tokens
+    before and itself.
 
     Parameters
     ----------
@@ -345,18 +322,28 @@ def neuron_changes(prefixes, layer, neurons, *, ablation="mean"):
     -------
     (n, m) nats
     """
+    subject, m = prefixes.subject, len(neurons)
     neurons = torch.as_tensor(neurons, dtype=torch.int64, device=prefixes.targets.device)
-    module, m = find(layers_of(prefixes.subject)[layer], MLP_OUT), len(neurons)
-    reference = replacement(prefixes.means[layer], ablation).to(prefixes.subject.dtype)
+    reference = replacement(prefixes.means[layer], ablation).to(subject.dtype)
+    alone = torch.full((1 + m, 1 + m), -torch.inf, dtype=subject.dtype, device=subject.device).fill_diagonal_(0)
+    sees = nn.functional.pad(alone, (prefixes.keys[0].shape[2], 0))[None, None]
+    module, step, found = find(layers_of(subject)[layer], MLP_OUT), max(1, PAIRS // (1 + m)), []
 
     def edit(values):
-        values, copy = values.clone(), torch.arange(len(values), device=values.device)
-        values[copy, 0, neurons.repeat(len(values) // m)] = reference[neurons].repeat(len(values) // m)
+        values = values.clone()
+        values[:, torch.arange(m) + 1, neurons] = reference[neurons]
         return values
 
-    step, found = max(1, PAIRS // (m + 1)), []
+    def update(key, value, index, *_):
+        return torch.cat([prefixes.keys[index][rows], key], 2), torch.cat([prefixes.values[index][rows], value], 2)
+
+    common = {"attention_mask": sees, prefixes.cache: SimpleNamespace(update=update)}
+    options = [common | turn for turn in prefixes.options[layer:]]
     for start in range(0, len(prefixes.targets), step):
         rows = slice(start, start + step)
-        changed = losses(prefixes, rows, layer, module, edit, m).view(-1, m)
-        found.append(changed - losses(prefixes, rows, layer)[:, None])
+        state = prefixes.hidden[layer][rows].expand(-1, 1 + m, -1)  # (windows, copies, d)
+        with edited(module, edit):
+            state = through(subject, layer, state, options)
+        losses = losses_of(subject, state.flatten(0, 1), prefixes.targets[rows].repeat_interleave(1 + m)).view(-1, 1 + m)
+        found.append(losses[:, 1:] - losses[:, :1])
     return torch.cat(found)

@@ -19,7 +19,6 @@ from rare_token_neurons.tables import checkpoints as passes, emergence, influenc
 from rare_token_neurons.tables.stage import table
 
 WHERE = ("rare", "all")  # positions: those of rare targets, and every scored one
-MOST_TOKENS = 10_000  # of all scored positions, evenly spaced
 LEAST_HEAD = 20  # neurons
 PHASE_SAMPLES = 20  # groups drawn from the power-law and the decay phase
 SIGNED, MOST_SIGNED = (10, 50, 100), 0.05  # top neurons of one sign, and the largest share of that sign's neurons
@@ -32,10 +31,8 @@ FEW = 200  # draws of documents, over training
 @lru_cache(maxsize=2)
 def sample(settings, revision, where):
     """The `controls.Sample` of one checkpoint at rare or at all positions of half B."""
-    values, documents = passes.activations(settings, revision, where)
-    kept = np.linspace(0, len(values) - 1, min(len(values), MOST_TOKENS)).round().astype(int)
-    w_out = passes.captured(settings, revision)[0].w_out.cpu().numpy()
-    return controls.sample(values[kept], documents[kept], w_out)
+    at = passes.spread(settings, revision) if where == "all" else passes.activations(settings, revision, where)
+    return controls.sample(*at, passes.subject(settings, revision).w_out.cpu().numpy())
 
 
 @lru_cache(maxsize=4)
@@ -290,7 +287,7 @@ def activations_over_training(settings, revision):
     if len(names) < 2:
         return []
     own, last = (rare_group(settings, name, "all") for name in (revision, names[-1]))
-    gated, apart = passes.captured(settings, revision)[0].gated, leaders(settings, revision, "all")
+    gated, apart = passes.subject(settings, revision).gated, leaders(settings, revision, "all")
     for where in WHERE:
         measured = sample(settings, revision, where)
         for label, chosen in (("rare", own), ("last rare", last)):
@@ -332,7 +329,7 @@ def coactivation(settings, revision):
         return controls.relations(measured, group, nulls, outside=group.ndim == 1, seed=settings.seed,
                                   baselines=controls.BASELINES if name == "rare" else 0)
 
-    gated, rows = passes.captured(settings, revision)[0].gated, [*compared(settings, revision, relations)]
+    gated, rows = passes.subject(settings, revision).gated, [*compared(settings, revision, relations)]
     rows += [] if gated else _of_signs(settings, revision)
     return pd.DataFrame(rows).assign(gated=gated)
 
@@ -408,7 +405,7 @@ def coactivation_matrix(settings, revision):
     -------
     DataFrame, one row (revision, step, where, group, i, j): neurons i and j, correlation, cosine
     """
-    mean = geometry.mean_abs_pair if passes.captured(settings, revision)[0].gated else geometry.mean_pair
+    mean = geometry.mean_abs_pair if passes.subject(settings, revision).gated else geometry.mean_pair
     for where in WHERE:
         measured, rare, nulls = rare_and_controls(settings, revision, where)
         typical = {kind: _typical(measured, made, mean) for kind, made in nulls.items()}

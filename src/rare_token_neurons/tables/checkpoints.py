@@ -72,6 +72,8 @@ class Checkpoints:
 
 LAST, EVERY = Checkpoints("last"), Checkpoints("all")
 MEMORY_GB = 1.0  # working memory of losses and ablations
+SPREAD = 10_000  # of all scored positions of half B, evenly spaced
+KEPT = ("activations", "residual", "entering")  # of a capture
 
 
 def pass_inputs(settings, revision, blocks_table):
@@ -93,7 +95,7 @@ def capture(settings, subject, blocks_table):
     def compute():
         with stage.clock("forward"):
             made = captures.capture(subject, read, first=rarity.FIRST, documents=owners)
-        return {"activations": made.activations.contiguous(), "residual": made.residual.contiguous()}
+        return {name: getattr(made, name).contiguous() for name in KEPT}
 
     known = models.revisions(settings.model, settings.stage)
     last = subject.revision is None or known[-1:] in ([], [subject.revision])  # a step's own folder knows no others
@@ -104,11 +106,41 @@ def capture(settings, subject, blocks_table):
 
 
 @lru_cache(maxsize=1)
+def subject(settings, revision=None):
+    """A checkpoint (None: the last) as a Subject with the text's unigram counts."""
+    found = load(settings, revision)
+    found.unigram_counts = torch.from_numpy(_unigram_counts(settings, found.n_vocab)).to(found.device)
+    return found
+
+
+@lru_cache(maxsize=1)
 def captured(settings, revision=None):
-    """A checkpoint (None: the last) as a Subject with the text's unigram counts, and its Capture of the blocks."""
-    subject = load(settings, revision)
-    subject.unigram_counts = torch.from_numpy(_unigram_counts(settings, subject.n_vocab)).to(subject.device)
-    return subject, capture(settings, subject, rare_tokens.blocks(settings))
+    """A checkpoint (None: the last), as `subject` gives it, and its Capture of the blocks."""
+    found = subject(settings, revision)
+    return found, capture(settings, found, rare_tokens.blocks(settings))
+
+
+def captured_at(settings, revision, group=None, half="AB"):
+    """The Capture of a checkpoint at the settings' positions alone (see `Capture.only`), kept in the cache.
+
+    group : "rare" or "common", its positions; None: those of both ; half : of the documents.
+    """
+    chosen = rare_tokens.positions(settings)
+    rows = torch.tensor(chosen[["block", "t"]].to_numpy(dtype=np.int64))
+    inside = chosen["half"].isin(list(half)) & (chosen["group"].eq(group) if group else True)
+
+    def compute():
+        made = captured(settings, revision)[1].only(rows)
+        return {name: getattr(made, name).cpu().contiguous() for name in ("tokens", "documents", "means", *KEPT)}
+
+    content = pass_inputs(settings, revision, rare_tokens.blocks(settings)) | {"positions": keys.array_hash([rows.numpy()])}
+    key = keys.key({}, content, ["ablation.capture", "models.checkpoints"])
+    kept = stage.tensors(settings.slug, key, compute, recompute=settings.recompute)
+    device, at = settings.device, torch.from_numpy(np.flatnonzero(inside))
+    made = captures.Capture(kept["tokens"][at].to(device), 0, kept["documents"][at].to(device),
+                            **{name: kept[name][at].to(device) for name in KEPT})
+    made.means = kept["means"].to(device)
+    return made
 
 
 def _unigram_counts(settings, n_vocab):
@@ -129,16 +161,26 @@ def activations(settings, revision=None, where="rare", half="B"):
     -------
     values : float32 (n, neurons); documents : int64 (n,)
     """
-    _, kept = captured(settings, revision)
-    if where == "all":
-        rows = kept.positions.cpu().numpy()
-        owners = kept.documents.cpu().numpy()[rows[:, 0]]
-        inside = np.isin(owners, rare_tokens.documents_in(settings, half))
-        rows, owners = rows[inside], owners[inside]
-    else:
-        found, owners = rare_tokens.group_positions(rare_tokens.positions(settings), where, half)
-        rows = found.numpy()
-    return kept.activations.cpu().numpy()[rows[:, 0], rows[:, 1] - kept.first], owners
+    kept = captured(settings, revision)[1] if where == "all" else captured_at(settings, revision, where, half)
+    values, owners = kept.activations.flatten(0, 1).cpu().numpy(), kept.documents.repeat_interleave(kept.scored).cpu().numpy()
+    inside = np.isin(owners, rare_tokens.documents_in(settings, half))
+    return values[inside], owners[inside]
+
+
+def spread(settings, revision):
+    """Activations at 10,000 of all scored positions of half B (fewer where there are fewer), evenly spaced, and their documents,
+    as `activations` gives them; kept in the cache."""
+    content = pass_inputs(settings, revision, rare_tokens.blocks(settings)) | {
+        "half": keys.array_hash([rare_tokens.documents_in(settings, "B")])}
+
+    def compute():
+        values, owners = activations(settings, revision, "all")
+        at = np.linspace(0, len(values) - 1, min(len(values), SPREAD)).round().astype(int)
+        return {"activations": torch.from_numpy(values[at]), "documents": torch.from_numpy(owners[at])}
+
+    key = keys.key({}, content, ["tables.checkpoints"])
+    kept = stage.tensors(settings.slug, key, compute, recompute=settings.recompute)
+    return kept["activations"].numpy(), kept["documents"].numpy()
 
 
 # ---- losses
@@ -156,10 +198,11 @@ def losses(settings, revision):
     DataFrame with revision, step, group, n, documents, loss, sem (over documents)
     """
     sample, chosen = rare_tokens.blocks(settings), rare_tokens.positions(settings)
-    deciles, subject = frequency_deciles(rare_tokens.tokens(settings)), load(settings, revision)
-    kept = capture(settings, subject, sample)
+    deciles, (found, kept) = frequency_deciles(rare_tokens.tokens(settings)), captured(settings, revision)
+    for keep in (captured_at, spread):  # for the tables over training, while the pass is there
+        keep(settings, revision)
     with stage.clock("forward"):
-        loss = ablation.losses(subject, kept, memory_gb=MEMORY_GB).double().cpu().numpy()
+        loss = ablation.losses(found, kept, memory_gb=MEMORY_GB).double().cpu().numpy()
     every = kept.positions.cpu().numpy()
     target = kept.tokens.cpu().numpy()[every[:, 0], every[:, 1] + 1]
     owner = sample["document"].to_numpy()[every[:, 0]]

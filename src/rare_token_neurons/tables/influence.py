@@ -34,10 +34,14 @@ def influence_sums(settings, revision, group):
                    ["ablation.neurons", "models.checkpoints"])
 
     def compute():
-        subject, kept = passes.captured(settings, revision)
+        subject = passes.subject(settings, revision)
+        if settings.ablation == "resample":  # which draws from everywhere
+            kept, rows = passes.captured(settings, revision)[1], found.to(subject.device)
+        else:
+            kept, rows = passes.captured_at(settings, revision, group), None
         with stage.clock("ablation"):
-            made = ablation.influence(subject, kept, found.to(subject.device), torch.tensor(owners),
-                                      ablation=settings.ablation, seed=settings.seed, memory_gb=passes.MEMORY_GB,
+            made = ablation.influence(subject, kept, rows, torch.tensor(owners), ablation=settings.ablation,
+                                      seed=settings.seed, memory_gb=passes.MEMORY_GB,
                                       entropy=False)  # the entropy's change would cost as much again
         parts = {name: value.cpu().contiguous() for name, value in vars(made).items() if isinstance(value, torch.Tensor)}
         return parts | {"fallback": torch.tensor(made.fallback, dtype=torch.float64)}
@@ -340,7 +344,7 @@ def _controls(settings, revision, rows):
     that is matched holds a neuron of the group, or of the fitted head where a head is raised."""
     values, owners = passes.activations(settings, revision)
     living = np.flatnonzero(geometry.alive(values))
-    w_out = passes.captured(settings, revision)[0].w_out.cpu().numpy()
+    w_out = passes.subject(settings, revision).w_out.cpu().numpy()
     sample = controls.Sample(values, owners, living, controls.matching_features(values, w_out), {})
     members, (found, verdicts, _) = rare_group(rows), fitted(settings, revision, "rare")
     raised = found and verdicts[heads.DECIDES].word in RAISED

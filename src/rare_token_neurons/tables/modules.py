@@ -108,7 +108,7 @@ def modules(settings, revision):
 
 def _deciding(settings, revision):
     """Whether the MLP is gated, and the edges by which its modularity is judged."""
-    gated = passes.captured(settings, revision)[0].gated
+    gated = passes.subject(settings, revision).gated
     return gated, "absolute" if gated else "positive"
 
 

@@ -16,7 +16,7 @@ from rare_token_neurons.ablation import neurons as ablation, readout as readouts
 from rare_token_neurons.ablation.capture import Capture, ingredients
 from rare_token_neurons.models.subject import Subject
 from rare_token_neurons.statistics import controls, documents as over_documents
-from rare_token_neurons.tables import activations, checkpoints as passes, influence as influences, rare_tokens, stage
+from rare_token_neurons.tables import activations, checkpoints as passes, influence as influences, rare_tokens
 from rare_token_neurons.tables.stage import GROUPS, table
 from rare_token_neurons.text import rarity
 
@@ -279,21 +279,17 @@ def _linearity(settings, revision, default):
     fit = activations.fitted(activations.phases_at(settings, revision, default))
     order, rare = activations.ranked(rows)["neuron"].to_numpy(), influences.rare_group(rows)
     head = order[: fit["head"] * fit["raised"]]
-    subject, chosen = passes.load(settings, revision), rare_tokens.positions(settings)
-    places = {group: rare_tokens.group_positions(chosen, group, "B") for group in GROUPS}
-    with stage.clock("forward"):
-        made = ingredients(subject, rare_tokens.token_tensor(rare_tokens.blocks(settings)),
-                           torch.cat([found for found, _ in places.values()]))
+    subject = passes.subject(settings, revision)
     weights = subject.w_in["gate" if subject.gated else "in"].double().cpu().numpy()
     of_head = {"size": len(head) or len(rare), **direction(weights, head if len(head) else rare, settings.seed)}
-    parts = {name: part.split([len(found) for found, _ in places.values()]) for name, part in made.items()}
-    for at, (group, (found, owners)) in enumerate(places.items()):
-        traits = linear_traits({name: part[at].cpu().numpy() for name, part in parts.items()})
+    for group in GROUPS:
+        kept = passes.captured_at(settings, revision, group, "B")
+        traits = linear_traits({name: part.cpu().numpy() for name, part in ingredients(subject, kept).items()})
         named = {"group": group, "neuron": np.arange(len(order)), "rank": np.argsort(order) + 1,
                  "in_head": np.isin(np.arange(len(order)), head)}
         told = pd.DataFrame(traits | of_head).astype(np.float32).astype({"size": int})
-        yield pd.DataFrame(named).join(told).assign(gated=subject.gated, positions=len(found),
-                                                   documents=len(np.unique(owners)))
+        yield pd.DataFrame(named).join(told).assign(gated=subject.gated, positions=len(kept.tokens),
+                                                   documents=len(kept.documents.unique()))
 
 
 def linear_traits(parts):

@@ -378,7 +378,7 @@ def layers_sampled(settings):
     high (lean of the layer's top quarter, chosen on half A, over that of random quarters), p, positions (rare ones of half
     B), documents: the same in all rows of a layer; fewer than 100 positions leave value, low, high, p empty
     """
-    subject, _ = passes.captured(settings, passes.revisions(settings)[-1])
+    subject = passes.subject(settings, passes.revisions(settings)[-1])
     made, rare, owners = windows(settings)
     in_b = halves(settings)[owners].eq("B").to_numpy()
     how = "zero" if settings.ablation == "zero" else "mean"

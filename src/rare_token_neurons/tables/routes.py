@@ -48,7 +48,7 @@ def _effects(settings, revision):
     layer, head: (h,); changes: (h, n) loss changes in nats; moved: (layers, r, neurons) mean |activation change| over a
     layer's heads at the rare positions; rare: (n,) bool; documents: (n,); tokens: how many were run.
     """
-    subject, _ = passes.captured(settings, revision)
+    subject = passes.subject(settings, revision)
     windows, positions, rare, documents = _windows(settings, subject)
     how = "zero" if settings.ablation == "zero" else "mean"
     content = {"model": checkpoints.model_hash(settings.model, revision), "first": rarity.FIRST,

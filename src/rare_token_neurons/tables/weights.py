@@ -97,7 +97,7 @@ def weight_groups(settings):
     revision, step
     """
     revision, parts = passes.revisions(settings)[-1], []
-    subject, apart = passes.captured(settings, revision)[0], activations.leaders(settings, revision)
+    subject, apart = passes.subject(settings, revision), activations.leaders(settings, revision)
     for name, (group, anew) in chosen_groups(settings, revision, subject.d_model).items():
         for rows in ("raw", "standardised") if name == "rare" else ("raw",):
             draws = DRAWS if name == "rare" and rows == "raw" else FITS
