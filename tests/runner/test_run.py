@@ -2,7 +2,6 @@
 
 import json
 import os
-import platform
 import re
 import shutil
 import signal
@@ -220,22 +219,6 @@ while not (os.path.exists("here-mini-pythia") and os.path.exists("here-smollm2")
     assert run.main(["--model", "mini-pythia", "-p", "seed", "1", "--jobs", "1"]) == 0
     assert (tree / "here-mini-pythia").read_text() == ""
     assert run.main(["--jobs", "0"]) == 2 and "--jobs is 0; it must be 1 or more." in capfd.readouterr().err
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep pages")
-def test_the_pages_of_a_freed_array_serve_the_next_one(tree):
-    count = """import resource
-import numpy as np
-faults = []
-for _ in range(3):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    np.ones(2**24)
-    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-with open("faults", "w") as file:
-    file.write(str(faults[-1]))"""
-    write(tree, "01_counts", count)
-    assert run.main(["--model", "mini-pythia"]) == 0
-    assert int((tree / "faults").read_text()) < 32  # half of what 128 MB of new pages cost, if they are of 2 MB each
 
 
 def test_a_kernel_stays_and_the_next_notebook_finds_nothing_of_the_one_before(tree):

@@ -30,8 +30,6 @@ from rare_token_neurons.runner.report import (closing_table, dry_run, from_commi
 KERNEL_STARTS = 3  # a kernel on a busy machine may die before its first answer
 KERNEL = ("--IPKernelApp.log_level=50",  # neither warnings for servers (no encryption on the loopback) nor its own end
           "--HistoryManager.hist_file=:memory:")
-MEMORY = {"GLIBC_TUNABLES": ":".join(  # what an array leaves stays for the next one, in large pages: a fifth less time
-    f"glibc.malloc.{name}={value}" for name, value in (("mmap_threshold", 2**33), ("trim_threshold", 2**33), ("hugetlb", 1)))}
 EMPTY = "get_ipython().reset(new_session=True)"  # what the notebook before defined
 PATIENCE = 20  # seconds that a place has to end what it runs
 DEAD = "DeadKernelError: the kernel was killed; most often the machine had no memory left"
@@ -68,7 +66,7 @@ class Kernel:
 
     def __init__(self, threads=None):
         os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # python3 is this environment's kernel, not one in the user's home
-        own = MEMORY | {"PYDEVD_DISABLE_FILE_VALIDATION": "1"} | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+        own = {"PYDEVD_DISABLE_FILE_VALIDATION": "1"} | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
         self.environment = own | os.environ
         self.manager, self.ended = None, False
 
