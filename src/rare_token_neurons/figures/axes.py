@@ -9,6 +9,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from scipy.cluster.hierarchy import dendrogram
 
 from rare_token_neurons import files
@@ -247,6 +248,14 @@ def heat_map(ax, matrix):
                 rasterized=True, cbar=False, xticklabels=False, yticklabels=False)
 
 
+def plain_ticks(*scales):
+    """Ticks at 1, 2 and 5 in plain numbers, for logarithmic axes over a decade or two."""
+    for axis in scales:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.set_minor_formatter(NullFormatter())
+
+
 def tick_at(ax, ticks):
     """Name those of some heights that lie within a logarithmic axis, in plain numbers, and no others."""
     ticks = [tick for tick in ticks if ax.get_ylim()[0] <= tick <= ax.get_ylim()[1]]
@@ -283,6 +292,7 @@ def of_groups(ax, rows):
                             alpha=0.5 if kind == "random" else 0.35, linewidth=0, label=None if place else LABELS[kind])
             ax.plot([left, left + 0.36], [row[kind]] * 2, color=GREY, linewidth=0.8)
         whiskers(ax, place, row, fmt="o", markersize=4, capsize=2, zorder=4, color=COLORS[row["group"]],
+                 markeredgecolor=DARK, markeredgewidth=0.4,
                  label=None if place else "group, 95 % over documents")
     names = [f"{NAMES.get(name, name)}\n(n = {size})" for name, size in zip(rows["group"], rows["size"])]
     ax.set_xticks(range(len(rows)), names)

@@ -68,23 +68,43 @@ def by_control(row, say, column="{}", then="; "):
                      for kind in controls.KINDS)
 
 
-def among(row, form):
-    """What the control groups of a row have, in short: "random groups 5 %, matched groups 9 %"; form : a format."""
-    return ", ".join(f"{kind} groups {row[kind]:{form}}" for kind in controls.KINDS if np.isfinite(row[kind]))
+def among(row, say):
+    """What the control groups of a row have, in short: "random groups 5 %, matched groups 9 %"; say : a number in words."""
+    return ", ".join(f"{kind} groups {say(row[kind])}" for kind in controls.KINDS if np.isfinite(row[kind]))
 
 
 def beside(row):
     """A value with its interval, and its controls: "**0.0312** (0.0203 to 0.0411; random groups 0.0021, ...)"."""
-    told = by_control(row, lambda kind: f"{kind} groups {row[kind]:.4f}, {chance(row, kind)}")
-    return f"**{row['value']:.4f}** ({between(row, form='.4f')}; {told})"
+    told = by_control(row, lambda kind: f"{kind} groups {row[kind]:.3g}, {chance(row, kind)}")
+    return f"**{row['value']:.3g}** ({between(row, form='.3g')}; {told})"
 
 
-def against(row):
+def when(steps, out):
+    """At which checkpoints something holds, for a title: "at no step", "from step 64 on", "at 3 of 11 steps".
+
+    steps : ascending ; out : (steps,) bool.
+    """
+    steps, there = list(steps), [step for step, beyond in zip(steps, out) if beyond]
+    if not there or there == steps:
+        return "at no step" if not there else "at every step" + ", even untrained" * bool(steps[0] == 0)
+    if there == steps[-len(there):]:
+        return f"from step {there[0]:,} on"
+    return f"at {len(there)} of {len(steps)} steps" + ", not at the last" * bool(there[-1] != steps[-1])
+
+
+def against(row, what=""):
     """Where a value lies by the 95 % bands of its controls, in words: "below random, like matched groups".
 
-    row : mapping with value, random_low, random_high, and the same of matched (NaN: no matched groups).
+    row : mapping with value, random_low, random_high, and the same of matched (NaN: no matched groups) ; what : the
+    value's name, which makes it "lower dimension than random groups".
     """
+    below, like, above = (f"lower {what} than", f"{what} like", f"higher {what} than") if what else ("below", "like", "above")
     ends = ((kind, row[f"{kind}_low"], row[f"{kind}_high"]) for kind in controls.KINDS)
-    sides = (f"{'below' if row['value'] < low else 'above' if row['value'] > high else 'like'} {kind}"
+    sides = (f"{below if row['value'] < low else above if row['value'] > high else like} {kind}"
              for kind, low, high in ends if np.isfinite(low))
     return f"{', '.join(sides)} groups"
+
+
+def sentence(words):
+    """The same with a capital letter, the rest as it is."""
+    return words[:1].upper() + words[1:]
