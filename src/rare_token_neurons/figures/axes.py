@@ -249,9 +249,10 @@ def heat_map(ax, matrix):
 
 
 def plain_ticks(*scales):
-    """Ticks at 1, 2 and 5 in plain numbers, for logarithmic axes over a decade or two."""
+    """Ticks in plain numbers on logarithmic axes: at 1, 2 and 5 over a decade or two, else at 1 alone."""
     for axis in scales:
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        low, high = axis.get_view_interval()
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
         axis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axis.set_minor_formatter(NullFormatter())
 
@@ -319,7 +320,7 @@ def group_over_steps(ax, rows):
     steps = own["step"].to_numpy(dtype=np.int64)
     of_curve(ax, steps, own, color=COLORS["rare"], label="rare group of the checkpoint")
     over_steps(ax, last["step"].to_numpy(dtype=np.int64), last["value"], color=COLORS["all"], linewidth=0.9,
-               label="rare group of the last one")
+               label="last rare group, followed back")
 
 
 def of_pairs(ax, sets):

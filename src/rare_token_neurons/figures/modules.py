@@ -41,7 +41,8 @@ def rankings(ax, rows, size, agreement):
     """
     common_too, again_too = agreement["correlation"]["rare", "common"], agreement["correlation"]["rare", "rare"]
     less = agreement["high"]["rare", "common"] < agreement["low"]["rare", "rare"]
-    title(ax, f"Rare and common rank the neurons {'less ' * bool(less)}alike\n(r = {common_too:.2f}, rare twice {again_too:.2f})")
+    title(ax, f"Rankings for rare and common {'differ' if less else 'agree'}\n(r = {common_too:.2f}; for rare twice "
+              f"{again_too:.2f})")
     values = rows.pivot(index="neuron", columns="group")
     rare, again, common = values["mean_abs_a"]["rare"], values["mean_abs_b"]["rare"], values["mean_abs_b"]["common"]
     chosen = top(rare, size)
@@ -167,8 +168,8 @@ def heads(ax, rows, route):
     plain_ticks(ax.xaxis, ax.yaxis)
     ax.set_ylim(top=3 * max(rows["rare"].max(), rows["rare_shuffled"].max()))
     ax.legend(loc="upper left")
-    alike = "order alike for" if route["p"] >= SIGNIFICANT else "order differently for"
-    title(ax, f"Heads {alike} rare and common\n(r = {route['correlation']:.2f}, shuffled labels {route['null']:.2f})")
+    found = "The same heads matter for" if route["p"] >= SIGNIFICANT else "Heads matter differently for"
+    title(ax, f"{found} rare and common\n(r = {route['correlation']:.2f}; shuffled labels {route['null']:.2f})")
 
 
 def layers(ax, rows, size):
@@ -247,11 +248,12 @@ def modularity(ax, rows):
     main, rows = rows[rows["main"]].iloc[0], rows[rows["resolution"] == 1]
     of_groups(ax, rows.assign(group="rare"))
     drop_empty(ax)
-    names = rows["where"] + "\npositions,\n" + rows["weights"].map(EDGES) + rows["main"].map({True: "\n(main)", False: ""})
+    names = rows["where"] + rows["main"].map({True: "*", False: ""}) + "\n" + rows["weights"].map(EDGES)
     ax.set_xticks(range(len(rows)), names)
     highest = rows[["high", "random_high", "matched_high"]].max().max()
-    ax.set(ylabel="modularity Q", xlabel="where, and which edges", ylim=(0, 1.1 * highest))
-    title(ax, f"Rare group: {against(main, 'modularity')}".replace(", ", ",\n"))
+    ax.set(ylabel="modularity Q", xlabel="positions, edges (*: the main one)", ylim=(0, 1.1 * highest))
+    title(ax, "\n".join(f"{sentence(against(main, 'modularity'))}".replace(", ", ",\n").rsplit(" than ", 1)).replace(
+        "modularity\n", "modularity than\n"))
 
 
 # ---- in words

@@ -15,6 +15,7 @@ from rare_token_neurons.statistics.claims import MOST_MISSING, SIGNIFICANT
 from rare_token_neurons.tables.claims import hill as of_claim
 
 MATRICES = {"in": "$W_{in}$", "gate": "$W_{in}$ gate", "up": "$W_{in}$ up", "out": "$W_{out}$"}
+WORDS = {"in": "W_in", "gate": "W_in, gate", "up": "W_in, up", "out": "W_out"}  # in tables
 MAIN = {"alpha_hill": "Hill exponent", "stable_rank": "stable rank"}  # smaller: heavier, fewer directions
 STATISTICS = MAIN | {"alpha_hill_half": "Hill exponent, k = m/2", "alpha": "weightwatcher's alpha",
                      "entropy": "spectral entropy", "spikes": "spikes (eigenvalues)", "mp_distance": "distance from noise",
@@ -132,7 +133,7 @@ def hill(ax, rows):
     ax.plot(at["k"], at["value"], "D", color=color, markersize=4.5, label="k by the fix-finger rule")
     ax.set(xlabel="tail size k (eigenvalues)", ylabel="Hill exponent\n(smaller: heavier)", yscale="log")
     axes.tick_at(ax, (0.5, 1, 2, 5, 10, 20, 50, 100))
-    title(ax, f"Heavier than random\nat {percent((now['value'] < now['random_low']).mean())} of the k")
+    title(ax, f"Heavier tail than random\nat {percent((now['value'] < now['random_low']).mean())} of the tail sizes")
 
 
 def _of_rare(groups):
@@ -166,7 +167,7 @@ def listed(rows):
     rows : `weight_groups` of the rare group, its rows as they are, after `usable`.
     """
     rows = rows[rows["statistic"].isin(list(MAIN))]
-    shown = pd.DataFrame({"statistic": rows["statistic"].map(MAIN), "matrix": rows["matrix"].map(MATRICES),
+    shown = pd.DataFrame({"statistic": rows["statistic"].map(MAIN), "matrix": rows["matrix"].map(WORDS),
                           "rare group": rows["value"].round(2)})
     shown["95 % over documents"] = [between(row) for _, row in rows.iterrows()]
     for kind in CONTROLS:
@@ -180,7 +181,7 @@ def others(rows):
     rows = rows[rows["statistic"].isin(set(STATISTICS) - set(MAIN))]
     told = rows["value"].map("{:.3g}".format) + " (" + rows["random_mean"].map("{:.3g}".format) + ")"
     shown = pd.DataFrame({"rare group (random groups)": rows["statistic"].map(STATISTICS), "told": told,
-                          "matrix": rows["matrix"].map(MATRICES)})
+                          "matrix": rows["matrix"].map(WORDS)})
     return shown.pivot(index="rare group (random groups)", columns="matrix", values="told").rename_axis(columns=None)
 
 
@@ -203,7 +204,7 @@ def laws(table):
         part = table[table["kind"] == kind].set_index("matrix")
         same = part["verdict"].eq(part.index.map(own["verdict"])).groupby(level=0).mean()
         shown[f"same verdict: {name}"] = same.map(percent)
-    return shown.rename(index=MATRICES)
+    return shown.rename(index=WORDS)
 
 
 def places(table):
@@ -249,11 +250,11 @@ def over_steps(ax, rows):
     axes.over_steps(ax, own["step"], own["value"], low=own["low"], high=own["high"], color=axes.COLORS["rare"],
                     markersize=2.5, label="rare group of the checkpoint (band: 95 % over documents)")
     axes.over_steps(ax, back["step"], back["value"], color=axes.COLORS["all"], linewidth=0.9, markersize=0,
-                    linestyle="--", label="rare group of the last one")
+                    linestyle="--", label="last rare group, followed back")
     name = MAIN[rows["statistic"].iloc[0]]
     course = when(own["step"], own["value"] < own["random_low"])
     title(ax, fill(f"{MATRICES[rows['matrix'].iloc[0]]}: smaller {name} than random groups {course}", 44))
-    ax.set_ylabel(name)
+    ax.set(ylabel=name, xlabel="training step" if ax.get_subplotspec().is_last_row() else "")
     powers = 10.0 ** np.arange(12)
     ax.set_xticks([0, *powers[(powers > 4 * own.loc[own["step"] > 0, "step"].min()) & (powers <= own["step"].max())]])
 
@@ -286,8 +287,8 @@ def by_layer(ax, rows, column):
     extreme = int((place["below"].isin([0]) | (place["below"] == place["others"])).sum())
     chance = 2 / (place["others"].max() + 1)
     out = binomtest(extreme, len(place), min(chance, 1), "greater").pvalue < SIGNIFICANT
-    title(ax, f"The last layer {'stands out' if out else 'does not stand out'}: extreme in\n{extreme} of {len(place)} "
-              f"matrices (by chance in {len(place) * chance:.1f})")
+    title(ax, f"The last layer {'stands out' if out else 'does not stand out'}:\nextreme in {extreme} of {len(place)} "
+              f"matrices ({len(place) * chance:.1f} by chance)")
 
 
 def layers_over_steps(ax, rows, column):
@@ -372,7 +373,7 @@ def summary(rare, model):
     """
     lines = [f"- **{MATRICES[matrix]}**{' (beside the claim)' if matrix == 'out' else ''}: Hill exponent "
              f"**{row.value:.2f}** [{row.low:.2f}, {row.high:.2f}]; {_controls(row)}, own elements shuffled "
-             f"{row.shuffled_mean:.2f}. Stable rank **{rank.value:.1f}**; {_controls(rank)}. "
+             f"{row.shuffled_mean:.2f}. Stable rank **{rank.value:.2f}**; {_controls(rank)}. "
              f"{of_claim(rare.reset_index(), matrix).detail}"
              for (matrix, row), (_, rank) in zip(*(rare.loc[name].iterrows() for name in MAIN))]
     quantised = ("\n\nThe weights of this model were stored with 4 bits and made floating point again: the rounding adds "
