@@ -90,7 +90,7 @@ def listed(rows, **named):
     for kind in controls.KINDS:
         if rows[kind].notna().any():
             shown[f"{kind} groups"], shown[f"p ({kind})"] = rows[kind].round(3), rows[f"p_{kind}"].round(3)
-    return shown.set_index(shown.columns[0]).fillna("")
+    return shown.set_index(shown.columns[0]).astype(object).fillna("")
 
 
 # ---- notebook 05

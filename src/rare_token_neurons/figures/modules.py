@@ -112,7 +112,7 @@ def listed_modules(rows):
     for kind in controls.KINDS:
         if rows[kind].notna().any():
             shown[f"{kind} groups"], shown[f"p ({kind})"] = rows[kind].round(2), rows[f"p_{kind}"].round(2)
-    return shown.set_index("positions").fillna("")
+    return shown.set_index("positions").astype(object).fillna("")
 
 
 def listed_heads(rows, count=5):
@@ -184,8 +184,7 @@ def layers(ax, rows, size):
     axes.whiskers(ax, layer, rows, fmt="o-", capsize=1.5, color=axes.COLORS["rare"],
                   label=f"rare group (n = {size}), 95 % over documents")
     beyond = int((rows["value"] > rows["random_high"]).sum())
-    title(ax, f"Heads of {beyond or 'no'}{f' of {len(rows)}' * (beyond > 0)} layer{'s' * (beyond > 1)} move the group\n"
-              "more than random groups")
+    title(ax, f"Heads of {f'{beyond} of {len(rows)} layers' if beyond else 'no layer'} move the group\nmore than random groups")
     ax.set(xlabel="layer of the head, counted from 1", ylabel="mean |activation change| (SD)",
            ylim=(0, 1.5 * rows[["high", "random_high", "matched_high"]].max().max()))
     ax.xaxis.get_major_locator().set_params(integer=True)

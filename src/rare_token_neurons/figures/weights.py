@@ -53,7 +53,7 @@ def judged(sets):
     for name, values in sets.items():
         found = spectra.hill(values, share=0.5)[0]
         low, middle, high = np.quantile(found, (0.05, 0.5, 0.95))
-        rows[name] = {"Hill exponent (median)": round(middle, 1), "5 to 95 % of 200": f"{low:.1f} to {high:.1f}",
+        rows[name] = {"Hill exponent (median)": round(middle, 1), "5 to 95 % of the draws": f"{low:.1f} to {high:.1f}",
                       "stable rank (median)": round(np.median(spectra.stable_rank(values)), 1)}
     return pd.DataFrame.from_dict(rows, orient="index")
 
@@ -173,7 +173,7 @@ def listed(rows):
     for kind in CONTROLS:
         if rows[f"{kind}_mean"].notna().any():
             shown[f"{kind} groups"], shown[f"p ({kind})"] = rows[f"{kind}_mean"].round(2), rows[f"p_{kind}"].round(3)
-    return shown.set_index("statistic").sort_index(kind="stable").fillna("")
+    return shown.set_index("statistic").sort_index(kind="stable").astype(object).fillna("")
 
 
 def others(rows):
