@@ -96,14 +96,14 @@ def test_boost_and_suppress_together_are_twice_as_many():
 def test_controls_that_cannot_be_used_are_named_so():
     found = activations.usable(table(GOOD, POOR))
     assert activations.beside(found.iloc[0]) == (
-        "**0.8** (0.7 to 0.9; random groups 0.9, none of 1,000 random groups is as far out; matched groups 0.85, none of "
-        "1,000 matched groups is as far out)")
+        "**0.8** (0.7 to 0.9; random groups 0.9, none of 1,000 random groups is as far out; matched groups 0.85, none "
+        "of 1,000 matched groups is as far out)")
     assert activations.beside(found.iloc[1]).endswith("is as far out; matched groups cannot be used)")
     assert [activations.among(one, activations.percent) for _, one in found.iterrows()] == [
         "random groups 90 %, matched groups 85 %", "random groups 90 %"]
     shown = activations.listed(found, positions=["rare", "all"])
     assert shown.index.tolist() == ["rare", "all"] and shown.loc["rare", "95 % over documents"] == "0.700 to 0.900"
-    assert shown["matched groups"].tolist() == [0.85, ""] and shown.loc["rare", "group"] == "rare group"
+    assert shown["matched groups"].tolist() == ["0.850", ""] and shown.loc["rare", "group"] == "rare group"
     assert "matched groups" not in activations.listed(activations.usable(table(POOR)), positions=["rare"])
 
 
@@ -141,9 +141,9 @@ def test_dimensions_in_words():
     rows = table(*({"where": where, "statistic": name, **match} for where, match in (("rare", GOOD), ("all", POOR))
                    for name in ("effective dimension", "whole components")))
     said = activations.dimensions(activations.usable(rows), pd.DataFrame())
-    assert "the rare group has **0.80** and random groups have 0.90. (In whole components" in said
-    assert "- Difference at rare positions: -0.10 against random groups (-" in said
-    assert "-0.05 against matched groups (-0.20 to +0.00; none of 1,000 matched groups is as far out).\n" in said
+    assert "the rare group has **0.800** and random groups have 0.900. (In whole components" in said
+    assert "- Difference at rare positions: -0.100 against random groups (-" in said
+    assert "-0.050 against matched groups (-0.200 to +0.000; none of 1,000 matched groups is as far out).\n" in said
     assert "matched groups cannot be used.\n\n The level depends" in said
     assert "107 rare positions (from 9 documents) and at 1,011 of all positions (from 132)" in activations.behind_it(
         activations.account(rows.assign(tokens=[107, 107, 1011, 1011], documents=[9, 9, 132, 132])))
@@ -152,7 +152,8 @@ def test_dimensions_in_words():
 def test_titles_say_where_the_rare_group_lies(ax):
     rows = activations.usable(table(GOOD, {"group": "head"}, {"where": "all", "value": 1.0, "high": 1.1}))
     activations.dimension(ax, rows, "rare", "effective dimension")
-    assert ax.get_title(loc="left") == "Rare positions:\nlower dimension than random, lower dimension than matched groups"
+    assert ax.get_title(loc="left") == ("Rare positions:\nlower dimension than random, lower dimension than matched "
+                                        "groups")
     ax.clear()
     activations.dimension(ax, rows, "all", "effective dimension")
     assert ax.get_title(loc="left").startswith("All positions:\nhigher dimension than random")

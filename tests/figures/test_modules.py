@@ -61,8 +61,8 @@ def test_modularity_is_drawn_and_told_beside_the_controls_that_can_be_used(ax, l
     assert ax.get_title(loc="left") == "Higher modularity than\nrandom groups"
     said = modules.of_modules(module_row())
     assert said.startswith("With positive correlations as edges the rare group has a modularity of **0.100**, in 4 "
-                           "communities (random groups 0.050, a difference of +0.050 (+0.000 to +0.070); matched groups "
-                           "0.060, a difference of +0.040")
+                           "communities (random groups 0.050, a difference of +0.050 (+0.000 to +0.070); matched "
+                           "groups 0.060, a difference of +0.040")
     assert said.endswith("of half B.")
     poor = modules.usable(rows.assign(imbalance_scale=0.6)).iloc[1]
     said = modules.of_modules(poor)
@@ -86,15 +86,18 @@ def test_a_group_does_more_than_its_sum_where_its_interval_is_above_it_and_above
                          "ratio_high": [1.3, 0, 0]})
     assert modules.as_the_sum(rows) == "more than their sum"
     assert modules.as_the_sum(rows.assign(ratio_low=1.01)) == "what their sum says"
-    assert modules.as_the_sum(rows.assign(ratio=rows["ratio"] - 0.5, ratio_low=0.3, ratio_high=0.4)) == "less than their sum"
+    rows = rows.assign(ratio=rows["ratio"] - 0.5, ratio_low=0.3, ratio_high=0.4)
+    assert modules.as_the_sum(rows) == "less than their sum"
 
 
 def test_the_text_tells_of_the_top_50_where_the_table_has_them():
-    rows = pd.DataFrame([{"first": first, "second": second, "k": k, "shared": k // 2 + (first == second), "jaccard": 0.3,
-                          "null_jaccard": 0.25, "low": 0.2, "high": 0.4, "group": k == 27}
-                         for first, second in (("rare", "common"), ("rare", "rare"), ("common", "common")) for k in (27, 50)])
+    pairs = ("rare", "common"), ("rare", "rare"), ("common", "common")
+    rows = pd.DataFrame([{"first": first, "second": second, "k": k, "shared": k // 2 + (first == second),
+                          "jaccard": 0.3, "null_jaccard": 0.25, "low": 0.2, "high": 0.4, "group": k == 27}
+                         for first, second in pairs for k in (27, 50)])
     said = modules.of_tops(rows)
-    assert said.startswith("Of their top 50 neurons rare and common tokens share **25**. Two halves of the text share 26")
+    assert said.startswith("Of their top 50 neurons rare and common tokens share **25**. Two halves of the text "
+                           "share 26")
     assert said.endswith("Unrelated rankings would share 20.0.")  # 2 k J / (1 + J)
     assert "top 27 neurons" in modules.of_tops(rows[rows["k"] == 27])
     assert modules.listed_overlap(rows).index.tolist() == [27] * 3 + [50] * 3

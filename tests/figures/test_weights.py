@@ -24,7 +24,8 @@ def test_groups_have_places_of_their_own(ax):
 
 
 def test_the_hill_plot_marks_the_chosen_tail(ax, legend):
-    part = pd.DataFrame({"k": [1, 2, 3], "value": [3.0, 2.0, 1.5], "chosen": 2, "revision": "", "random_low": 2.5, "random_high": 9.0,
+    part = pd.DataFrame({"k": [1, 2, 3], "value": [3.0, 2.0, 1.5], "chosen": 2, "revision": "",
+                         "random_low": 2.5, "random_high": 9.0,
                          "matched_low": 1.8, "matched_high": 8.0, "shuffled_mean": 5.0})
     both = pd.concat([part.assign(revision="step0", value=[8.0, 7.0, 6.0]), part.assign(revision="step9")])
     weights.hill(ax, both)
@@ -39,8 +40,8 @@ def test_the_hill_plot_marks_the_chosen_tail(ax, legend):
 
 def test_the_law_is_drawn_at_the_groups_aspect_ratio(ax):
     rank = np.arange(1, 21)
-    rows = pd.DataFrame({"rank": np.tile(rank, 3), "columns": 80, "kind": np.repeat(["rare", "random", "shuffled"], 20), "matrix": "gate",
-                         "draw": 0, "relative": np.tile(np.linspace(2, 0.3, 20), 3)})
+    rows = pd.DataFrame({"rank": np.tile(rank, 3), "columns": 80, "matrix": "gate", "draw": 0,
+                         "kind": np.repeat(["rare", "random", "shuffled"], 20), "relative": np.tile(np.linspace(2, 0.3, 20), 3)})
     weights.spectrum(ax, rows, np.linspace(-1, 1, 10))
     law = next(line for line in ax.lines if line.get_linestyle() == "-" and len(line.get_xdata()) == 400)
     assert 10 ** law.get_xdata()[[0, -1]] == pytest.approx([0.25, 2.25])  # (1 -+ sqrt(1/4))^2
@@ -60,7 +61,7 @@ def test_planted_spectra_give_their_known_answers_back(ax, legend):
     found = weights.judged(sets)
     assert found.loc["power law, exponent 1.5", "Hill exponent (median)"] == pytest.approx(1.5, abs=0.2)
     noise, shared = (found.loc[name, "stable rank (median)"] for name in ("unrelated neurons", "one direction shared"))
-    assert noise == pytest.approx(20 / weights.spectra.mp_edges(0.1)[1], rel=0.1)  # 200 numbers a row: lambda_1 at the edge
+    assert noise == pytest.approx(20 / weights.spectra.mp_edges(0.1)[1], rel=0.1)  # lambda_1 at the edge
     assert 1.5 < shared < 2.2  # half of each row's length is shared
     weights.ranked(ax, sets)
     assert legend() == list(sets) and all(len(line.get_xdata()) == 20 for line in ax.lines)
@@ -100,20 +101,22 @@ def test_matched_groups_that_cannot_be_used_are_left_out_matrix_by_matrix(ax, le
     assert ax.get_title(loc="left") == "Rare group: smaller spectral entropy than\nits controls in $W_{in}$ gate"
     shown = weights.listed(used)
     assert shown.index.tolist() == ["Hill exponent"] * 2 + ["stable rank"] * 2
-    assert shown["matched groups"].tolist() == ["", 3.0] * 2 and shown["matrix"].tolist() == ["W_in, gate", "W_in, up"] * 2
+    assert shown["matched groups"].tolist() == ["", "3.00"] * 2
+    assert shown["matrix"].tolist() == ["W_in, gate", "W_in, up"] * 2
     assert weights.others(used).loc["spectral entropy", "W_in, up"] == "2 (3)"
 
 
 def test_the_course_of_training_is_in_the_titles_and_in_words(ax, legend):
     rows = pd.DataFrame([{"kind": kind, "statistic": name, "matrix": "up", "step": step, "value": value, "low": value,
-                          "high": value, "random_low": 2.0, "random_high": 4.0, "difference": value - 3, "p_random": 0.2}
+                          "high": value, "random_low": 2.0, "random_high": 4.0, "difference": value - 3,
+                          "p_random": 0.2}
                          for kind in ("own", "last") for name in weights.MAIN
                          for step, value in ((64, 1.0), (0, 3.0), (8, 2.5))])
     weights.over_steps(ax, rows[rows["statistic"] == "alpha_hill"])
     assert ax.get_title(loc="left") == "$W_{in}$ up: smaller Hill exponent than\nrandom groups from step 64 on"
     assert weights.course(rows) == (
-        "- $W_{in}$ up: the distance to random groups goes from +0.00 to -2.00 in the Hill exponent, and from +0.0 to -2.0 "
-        "in the stable rank.\n- At the first checkpoint the smallest of the 2 p values is 0.20.")
+        "- $W_{in}$ up: the distance to random groups goes from +0.00 to -2.00 in the Hill exponent, and from +0.0 to "
+        "-2.0 in the stable rank.\n- At the first checkpoint the smallest of the 2 p values is 0.20.")
     assert weights.course(pd.DataFrame()) == ""
 
 
@@ -162,10 +165,10 @@ def test_failed_fits_are_told_matrix_by_matrix_and_too_many_are_marked():
 def test_the_summary_tells_each_matrix_and_which_measures_agree():
     rare = weights.usable(groups_of()).set_index(["statistic", "matrix"])
     said = weights.summary(rare, "mini-pythia").splitlines()
-    assert said[0].startswith("- **$W_{in}$ gate**: Hill exponent **2.00** [1.50, 2.50]; random groups 3.00 (p = 0.30), "
-                              "matched groups cannot be used, own elements shuffled 9.00. Stable rank **2.00**; random "
-                              "groups 3.00 (p = 0.30), matched groups cannot be used. A heavier tail than random groups by "
-                              "Hill at k = m/2, entropy; not by Hill by fix-finger, stable rank.")
+    assert said[0].startswith("- **$W_{in}$ gate**: Hill exponent **2.00** [1.50, 2.50]; random groups 3.00 (p = "
+                              "0.30), matched groups cannot be used, own elements shuffled 9.00. Stable rank **2.00**; "
+                              "random groups 3.00 (p = 0.30), matched groups cannot be used. A heavier tail than random "
+                              "groups by Hill at k = m/2, entropy; not by Hill by fix-finger, stable rank.")
     assert "matched groups 3.00 (p = 0.30), own" in said[1]
     assert "than random groups and matched groups by Hill at" in said[1]
     assert len(said) == 2

@@ -10,7 +10,8 @@ import pandas as pd
 
 from rare_token_neurons.figures import axes
 from rare_token_neurons.figures.axes import COLORS, clustered, of_groups, of_pairs, reach, title
-from rare_token_neurons.figures.words import against, among, beside, between, by_control, chance, percent, sentence, when
+from rare_token_neurons.figures.words import (against, among, beside, between, by_control, chance, percent, sentence,
+                                              texts, when)
 from rare_token_neurons.statistics import controls, geometry  # geometry for the notebooks too
 from rare_token_neurons.statistics.claims import poor_match
 
@@ -85,12 +86,12 @@ def listed(rows, **named):
     rows : with group, size, value, low, high, random, p_random, ..., after `usable` ; named : columns before these.
     """
     shown = pd.DataFrame({**named, "group": rows["group"].replace(axes.NAMES), "neurons": rows["size"],
-                          "value": rows["value"].round(3)})
+                          "value": texts(rows["value"], ".3f")})
     shown["95 % over documents"] = [between(row, form=".3f") for _, row in rows.iterrows()]
     for kind in controls.KINDS:
         if rows[kind].notna().any():
-            shown[f"{kind} groups"], shown[f"p ({kind})"] = rows[kind].round(3), rows[f"p_{kind}"].round(3)
-    return shown.set_index(shown.columns[0]).astype(object).fillna("")
+            shown[f"{kind} groups"], shown[f"p ({kind})"] = texts(rows[kind], ".3f"), texts(rows[f"p_{kind}"], ".3f")
+    return shown.set_index(shown.columns[0])
 
 
 # ---- notebook 05
@@ -197,15 +198,15 @@ def dimensions(table, training):
     rare, every = (of[where, STATISTICS[0]] for where in PLACES)
 
     def less(row):
-        return by_control(row, lambda kind: f"{row[f'less_{kind}']:+.2f} against {kind} groups "
-                                            f"({between(row, f'less_{kind}', '+.2f')}; {chance(row, kind)})")
+        return by_control(row, lambda kind: f"{row[f'less_{kind}']:+.3f} against {kind} groups "
+                                            f"({between(row, f'less_{kind}', '+.3f')}; {chance(row, kind)})")
 
     return ("The paper (by a public summary) has 0.49 for rare token neurons and 0.56 for random ones. Here, at rare "
-            f"positions, the rare group has **{rare['value']:.2f}** and random groups have {rare['random']:.2f}. (In "
-            f"whole components, as the paper counts, the group has {of['rare', 'whole components']['value']:.2f}.)\n\n"
-            f"- Difference at rare positions: {less(rare)}.\n- Difference at all positions: {less(every)}.\n\n"
-            f"{course(training, 'below', STATISTICS[0])} The level depends on the size of the group and on the number of "
-            "positions. Only the difference is a finding.")
+            f"positions, the rare group has **{rare['value']:.3f}** and random groups have {rare['random']:.3f}. (In "
+            "whole components, as the paper counts, the group has "
+            f"{of['rare', 'whole components']['value']:.3f}.)\n\n- Difference at rare positions: {less(rare)}.\n- "
+            f"Difference at all positions: {less(every)}.\n\n{course(training, 'below', STATISTICS[0])} The level "
+            "depends on the size of the group and on the number of positions. Only the difference is a finding.")
 
 
 # ---- along the activation scale (exploratory)
@@ -380,9 +381,9 @@ def co_activate(table):
     if table["gated"].any():
         within = {where: pick(table, where, "within", statistic="mean absolute") for where in PLACES}
         return (paper + "In this model, whose MLPs are gated, signs mean nothing. So here it is the mean absolute "
-                f"correlation.\n\n- **Within** the group, at rare positions: {beside(within['rare'])}.\n- Within, at all "
-                f"positions: {beside(within['all'])}.\n- **Between** the group and the others: cannot be tested. Without "
-                "a sign nothing can be avoided. Their mean absolute correlation is "
+                f"correlation.\n\n- **Within** the group, at rare positions: {beside(within['rare'])}.\n- Within, at "
+                f"all positions: {beside(within['all'])}.\n- **Between** the group and the others: cannot be tested. "
+                "Without a sign nothing can be avoided. Their mean absolute correlation is "
                 f"{beside(pick(table, 'rare', 'between', statistic='mean absolute'))}.")
     of = {(where, relation): beside(pick(table, where, relation)) for where in PLACES for relation in RELATIONS}
     return (paper + "Here it is the mean correlation.\n\n- **Within** the group, at rare positions: "

@@ -1,5 +1,7 @@
 """Drawing rankings beside each other, heads, communities and groups of neurons (notebook 08), and words on them."""
 
+from textwrap import fill
+
 import networkx as nx
 import numpy as np
 import pandas as pd
@@ -7,7 +9,7 @@ import pandas as pd
 from rare_token_neurons.figures import axes
 from rare_token_neurons.figures.activations import drop_empty, matches, matching, usable  # some for the notebook
 from rare_token_neurons.figures.axes import of_groups, plain_ticks, title
-from rare_token_neurons.figures.words import against, between, by_control, by_draws, level, sentence
+from rare_token_neurons.figures.words import against, between, by_control, by_draws, level, sentence, texts
 from rare_token_neurons.statistics import controls, geometry  # geometry for the notebook
 from rare_token_neurons.statistics.claims import SIGNIFICANT
 from rare_token_neurons.statistics.rankings import top
@@ -89,7 +91,8 @@ def tops(rows):
 def listed_overlap(rows):
     """The overlap of the tops as a reader sees it, at the rare group's size and at that of the text."""
     rows = rows[rows["group"] | (rows["k"] == tops(rows)[0])].sort_values("k", kind="stable")
-    names = {"rarerare": "rare and rare again", "rarecommon": "rare and common", "commoncommon": "common and common again"}
+    names = {"rarerare": "rare and rare again", "rarecommon": "rare and common",
+             "commoncommon": "common and common again"}
     return pd.DataFrame({"neurons in each top": rows["k"], "tops for": (rows["first"] + rows["second"]).map(names),
                          "shared": rows["shared"], "Jaccard index": rows["jaccard"].round(2),
                          "95 % over documents": [between(row) for _, row in rows.iterrows()],
@@ -107,12 +110,13 @@ def listed_rankings(rows):
 
 def listed_modules(rows):
     """The modularity in all variants as a reader sees it. rows : `modules` of one revision, after `usable`."""
-    shown = pd.DataFrame({"positions": rows["where"], "edges": rows["weights"].map(EDGES), "resolution":
-                          rows["resolution"], "communities": rows["communities"], "modularity Q": rows["value"].round(2)})
+    shown = pd.DataFrame({"positions": rows["where"], "edges": rows["weights"].map(EDGES),
+                          "resolution": rows["resolution"], "communities": rows["communities"],
+                          "modularity Q": texts(rows["value"], ".2f")})
     for kind in controls.KINDS:
         if rows[kind].notna().any():
-            shown[f"{kind} groups"], shown[f"p ({kind})"] = rows[kind].round(2), rows[f"p_{kind}"].round(2)
-    return shown.set_index("positions").astype(object).fillna("")
+            shown[f"{kind} groups"], shown[f"p ({kind})"] = texts(rows[kind], ".2f"), texts(rows[f"p_{kind}"], ".2f")
+    return shown.set_index("positions")
 
 
 def listed_heads(rows, count=5):
@@ -126,7 +130,7 @@ def listed_heads(rows, count=5):
 
 
 def listed_groups(rows):
-    """Joint changes and sums of single ones as a reader sees them, the mean of each kind of group. rows : `group_ablation`"""
+    """Joint changes and sums of single ones as a reader sees them, means by kind of group. rows : `group_ablation`"""
     mean = rows.groupby("group", sort=False)[["joint", "added", "ratio"]].mean()
     return mean.round(2).set_axis(["together (nats)", "sum of single changes (nats)", "ratio"], axis=1)
 
@@ -184,7 +188,8 @@ def layers(ax, rows, size):
     axes.whiskers(ax, layer, rows, fmt="o-", capsize=1.5, color=axes.COLORS["rare"],
                   label=f"rare group (n = {size}), 95 % over documents")
     beyond = int((rows["value"] > rows["random_high"]).sum())
-    title(ax, f"Heads of {f'{beyond} of {len(rows)} layers' if beyond else 'no layer'} move the group\nmore than random groups")
+    title(ax, f"Heads of {f'{beyond} of {len(rows)} layers' if beyond else 'no layer'} move the group\n"
+              "more than random groups")
     ax.set(xlabel="layer of the head, counted from 1", ylabel="mean |activation change| (SD)",
            ylim=(0, 1.5 * rows[["high", "random_high", "matched_high"]].max().max()))
     ax.xaxis.get_major_locator().set_params(integer=True)
@@ -216,10 +221,10 @@ def as_the_sum(rows):
 
     rows : `group_ablation` of one revision.
     """
-    whole, spread = rows[rows["group"] == "rare"].iloc[0], rows.loc[rows["group"] == "random", "ratio"].quantile([0.025, 0.975])
-    if whole["ratio_low"] > max(RATIO, spread.iloc[1]):
+    whole, others = rows[rows["group"] == "rare"].iloc[0], rows.loc[rows["group"] == "random", "ratio"]
+    if whole["ratio_low"] > max(RATIO, others.quantile(0.975)):
         return "more than their sum"
-    return "less than their sum" if whole["ratio_high"] < min(RATIO, spread.iloc[0]) else "what their sum says"
+    return "less than their sum" if whole["ratio_high"] < min(RATIO, others.quantile(0.025)) else "what their sum says"
 
 
 def growth(ax, rows):
@@ -240,7 +245,7 @@ def growth(ax, rows):
 
 
 def modularity(ax, rows):
-    """Modularity of the rare group over its controls, a place for each variant at resolution 1; the main one is the title.
+    """Modularity of the rare group over its controls, a place for each variant at resolution 1; title: the main one.
 
     rows : `modules` of one revision, after `usable`.
     """
@@ -251,8 +256,7 @@ def modularity(ax, rows):
     ax.set_xticks(range(len(rows)), names)
     highest = rows[["high", "random_high", "matched_high"]].max().max()
     ax.set(ylabel="modularity Q", xlabel="positions, edges (*: the main one)", ylim=(0, 1.1 * highest))
-    title(ax, "\n".join(f"{sentence(against(main, 'modularity'))}".replace(", ", ",\n").rsplit(" than ", 1)).replace(
-        "modularity\n", "modularity than\n"))
+    title(ax, fill(sentence(against(main, "modularity")), 26))
 
 
 # ---- in words
@@ -267,7 +271,8 @@ def of_modules(main):
                                          f"({between(main, f'less_{kind}', '+.3f')})")
     edges = "absolute correlations" if main["weights"] == "absolute" else "positive correlations"
     untested = "" if np.isfinite(main["matched"]) else " Without matched groups a claim of absence cannot be tested."
-    return (f"With {edges} as edges the rare group has a modularity of **{main['value']:.3f}**, in {main['communities']} "
+    return (f"With {edges} as edges the rare group has a modularity of **{main['value']:.3f}**, in "
+            f"{main['communities']} "
             f"communities ({told}). Behind it: {main['size']} neurons at {main['positions']:,} rare positions in "
             f"{main['documents']} documents of half B.{untested}")
 
@@ -276,9 +281,9 @@ def of_tops(rows):
     """How many of their top neurons rare and common tokens share, in Markdown. rows : `overlap` of one revision."""
     k, found = tops(rows)
     shared, neurons = found["shared"], found.loc[("rare", "common"), "null_jaccard"]
-    return (f"Of their top {k} neurons rare and common tokens share **{shared['rare', 'common']}**. Two halves of the text "
-            f"share {shared['rare', 'rare']} for rare tokens, and {shared['common', 'common']} for common ones. That is "
-            f"the most one can expect. Unrelated rankings would share {2 * k * neurons / (1 + neurons):.1f}.")
+    return (f"Of their top {k} neurons rare and common tokens share **{shared['rare', 'common']}**. Two halves of the "
+            f"text share {shared['rare', 'rare']} for rare tokens, and {shared['common', 'common']} for common ones. "
+            f"That is the most one can expect. Unrelated rankings would share {2 * k * neurons / (1 + neurons):.1f}.")
 
 
 def of_heads(route):
@@ -289,8 +294,8 @@ def of_heads(route):
     return (f"Each of the {route['heads']} heads was ablated on {route['tokens']:,} tokens of {route['documents']} "
             f"documents. There are {route['rare_positions']} rare and {route['common_positions']} common targets. The "
             f"order of the heads for the two kinds has a rank correlation of **{route['correlation']:.2f}** (95 % over "
-            f"documents {between(route)}). With shuffled labels it has {between(route, 'null')}, {level(route['p'])} for "
-            f"a value as low. Heads that lean to one kind, at a false discovery rate of 5 %: {route['leaning']}.")
+            f"documents {between(route)}). With shuffled labels it has {between(route, 'null')}, {level(route['p'])} "
+            f"for a value as low. Heads that lean to one kind, at a false discovery rate of 5 %: {route['leaning']}.")
 
 
 def summary(module, group, neurons, route, whole):
@@ -307,12 +312,11 @@ def summary(module, group, neurons, route, whole):
     beside = by_control(module, lambda kind: f"{kind} groups have {module[kind]:.3f} "
                                              f"({by_draws(module[f'p_{kind}'], controls.MODULE_DRAWS, kind, 2)})")
     return (
-        "- **A module?** The follow-ups report a modularity of 0.05 to 0.11 for the plateau neurons and 0.04 to 0.09 for "
-        f"random ones (p > 0.4). Here it is **{module['value']:.3f}**{edges}; {beside}.\n"
-        f"- **Other neurons?** Rare and common tokens share **{one['shared']} of {one['k']}** top neurons (chance "
-        f"{one['k'] ** 2 / neurons:.1f}; two halves of the text share {again['shared']} for rare tokens).\n"
-        "- **Other heads?** The follow-up sees no preferential routing by attention heads. Here the order of the heads for "
-        f"rare and common tokens agrees with {route['correlation']:.2f}; shuffled labels give {route['null']:.2f} "
-        f"({level(route['p'])}).\n"
-        f"- **More together?** Ablated together, the rare group changes the loss by {whole['joint']:.3f} nats, "
+        "- **A module?** The follow-ups report a modularity of 0.05 to 0.11 for the plateau neurons and 0.04 to 0.09 "
+        f"for random ones (p > 0.4). Here it is **{module['value']:.3f}**{edges}; {beside}.\n- **Other neurons?** Rare "
+        f"and common tokens share **{one['shared']} of {one['k']}** top neurons (chance {one['k'] ** 2 / neurons:.1f}; "
+        f"two halves of the text share {again['shared']} for rare tokens).\n- **Other heads?** The follow-up sees no "
+        "preferential routing by attention heads. Here the order of the heads for rare and common tokens agrees with "
+        f"{route['correlation']:.2f}; shuffled labels give {route['null']:.2f} ({level(route['p'])}).\n- **More "
+        f"together?** Ablated together, the rare group changes the loss by {whole['joint']:.3f} nats, "
         f"**{whole['ratio']:.2f} times** ({between(whole, 'ratio')}) the sum of its neurons.")

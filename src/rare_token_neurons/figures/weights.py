@@ -9,7 +9,7 @@ from scipy.stats import binomtest
 from rare_token_neurons.figures import axes
 from rare_token_neurons.figures.activations import matches, usable  # usable for the notebook, as spectra is
 from rare_token_neurons.figures.axes import GREY, title
-from rare_token_neurons.figures.words import among, between, by_control, by_draws, percent, when
+from rare_token_neurons.figures.words import among, between, by_control, by_draws, percent, texts, when
 from rare_token_neurons.statistics import controls, spectra
 from rare_token_neurons.statistics.claims import MOST_MISSING, SIGNIFICANT
 from rare_token_neurons.tables.claims import hill as of_claim
@@ -18,8 +18,8 @@ MATRICES = {"in": "$W_{in}$", "gate": "$W_{in}$ gate", "up": "$W_{in}$ up", "out
 WORDS = {"in": "W_in", "gate": "W_in, gate", "up": "W_in, up", "out": "W_out"}  # in tables
 MAIN = {"alpha_hill": "Hill exponent", "stable_rank": "stable rank"}  # smaller: heavier, fewer directions
 STATISTICS = MAIN | {"alpha_hill_half": "Hill exponent, k = m/2", "alpha": "weightwatcher's alpha",
-                     "entropy": "spectral entropy", "spikes": "spikes (eigenvalues)", "mp_distance": "distance from noise",
-                     "spectral_norm": "largest eigenvalue"}
+                     "entropy": "spectral entropy", "spikes": "spikes (eigenvalues)",
+                     "mp_distance": "distance from noise", "spectral_norm": "largest eigenvalue"}
 LOOKS = {"random": {"color": GREY, "alpha": 0.35, "label": "random groups"},
          "matched": {"color": axes.DARK, "histtype": "step", "linestyle": "--", "linewidth": 0.9,
                      "label": "matched groups (by row norm)"},
@@ -43,8 +43,8 @@ def planted(m, d, draws=200, seed=0):
     rng = np.random.default_rng(seed)
     noise, shared = rng.normal(size=(draws, m, d)), rng.normal(size=(draws, 1, d))
     tail = np.sort(rng.pareto(1.5, size=(draws, m)) + 1, axis=1)[:, ::-1]
-    return {"unrelated neurons": spectra.eigenvalues(noise), "one direction shared": spectra.eigenvalues(noise + shared),
-            "power law, exponent 1.5": tail}
+    return {"unrelated neurons": spectra.eigenvalues(noise),
+            "one direction shared": spectra.eigenvalues(noise + shared), "power law, exponent 1.5": tail}
 
 
 def judged(sets):
@@ -84,8 +84,9 @@ def shares(rows):
 def one_direction(share):
     """How much of each matrix's spectrum one direction holds, a line a matrix, in Markdown. share : from `shares`"""
     told = share.unstack("kind").reindex(columns=["rare", *CONTROLS])
-    return "\n".join(f"- {MATRICES[matrix]}: one direction holds **{percent(row['rare'])}** of the rare group's spectrum "
-                     f"({among(row, percent)})." for matrix, row in told.iterrows())
+    told = told.loc[[matrix for matrix in MATRICES if matrix in told.index]]
+    return "\n".join(f"- {MATRICES[matrix]}: one direction holds **{percent(row['rare'])}** of the rare group's "
+                     f"spectrum ({among(row, percent)})." for matrix, row in told.iterrows())
 
 
 def spectrum(ax, rows, edges):
@@ -168,12 +169,13 @@ def listed(rows):
     """
     rows = rows[rows["statistic"].isin(list(MAIN))]
     shown = pd.DataFrame({"statistic": rows["statistic"].map(MAIN), "matrix": rows["matrix"].map(WORDS),
-                          "rare group": rows["value"].round(2)})
+                          "rare group": texts(rows["value"], ".2f")})
     shown["95 % over documents"] = [between(row) for _, row in rows.iterrows()]
     for kind in CONTROLS:
         if rows[f"{kind}_mean"].notna().any():
-            shown[f"{kind} groups"], shown[f"p ({kind})"] = rows[f"{kind}_mean"].round(2), rows[f"p_{kind}"].round(3)
-    return shown.set_index("statistic").sort_index(kind="stable").astype(object).fillna("")
+            shown[f"{kind} groups"] = texts(rows[f"{kind}_mean"], ".2f")
+            shown[f"p ({kind})"] = texts(rows[f"p_{kind}"], ".3f")
+    return shown.set_index("statistic").sort_index(kind="stable")
 
 
 def others(rows):
@@ -189,7 +191,8 @@ def agreeing(groups):
     """In how many matrices each group lies below its controls, by some of the measures; takes what `lower` takes."""
     case = groups["group"] + groups["rows"].map({"raw": "", "standardised": ", rows standardised"})
     counts = lower(groups).groupby([case, groups["statistic"].map(STATISTICS)], sort=False).sum().unstack()
-    return counts[list(STATISTICS.values())[:5]].rename_axis(index=f"of {groups['matrix'].nunique()} matrices", columns=None)
+    counts = counts[list(STATISTICS.values())[:5]]
+    return counts.rename_axis(index=f"of {groups['matrix'].nunique()} matrices", columns=None)
 
 
 def laws(table):
@@ -230,7 +233,8 @@ def groups(ax, rows):
                   alpha=0.45, label=axes.LABELS[name])
         ax.plot(rows[f"{name}_mean"], rows["y"] + shift, "|", color=axes.DARK, markersize=4)
     rare = rows[(rows["group"] == "rare") & (rows["rows"] == "raw")]
-    there, name = [MATRICES[matrix] for matrix in rare.loc[lower(rare), "matrix"]], STATISTICS[rows["statistic"].iloc[0]]
+    there = [MATRICES[matrix] for matrix in rare.loc[lower(rare), "matrix"]]
+    name = STATISTICS[rows["statistic"].iloc[0]]
     title(ax, f"Rare group: smaller {name} than\nits controls in {' and '.join(there) or 'no matrix'}")
     ax.set_xlabel(f"{name} (smaller: {'heavier tail' if 'Hill' in name else 'fewer directions'})")
     for group in dict.fromkeys(rows["group"]):
@@ -303,8 +307,8 @@ def layers_over_steps(ax, rows, column):
                         linestyle=_dashes(mlp)[matrix], zorder=3 if last else 2)
     ax.set(xlabel="training step (black: the last layer)", ylabel=STATISTICS[column])
     last = rows[(rows["matrix"] == mlp[-1]) & (rows["layer"] == rows["layer"].max())].sort_values("step")[column]
-    title(ax, f"Output weights of the last layer:\n{column} {'falls' if last.iloc[-1] < last.iloc[0] else 'does not fall'} "
-              "in training")
+    course = "falls" if last.iloc[-1] < last.iloc[0] else "does not fall"
+    title(ax, f"Output weights of the last layer:\n{column} {course} in training")
 
 
 def special(fits, column="alpha"):
@@ -335,8 +339,8 @@ def listed_layers(fits):
     """The last layer's alpha among the other layers as a reader sees it, a row a matrix; takes what `special` takes."""
     found = special(fits)
     found["below"] = found["below"].astype(str) + " of " + found["others"].astype(str)
-    columns = {"last": "alpha of the last layer", "median": "median of the others", "lowest": "lowest", "highest": "highest",
-               "below": "others below it", "p": "p (place by chance)"}
+    columns = {"last": "alpha of the last layer", "median": "median of the others", "lowest": "lowest",
+               "highest": "highest", "below": "others below it", "p": "p (place by chance)"}
     return found[list(columns)].rename(columns=columns).rename_axis("matrix").round(2)
 
 
@@ -361,7 +365,8 @@ def failures(table):
     fits = table[(table["group"] == "rare") & (table["rows"] == "raw") & (table["statistic"] == "alpha")]
     lines = [f"- {MATRICES[row.matrix]}: {percent(row.missing, 1)} of weightwatcher's fits failed"
              + (" (**above 20 %: cannot be tested**)" if row.missing > MOST_MISSING else "")
-             + f". It calls {percent(row.under_trained)} of the random groups under-trained." for row in fits.itertuples()]
+             + f". It calls {percent(row.under_trained)} of the random groups under-trained."
+             for row in fits.itertuples()]
     log = "; ".join(sorted(set(table["log"]) - {""}))
     return "\n".join(lines + ([f"- Its words on failures: {log}."] if log else []))
 
@@ -376,8 +381,8 @@ def summary(rare, model):
              f"{row.shuffled_mean:.2f}. Stable rank **{rank.value:.2f}**; {_controls(rank)}. "
              f"{of_claim(rare.reset_index(), matrix).detail}"
              for (matrix, row), (_, rank) in zip(*(rare.loc[name].iterrows() for name in MAIN))]
-    quantised = ("\n\nThe weights of this model were stored with 4 bits and made floating point again: the rounding adds "
-                 "noise of its own.")
+    quantised = ("\n\nThe weights of this model were stored with 4 bits and made floating point again: the rounding "
+                 "adds noise of its own.")
     return "\n".join(lines) + quantised * (model == "smollm2")
 
 
@@ -394,7 +399,8 @@ def course(training):
              f"{row['last', 'alpha_hill']:+.2f} in the Hill exponent, and from {row['first', 'stable_rank']:+.1f} to "
              f"{row['last', 'stable_rank']:+.1f} in the stable rank." for matrix, row in gaps.iterrows()]
     early = own.loc[own["step"] == own["step"].min(), "p_random"]
-    return "\n".join(lines + [f"- At the first checkpoint the smallest of the {len(early)} p values is {early.min():.2f}."])
+    lines.append(f"- At the first checkpoint the smallest of the {len(early)} p values is {early.min():.2f}.")
+    return "\n".join(lines)
 
 
 def _controls(row):

@@ -24,6 +24,11 @@ def percent(share, digits=0):
     return f"{100 * share:.{digits}f} %"
 
 
+def texts(numbers, form):
+    """Numbers as a table shows them: a Series of str, "" where there is none. form : a format"""
+    return numbers.map(lambda number: "" if np.isnan(number) else f"{number:{form}}")
+
+
 def stretches(fit):
     """The shares of head, law and decay in per cent of the neurons: "3.0 / 12.0 / 85.0"."""
     return " / ".join(f"{100 * fit[f'{part}_share']:.1f}" for part in PARTS)
@@ -69,7 +74,7 @@ def by_control(row, say, column="{}", then="; "):
 
 
 def among(row, say):
-    """What the control groups of a row have, in short: "random groups 5 %, matched groups 9 %"; say : a number in words."""
+    """What the control groups of a row have, in short: "random groups 5 %, matched groups 9 %"; say : of a number."""
     return ", ".join(f"{kind} groups {say(row[kind])}" for kind in controls.KINDS if np.isfinite(row[kind]))
 
 
@@ -98,7 +103,9 @@ def against(row, what=""):
     row : mapping with value, random_low, random_high, and the same of matched (NaN: no matched groups) ; what : the
     value's name, which makes it "lower dimension than random groups".
     """
-    below, like, above = (f"lower {what} than", f"{what} like", f"higher {what} than") if what else ("below", "like", "above")
+    below, like, above = "below", "like", "above"
+    if what:
+        below, like, above = f"lower {what} than", f"{what} like", f"higher {what} than"
     ends = ((kind, row[f"{kind}_low"], row[f"{kind}_high"]) for kind in controls.KINDS)
     sides = (f"{below if row['value'] < low else above if row['value'] > high else like} {kind}"
              for kind, low, high in ends if np.isfinite(low))
