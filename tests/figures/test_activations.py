@@ -264,7 +264,7 @@ def test_each_sign_is_drawn_in_its_colour_and_told_in_a_line(ax):
     assert ax.get_title(loc="left").startswith("Above random groups: top 10 boost, top 10\nsuppress, top 10 boost and")
     ax.clear()
     activations.signs(ax, rows[rows["relation"] == "between"])
-    assert ax.get_title(loc="left").startswith("Lower mean r than random")
+    assert ax.get_title(loc="left").startswith("Lower mean r than\nrandom")
 
 
 def test_maps_are_of_the_groups_and_without_signs_where_these_are_arbitrary():

@@ -41,7 +41,8 @@ def test_the_hill_plot_marks_the_chosen_tail(ax, legend):
 def test_the_law_is_drawn_at_the_groups_aspect_ratio(ax):
     rank = np.arange(1, 21)
     rows = pd.DataFrame({"rank": np.tile(rank, 3), "columns": 80, "matrix": "gate", "draw": 0,
-                         "kind": np.repeat(["rare", "random", "shuffled"], 20), "relative": np.tile(np.linspace(2, 0.3, 20), 3)})
+                         "kind": np.repeat(["rare", "random", "shuffled"], 20),
+                         "relative": np.tile(np.linspace(2, 0.3, 20), 3)})
     weights.spectrum(ax, rows, np.linspace(-1, 1, 10))
     law = next(line for line in ax.lines if line.get_linestyle() == "-" and len(line.get_xdata()) == 400)
     assert 10 ** law.get_xdata()[[0, -1]] == pytest.approx([0.25, 2.25])  # (1 -+ sqrt(1/4))^2
@@ -167,8 +168,8 @@ def test_the_summary_tells_each_matrix_and_which_measures_agree():
     said = weights.summary(rare, "mini-pythia").splitlines()
     assert said[0].startswith("- **$W_{in}$ gate**: Hill exponent **2.00** [1.50, 2.50]; random groups 3.00 (p = "
                               "0.30), matched groups cannot be used, own elements shuffled 9.00. Stable rank **2.00**; "
-                              "random groups 3.00 (p = 0.30), matched groups cannot be used. A heavier tail than random "
-                              "groups by Hill at k = m/2, entropy; not by Hill by fix-finger, stable rank.")
+                              "random groups 3.00 (p = 0.30), matched groups cannot be used. A heavier tail than "
+                              "random groups by Hill at k = m/2, entropy; not by Hill by fix-finger, stable rank.")
     assert "matched groups 3.00 (p = 0.30), own" in said[1]
     assert "than random groups and matched groups by Hill at" in said[1]
     assert len(said) == 2
