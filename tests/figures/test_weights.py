@@ -58,7 +58,11 @@ def test_the_law_is_drawn_at_the_groups_aspect_ratio(ax):
 
 
 def test_planted_spectra_give_their_known_answers_back(ax, legend):
-    sets = weights.planted(20, 200)
+    rng = np.random.default_rng(0)
+    noise, one = rng.normal(size=(200, 20, 200)), rng.normal(size=(200, 1, 200))
+    sets = {"unrelated neurons": weights.spectra.eigenvalues(noise),
+            "one direction shared": weights.spectra.eigenvalues(noise + one),
+            "power law, exponent 1.5": np.sort(rng.pareto(1.5, size=(200, 20)) + 1, axis=1)[:, ::-1]}
     found = weights.judged(sets)
     assert found.loc["power law, exponent 1.5", "Hill exponent (median)"] == pytest.approx(1.5, abs=0.2)
     noise, shared = (found.loc[name, "stable rank (median)"] for name in ("unrelated neurons", "one direction shared"))

@@ -34,21 +34,11 @@ DASHES = ("--", ":", "-")
 # ---- by hand
 
 
-def planted(m, d, draws=200, seed=0):
-    """Spectra of groups of m neurons of width d whose answer is known: dict of name to (draws, m) eigenvalues.
-
-    Unrelated neurons; the same with one direction added to all of them, as long as a neuron; and a spectrum that is
-    itself drawn from a power law of exponent 1.5.
-    """
-    rng = np.random.default_rng(seed)
-    noise, shared = rng.normal(size=(draws, m, d)), rng.normal(size=(draws, 1, d))
-    tail = np.sort(rng.pareto(1.5, size=(draws, m)) + 1, axis=1)[:, ::-1]
-    return {"unrelated neurons": spectra.eigenvalues(noise),
-            "one direction shared": spectra.eigenvalues(noise + shared), "power law, exponent 1.5": tail}
-
-
 def judged(sets):
-    """What Hill's exponent and the stable rank say of sets of spectra, a row a set. sets : from `planted`."""
+    """What Hill's exponent and the stable rank say of spectra whose answer is known, a row a set.
+
+    sets : (draws, m) eigenvalues, largest first, by name.
+    """
     rows = {}
     for name, values in sets.items():
         found = spectra.hill(values, share=0.5)[0]
@@ -59,7 +49,7 @@ def judged(sets):
 
 
 def ranked(ax, sets):
-    """The median spectrum of each set, in units of its mean, over the eigenvalue's rank. sets : from `planted`."""
+    """The median spectrum of each set, in units of its mean, over the eigenvalue's rank; takes what `judged` takes."""
     for (name, values), line in zip(sets.items(), ("-", "--", ":")):
         relative = np.median(values / values.mean(axis=1, keepdims=True), axis=0)
         ax.plot(np.arange(1, len(relative) + 1), relative, line, color=axes.COLORS["all"], label=name)
