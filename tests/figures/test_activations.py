@@ -137,6 +137,14 @@ def test_steps_beyond_the_controls_are_counted_where_these_can_be_used(ax, legen
     assert not any("matched" in name for name in legend())
 
 
+@pytest.mark.parametrize("out, words", [
+    ((0, 0, 0, 0), "at no step"), ((1, 1, 1, 1), "at every step, even untrained"), ((0, 0, 1, 1), "from step 64 on"),
+    ((1, 0, 1, 1), "at 3 of 4 steps"), ((0, 1, 1, 0), "at 2 of 4 steps, not at the last")])
+def test_the_steps_at_which_something_holds_in_words(out, words):
+    assert activations.when(np.array([0, 8, 64, 512]), np.array(out, dtype=bool)) == words
+    assert activations.when([8, 64], [True, True]) == "at every step"
+
+
 def test_dimensions_in_words():
     rows = table(*({"where": where, "statistic": name, **match} for where, match in (("rare", GOOD), ("all", POOR))
                    for name in ("effective dimension", "whole components")))

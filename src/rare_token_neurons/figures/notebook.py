@@ -97,7 +97,7 @@ class Notebook:
         """Another model's figure as that model's own run drew it, or a sentence where it is not there."""
         from IPython.display import Image, Markdown
 
-        path = paths.FIGURES / model / f"{name}.png"
+        path = parameters.FIGURES / model / f"{name}.png"
         if path.exists():
             return Image(path.read_bytes(), width=int(100 * axes.PAGE))
         return Markdown(f"There is no {paths.shown(path)} yet: run this notebook on {model} first.")
