@@ -24,11 +24,6 @@ def percent(share, digits=0):
     return f"{100 * share:.{digits}f} %"
 
 
-def texts(numbers, form):
-    """Numbers as a table shows them: a Series of str, "" where there is none. form : a format"""
-    return numbers.map(lambda number: "" if np.isnan(number) else f"{number:{form}}")
-
-
 def stretches(fit):
     """The shares of head, law and decay in per cent of the neurons: "3.0 / 12.0 / 85.0"."""
     return " / ".join(f"{100 * fit[f'{part}_share']:.1f}" for part in PARTS)
@@ -42,6 +37,11 @@ def level(p, floor=np.nan, of="null curves"):
     if np.isfinite(floor) and p <= floor * (1 + 1e-9):
         return f"none of {1 / floor - 1:,.0f} {of}"
     return "no p value" if not np.isfinite(p) else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def texts(numbers, form):
+    """Numbers as a table shows them: a Series of str, "" where there is none. form : a format"""
+    return numbers.map(lambda number: "" if np.isnan(number) else f"{number:{form}}")
 
 
 # ---- a group beside its controls
