@@ -96,11 +96,15 @@ def test_boost_and_suppress_together_are_twice_as_many():
 def test_controls_that_cannot_be_used_are_named_so():
     found = activations.usable(table(GOOD, POOR))
     assert activations.beside(found.iloc[0]) == (
-        "**0.8000** (0.7000 to 0.9000; random groups 0.9000, none of 1,000 random groups is as far out; matched groups "
-        "0.8500, none of 1,000 matched groups is as far out)")
+        "**0.8** (0.7 to 0.9; random groups 0.9, none of 1,000 random groups is as far out; matched groups 0.85, none "
+        "of 1,000 matched groups is as far out)")
     assert activations.beside(found.iloc[1]).endswith("is as far out; matched groups cannot be used)")
-    assert [activations.among(one, ".0%") for _, one in found.iterrows()] == ["random groups 90%, matched groups 85%",
-                                                                             "random groups 90%"]
+    assert [activations.among(one, activations.percent) for _, one in found.iterrows()] == [
+        "random groups 90 %, matched groups 85 %", "random groups 90 %"]
+    shown = activations.listed(found, positions=["rare", "all"])
+    assert shown.index.tolist() == ["rare", "all"] and shown.loc["rare", "95 % over documents"] == "0.700 to 0.900"
+    assert shown["matched groups"].tolist() == ["0.850", ""] and shown.loc["rare", "group"] == "rare group"
+    assert "matched groups" not in activations.listed(activations.usable(table(POOR)), positions=["rare"])
 
 
 # ---- dimensions, and the course of training
@@ -119,46 +123,68 @@ def test_steps_beyond_the_controls_are_counted_where_these_can_be_used(ax, legen
     assert activations.beyond(rows, "random", "below") == ([64, 512], 3)
     assert activations.beyond(rows, "matched", "below") == ([512], 2)
     assert activations.beyond(rows, "matched", "above") == ([0], 2)
-    assert activations.steps_beyond(rows, "below") == "below random at 2 of 3,\nbelow matched at 1 of 2"
     assert activations.course(rows, "below", "effective dimension") == (
         " Over training the rare group lies below random groups at 2 of 3 checkpoints (first at step 64) and below "
         "matched groups at 1 of 2 checkpoints (first at step 512).")
     assert activations.course(rows.iloc[:0], "below", "effective dimension") == ""
-    activations.over_steps(ax, rows)
-    gaps = [line for line in ax.lines if np.isnan(line.get_ydata()).any()]
-    assert len(gaps) == 2 and {line.get_marker() for line in gaps} == {"_"}
+    activations.course_of(ax, rows, "below", "dimension", 99)
+    assert ax.get_title(loc="left") == "Lower dimension than random groups from step 64 on"
+    few = next(one for one in ax.collections if one.get_label() == "matched groups, 95 %")
+    assert [list(one.vertices[:, 0]) for one in few.get_paths()] == [[0, 0], [512, 512]]  # not at step 64
+    assert legend().count("matched groups, 95 %") == 1
     ax.clear()
     activations.over_steps(ax, activations.usable(rows.assign(imbalance_scale=1.0)))
     assert not any("matched" in name for name in legend())
+
+
+@pytest.mark.parametrize("out, words", [
+    ((0, 0, 0, 0), "at no step"), ((1, 1, 1, 1), "at every step, even untrained"), ((0, 0, 1, 1), "from step 64 on"),
+    ((1, 0, 1, 1), "at 3 of 4 steps"), ((0, 1, 1, 0), "at 2 of 4 steps, not at the last")])
+def test_the_steps_at_which_something_holds_in_words(out, words):
+    assert activations.when(np.array([0, 8, 64, 512]), np.array(out, dtype=bool)) == words
+    assert activations.when([8, 64], [True, True]) == "at every step"
 
 
 def test_dimensions_in_words():
     rows = table(*({"where": where, "statistic": name, **match} for where, match in (("rare", GOOD), ("all", POOR))
                    for name in ("effective dimension", "whole components")))
     said = activations.dimensions(activations.usable(rows), pd.DataFrame())
-    assert ("it is **0.80** (0.80 in whole components) against 0.90 for random groups: -0.10 against random groups "
-            "(-") in said
-    assert "-0.05 against matched groups (-0.20 to +0.00; none of 1,000 matched groups is as far out). At all" in said
-    assert "matched groups cannot be used. The level depends" in said
-    assert "107 rare positions and 1,011 of all positions, from 9 and 132 documents" in activations.behind_it(
+    assert "the rare group has **0.800** and random groups have 0.900. (In whole components" in said
+    assert "- Difference at rare positions: -0.100 against random groups (-" in said
+    assert "-0.050 against matched groups (-0.200 to +0.000; none of 1,000 matched groups is as far out).\n" in said
+    assert "matched groups cannot be used.\n\n The level depends" in said
+    assert "107 rare positions (from 9 documents) and at 1,011 of all positions (from 132)" in activations.behind_it(
         activations.account(rows.assign(tokens=[107, 107, 1011, 1011], documents=[9, 9, 132, 132])))
+
+
+def test_titles_say_where_the_rare_group_lies(ax):
+    rows = activations.usable(table(GOOD, {"group": "head"}, {"where": "all", "value": 1.0, "high": 1.1}))
+    activations.dimension(ax, rows, "rare", "effective dimension")
+    assert ax.get_title(loc="left") == ("Rare positions:\nlower dimension than random, lower dimension than matched "
+                                        "groups")
+    ax.clear()
+    activations.dimension(ax, rows, "all", "effective dimension")
+    assert ax.get_title(loc="left").startswith("All positions:\nhigher dimension than random")
+    ax.clear()
+    activations.variance(ax, activations.usable(table(POOR, POOR)).assign(components=[1, 2]), "rare")
+    assert ax.get_title(loc="left") == "Rare positions: one component holds 80 %\n(random groups 90 %)"
 
 
 # ---- along the activation scale
 
 
 def test_windows_stand_at_their_scale_and_the_group_beside_them(ax):
-    rows = pd.DataFrame({"statistic": "effective dimension", "window": range(5), "size": 27,
+    rows = pd.DataFrame({"statistic": "effective dimension", "window": range(5), "size": 27, "where": "rare",
                          "scale": np.log([4.0, 2, 1, 0.5, 0.1]), "value": [0.7, 0.80, 0.82, 0.84, 0.90]})
     activations.windows(ax, rows)
     others, group = ax.lines
     assert others.get_xdata() == pytest.approx([2, 1, 0.5, 0.1]) and group.get_xdata() == pytest.approx([4])
     assert group.get_ydata() == pytest.approx([0.7]) and group.get_color() == plots.COLORS["rare"]
-    assert activations.loudest(rows) == "rare group 0.70,\nthe loudest windows 0.80 to 0.84"
+    assert ax.get_title(loc="left") == "Rare positions: the rare group is\nbelow the 3 loudest windows"
     said = activations.along_the_scale(rows)
     assert said.startswith("*Exploratory.* The activation scale of the rare group is 2.0 times that of the loudest "
                            "window")
-    assert "Its effective dimension over group size is 0.700; the three loudest windows have 0.800 to 0.840" in said
+    assert "Its effective dimension over group size is 0.700. The 3 loudest windows have 0.800 to 0.840." in said
     assert "a rank correlation of -1.00" in said
     assert "Its mean |r| is 0.700" in activations.along_the_scale(rows.assign(statistic="mean absolute"))
     assert "within that of the windows" in activations.along_the_scale(rows.assign(scale=[0.5, 1, 0.8, 0.2, 0.1]))
@@ -183,7 +209,7 @@ def test_flipping_gated_neurons_turns_signed_correlations_and_leaves_their_size(
                                                                               abs=1e-6)  # all are alike
     flipped = values * np.where(np.arange(8) % 2, -1, 1)
     assert found.loc["every second one flipped",
-                     "mean r"] == pytest.approx(activations.mean_pair(np.corrcoef(flipped.T)))
+                     "mean r"] == pytest.approx(activations.geometry.mean_pair(np.corrcoef(flipped.T)))
 
 
 def pair_table(gated):
@@ -200,21 +226,39 @@ def test_a_gated_model_is_told_by_what_has_no_sign():
     gated, plain = pair_table(True), pair_table(False)
     assert activations.statistics_of(gated) == ("mean absolute",) and activations.statistics_of(plain)[0] == "mean"
     said = activations.co_activate(gated)
-    assert "mean absolute correlation **within** the group is **0.3000**" in said
-    assert "at all positions **0.3100**" in said
+    assert "**Within** the group, at rare positions: **0.3** (" in said
+    assert "Within, at all positions: **0.31** (" in said
     assert "**Between** the group and the others: cannot be tested" in said and "**0.1" not in said
-    assert "mean absolute value of the uncentred cosine is **0.3000**" in activations.beyond_the_mean(gated)
+    assert "- Mean size of the uncentred cosine within: **0.3** (" in activations.beyond_the_mean(gated)
     said = activations.co_activate(plain)
-    assert "**within** the group is **0.1000**" in said and "**between** it and the others **0.1000**" in said
-    assert "At all positions it is **0.1100**" in said
+    assert "**Within** the group, at rare positions: **0.1** (" in said
+    assert "**Between** it and the others, at rare positions: **0.1** (" in said
+    assert "At all positions: **0.11** (" in said
     said = activations.beyond_the_mean(plain)
-    assert "10% of its pairs are negative (90% in random groups, 85% in matched ones)" in said
+    assert "- Negative pairs within: 10 % (90 % in random groups, 85 % in matched ones)" in said
+    assert activations.panels_of(gated) == [("within", "mean absolute")]
+    assert activations.panels_of(plain) == [("within", "mean"), ("within", "mean absolute"), ("between", "mean")]
+    shown = activations.listed_pairs(plain[(plain["where"] == "rare") & (plain["group"] == "rare")])
+    assert shown["statistic"].iloc[:3].tolist() == ["mean of r", "mean size of r", "share below 0 of r"]
+    assert set(shown.index) == {"Inside the group", "With other neurons"}
+
+
+def test_pairs_are_spread_over_usable_controls_and_told_by_their_mean(ax, legend):
+    bins = pd.DataFrame([{"where": "rare", "relation": "within", "measure": "correlation", "set": name, "left": left,
+                          "share": 0.5, "low": 0.4, "high": 0.6, "pairs": 351} for name in ("rare", "random", "matched")
+                         for left in (-0.5, 0.0)])
+    for imbalance, known in ((GOOD, 2), (POOR, 1)):
+        ax.clear()
+        one = row(relation="within", measure="correlation", statistic="mean absolute", value=1.0, **imbalance)
+        activations.spread(ax, bins, activations.usable(pd.DataFrame([one])).iloc[0])
+        assert sum("mean" in name for name in legend()) == known
+        assert ax.get_title(loc="left").startswith("Inside the group: higher mean |r| than")
 
 
 def test_each_sign_is_drawn_in_its_colour_and_told_in_a_line(ax):
     rows = pair_table(False)
     lines = activations.of_signs(rows).splitlines()
-    assert len(lines) == 3 and lines[0].startswith("- boost, top 10, within: mean r **0.1000**")
+    assert len(lines) == 3 and lines[0].startswith("- boost, top 10, within: mean r **0.1** (")
     assert lines[2].startswith("- boost and suppress, top 10, between")
     rows = rows[rows["group"].str.contains("boost|suppress")].assign(value=[0.01, -0.02, 0.01], low=-0.1)
     activations.signs(ax, rows)
@@ -222,4 +266,19 @@ def test_each_sign_is_drawn_in_its_colour_and_told_in_a_line(ax):
     assert [dot.get_color() for dot in dots] == [plots.COLORS[name] for name in ("boost", "suppress", "all")]
     assert [label.get_text() for label in ax.get_xticklabels()] == ["top 10\nboost", "top 10\nsuppress",
                                                                     "top 10\nboost with\nsuppress"]
-    assert activations.span(rows) == "mean r -0.020 to +0.010" and activations.span(rows.iloc[:1]) == "mean r +0.010"
+    assert ax.get_title(loc="left") == "Above random groups: none"
+    ax.clear()
+    activations.signs(ax, rows.assign(value=2.0, high=2.1))
+    assert ax.get_title(loc="left").startswith("Above random groups: top 10 boost, top 10\nsuppress, top 10 boost and")
+    ax.clear()
+    activations.signs(ax, rows[rows["relation"] == "between"])
+    assert ax.get_title(loc="left").startswith("Lower mean r than\nrandom")
+
+
+def test_maps_are_of_the_groups_and_without_signs_where_these_are_arbitrary():
+    block = np.array([[1.0, -0.4, 0.0], [-0.4, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    for gated, words in ((True, "Rare group:\nmean |r| 0.133"), (False, "Rare group:\nmean r -0.133, mean |r| 0.133")):
+        figure, panels = plots.panels(2, 2)
+        activations.heat_maps(figure, panels, {"rare": block, "random": block}, gated)
+        assert panels[0, 0].get_title(loc="left") == words
+        assert np.asarray(panels[1, 0].collections[0].get_array()).min() == (0 if gated else -0.4)

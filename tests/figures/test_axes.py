@@ -212,7 +212,7 @@ def test_steps_show_the_group_of_each_checkpoint_and_the_last_one(ax):
     plots.group_over_steps(ax, table.astype({"step": "Int64"}))
     own = lines(ax)["rare group of the checkpoint"]
     assert list(own.get_xdata()) == [0, 16] and list(own.get_ydata()) == [3.0, 1.0]
-    assert list(lines(ax)["rare group of the last one"].get_ydata()) == [5.0, 6.0]
+    assert list(lines(ax)["last rare group, followed back"].get_ydata()) == [5.0, 6.0]
     assert ax.get_xscale() == "symlog"
 
 

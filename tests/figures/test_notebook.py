@@ -296,3 +296,11 @@ def test_no_variable_of_a_notebook_is_called_almost_like_a_parameter(notebook):
     cells = [cell for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "code"]
     names = set().union(*(_bound(cell.source) for cell in cells if "parameters" not in cell.metadata.get("tags", [])))
     assert not {name: close for name in names if (close := get_close_matches(name, parameters.HELP, cutoff=ALIKE))}
+
+
+def test_another_models_figure_is_shown_as_it_lies_there_or_said_to_be_missing(root):
+    nb = start({"model": "smollm2", "recompute": "never"}, "05")
+    assert "run this notebook on mini-pythia first" in nb.picture("fig5c").data
+    (root / "figures/mini-pythia").mkdir(parents=True)
+    (root / "figures/mini-pythia/fig5c.png").write_bytes(b"a picture")
+    assert nb.picture("fig5c").data == b"a picture"

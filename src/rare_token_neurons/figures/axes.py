@@ -9,6 +9,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from scipy.cluster.hierarchy import dendrogram
 
 from rare_token_neurons import files
@@ -26,7 +27,7 @@ COLORS = {
     "common": _OKABE[0],     # blue
     "all": "#303030",
     "random": GREY, "matched": "#b0b0b0", "null": GREY,
-    "boost": _OKABE[1], "suppress": _OKABE[9],
+    "boost": "#882255", "suppress": "#999933",  # wine and olive: neither is like rare or common
     "head": _OKABE[4], "power law": _OKABE[2], "decay": _OKABE[8],
 }
 DECIDES = f"{heads.DECIDES} head"                # the rule, in tables, of the head that decides
@@ -247,6 +248,15 @@ def heat_map(ax, matrix):
                 rasterized=True, cbar=False, xticklabels=False, yticklabels=False)
 
 
+def plain_ticks(*scales):
+    """Ticks in plain numbers on logarithmic axes: at 1, 2 and 5 over a decade or two, else at 1 alone."""
+    for axis in scales:
+        low, high = axis.get_view_interval()
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.set_minor_formatter(NullFormatter())
+
+
 def tick_at(ax, ticks):
     """Name those of some heights that lie within a logarithmic axis, in plain numbers, and no others."""
     ticks = [tick for tick in ticks if ax.get_ylim()[0] <= tick <= ax.get_ylim()[1]]
@@ -283,6 +293,7 @@ def of_groups(ax, rows):
                             alpha=0.5 if kind == "random" else 0.35, linewidth=0, label=None if place else LABELS[kind])
             ax.plot([left, left + 0.36], [row[kind]] * 2, color=GREY, linewidth=0.8)
         whiskers(ax, place, row, fmt="o", markersize=4, capsize=2, zorder=4, color=COLORS[row["group"]],
+                 markeredgecolor=DARK, markeredgewidth=0.4,
                  label=None if place else "group, 95 % over documents")
     names = [f"{NAMES.get(name, name)}\n(n = {size})" for name, size in zip(rows["group"], rows["size"])]
     ax.set_xticks(range(len(rows)), names)
@@ -309,7 +320,7 @@ def group_over_steps(ax, rows):
     steps = own["step"].to_numpy(dtype=np.int64)
     of_curve(ax, steps, own, color=COLORS["rare"], label="rare group of the checkpoint")
     over_steps(ax, last["step"].to_numpy(dtype=np.int64), last["value"], color=COLORS["all"], linewidth=0.9,
-               label="rare group of the last one")
+               label="last rare group, followed back")
 
 
 def of_pairs(ax, sets):

@@ -18,7 +18,7 @@ import textwrap
 import time
 from dataclasses import dataclass, field, replace
 
-from rare_token_neurons import keys, settings as parameters
+from rare_token_neurons import keys, paths, settings as parameters
 from rare_token_neurons.figures import axes
 from rare_token_neurons.tables import stage
 
@@ -99,6 +99,16 @@ class Notebook:
     def _caution(found):
         words = "; ".join(filter(None, found))
         return f"Flagged, and measured since it was asked for: {words}." if words else ""
+
+    @staticmethod
+    def picture(name, model="mini-pythia"):
+        """Another model's figure as that model's own run drew it, or a sentence where it is not there."""
+        from IPython.display import Image, Markdown
+
+        path = parameters.FIGURES / model / f"{name}.png"
+        if path.exists():
+            return Image(path.read_bytes(), width=int(100 * axes.PAGE))
+        return Markdown(f"There is no {paths.shown(path)} yet: run this notebook on {model} first.")
 
     def save(self, figure, name):
         """Write a figure, flagged checkpoints named above it, into the settings' folder, as PNG and PDF (see `axes.save`)."""

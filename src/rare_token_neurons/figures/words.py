@@ -19,6 +19,11 @@ def between(row, name="", form=".2f"):
     return f"{low:{form}} to {high:{form}}"
 
 
+def percent(share, digits=0):
+    """A share in per cent, as every text here writes it: "9.6 %". share : 0 to 1 ; digits : after the point."""
+    return f"{100 * share:.{digits}f} %"
+
+
 def stretches(fit):
     """The shares of head, law and decay in per cent of the neurons: "3.0 / 12.0 / 85.0"."""
     return " / ".join(f"{100 * fit[f'{part}_share']:.1f}" for part in PARTS)
@@ -32,6 +37,11 @@ def level(p, floor=np.nan, of="null curves"):
     if np.isfinite(floor) and p <= floor * (1 + 1e-9):
         return f"none of {1 / floor - 1:,.0f} {of}"
     return "no p value" if not np.isfinite(p) else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def texts(numbers, form):
+    """Numbers as a table shows them: a Series of str, "" where there is none. form : a format"""
+    return numbers.map(lambda number: "" if np.isnan(number) else f"{number:{form}}")
 
 
 # ---- a group beside its controls
@@ -63,23 +73,45 @@ def by_control(row, say, column="{}", then="; "):
                      for kind in controls.KINDS)
 
 
-def among(row, form):
-    """What the control groups of a row have, in short: "random groups 5 %, matched groups 9 %"; form : a format."""
-    return ", ".join(f"{kind} groups {row[kind]:{form}}" for kind in controls.KINDS if np.isfinite(row[kind]))
+def among(row, say):
+    """What the control groups of a row have, in short: "random groups 5 %, matched groups 9 %"; say : of a number."""
+    return ", ".join(f"{kind} groups {say(row[kind])}" for kind in controls.KINDS if np.isfinite(row[kind]))
 
 
 def beside(row):
     """A value with its interval, and its controls: "**0.0312** (0.0203 to 0.0411; random groups 0.0021, ...)"."""
-    told = by_control(row, lambda kind: f"{kind} groups {row[kind]:.4f}, {chance(row, kind)}")
-    return f"**{row['value']:.4f}** ({between(row, form='.4f')}; {told})"
+    told = by_control(row, lambda kind: f"{kind} groups {row[kind]:.3g}, {chance(row, kind)}")
+    return f"**{row['value']:.3g}** ({between(row, form='.3g')}; {told})"
 
 
-def against(row):
+def when(steps, out):
+    """At which checkpoints something holds, for a title: "at no step", "from step 64 on", "at 3 of 11 steps".
+
+    steps : ascending ; out : (steps,) bool.
+    """
+    steps, there = list(steps), [step for step, beyond in zip(steps, out) if beyond]
+    if not there or there == steps:
+        return "at no step" if not there else "at every step" + ", even untrained" * bool(steps[0] == 0)
+    if there == steps[-len(there):]:
+        return f"from step {there[0]:,} on"
+    return f"at {len(there)} of {len(steps)} steps" + ", not at the last" * bool(there[-1] != steps[-1])
+
+
+def against(row, what=""):
     """Where a value lies by the 95 % bands of its controls, in words: "below random, like matched groups".
 
-    row : mapping with value, random_low, random_high, and the same of matched (NaN: no matched groups).
+    row : mapping with value, random_low, random_high, and the same of matched (NaN: no matched groups) ; what : the
+    value's name, which makes it "lower dimension than random groups".
     """
+    below, like, above = "below", "like", "above"
+    if what:
+        below, like, above = f"lower {what} than", f"{what} like", f"higher {what} than"
     ends = ((kind, row[f"{kind}_low"], row[f"{kind}_high"]) for kind in controls.KINDS)
-    sides = (f"{'below' if row['value'] < low else 'above' if row['value'] > high else 'like'} {kind}"
+    sides = (f"{below if row['value'] < low else above if row['value'] > high else like} {kind}"
              for kind, low, high in ends if np.isfinite(low))
     return f"{', '.join(sides)} groups"
+
+
+def sentence(words):
+    """The same with a capital letter, the rest as it is."""
+    return words[:1].upper() + words[1:]
