@@ -38,6 +38,17 @@ class Notebook:
 
     panels = staticmethod(axes.panels)
 
+    @property
+    def computes(self):
+        """Whether this run makes tables; with recompute="never" it draws them, and loads no model."""
+        return self.settings.recompute != "never"
+
+    def load(self):
+        """The last of the checkpoints that the settings ask for, as a Subject: for a cell that runs the model itself."""
+        passes = _module("tables.checkpoints")
+        with stage.clock("forward"):
+            return passes.load(self.settings, passes.revisions(self.settings)[-1])
+
     def table(self, name):
         """A table by its name, made first where it is not up to date; with recompute="never" read as it lies there.
 
