@@ -11,6 +11,7 @@ from rare_token_neurons.figures.axes import Z, title  # title for the notebook
 from rare_token_neurons.figures.words import between, percent
 
 COLORS = {"helps": axes.COLORS["boost"], "hurts": axes.COLORS["suppress"], "neither": axes.COLORS["all"]}
+FACES = COLORS | {"neither": "white"}
 CONFINED = 0.75  # least share of an effect on rare targets that is mostly a matter of rare tokens
 LABELS = {"helps": "helps rare targets", "hurts": "hurts rare targets", "neither": "neither on average"}
 
@@ -48,7 +49,7 @@ def beside(ax, x, y, names):
 
 def height(neurons, least):
     """Height of a figure in which so many neurons are named one below the other, in inches."""
-    return max(least, 0.8 + 0.11 * neurons)
+    return max(least, 0.9 + 0.12 * neurons)
 
 
 def effects(ax, table):
@@ -67,7 +68,7 @@ def effects(ax, table):
     for verb, some in by_verdict(chosen):
         wide, high = Z * some["common_error"], Z * some["rare_error"]
         ax.errorbar(some["common"], some["rare"], xerr=wide, yerr=high, fmt="o", color=COLORS[verb], elinewidth=0.6,
-                    label=f"{LABELS[verb]} ({len(some)}), 95 %")
+                    markerfacecolor=FACES[verb], label=f"{LABELS[verb]} ({len(some)}), 95 %")
     beside(ax, *chosen[["common", "rare"]].to_numpy().T, [f"neuron {neuron}" for neuron in chosen["neuron"]])
     share = chosen["share"].median()
     what = "are about rare tokens" if share > CONFINED else "matter for common tokens, too"
@@ -84,7 +85,8 @@ def frequency(ax, table):
     chosen = chosen.assign(y=-np.arange(len(chosen)))
     for verb, some in by_verdict(chosen):
         ax.hlines(some["y"], 0, some["correlation"], color=COLORS[verb], linewidth=1)
-        ax.plot(some["correlation"], some["y"], "o", color=COLORS[verb], markersize=4, label=LABELS[verb])
+        ax.plot(some["correlation"], some["y"], "o", color=COLORS[verb], markerfacecolor=FACES[verb], markersize=4,
+                label=LABELS[verb])
     ax.set(xlim=(-1, 1), xlabel="correlation of its output\nwith log frequency")
     ax.set_yticks(chosen["y"], [f"{neuron}" for neuron in chosen["neuron"]])
     ax.set_ylabel("neuron, most influential first")
@@ -135,7 +137,7 @@ def linear(ax, table, measure):
             label=f"other neurons (n = {len(others):,})")
     color = axes.COLORS["head" if name == "head" else "rare"]
     ax.plot(table.loc[inside, "rank"], table.loc[inside, measure], "o", color=color, markersize=3.5,
-            label=f"{name} (n = {inside.sum()})")
+            label=f"{name.split(' (')[0]} (n = {inside.sum()})")
     middle = others.groupby(np.log2(others["rank"]).astype(int))[["rank", measure]].median()
     ax.plot(middle["rank"], middle[measure], color=axes.COLORS["all"], linewidth=0.9,
             label="median of the others, by octave of rank")
@@ -164,7 +166,7 @@ def linear_over_steps(ax, training, measure):
     size = heads.head_size(last["neuron"].nunique())
     curves = [("others, median", rows[~followed & (rows["rank"] > size)], axes.GREY, "-"),
               (f"top 1.7 % of the checkpoint (n = {size})", rows[rows["rank"] <= size], axes.COLORS["rare"], "-"),
-              (f"{name} of the last one (n = {inside.sum()})", rows[followed],
+              (f"{name.split(' (')[0]} of the last one (n = {inside.sum()})", rows[followed],
                axes.COLORS["head" if name == "head" else "all"], "--")]
     for label, some, color, style in curves:
         found = some.groupby("step")[measure].quantile([0.25, 0.5, 0.75]).unstack()
@@ -182,8 +184,8 @@ def linear_title(table):
     """How many of the head are linear maps that are always on; table: `linearity` of one checkpoint."""
     rare = table[table["group"] == "rare"]
     inside, name = of_head(rare)
-    return (f"Exploratory: {always_on(rare[inside]).sum()} of the {inside.sum()} neurons of the {name} are linear maps "
-            "that are always on")
+    return (f"Exploratory: of the {name.split(' (')[0]}'s {inside.sum()} neurons {always_on(rare[inside]).sum()} are linear "
+            "maps that are always on")
 
 
 def traits(table):
