@@ -27,6 +27,12 @@ def test_one_token_is_judged_by_the_threshold(at, words):
     assert words in rare_tokens.of_rule(TOKENS.loc[at], 30, "wordfreq")
 
 
+def test_a_position_is_judged_by_its_target_or_by_what_is_read():
+    found = {rare_of: rare_tokens.deciding(POSITIONS.head(1), TOKENS, BLOCKS, rare_of)["token"] for rare_of in
+             ("target", "input")}
+    assert found == {"target": " krill", "input": "ing"}
+
+
 def test_tables_have_words_for_columns():
     drawn = rare_tokens.some(TOKENS, "wordfreq", 0, n=3)
     assert list(drawn) == ["uses per billion words of general English", "uses in the text", "group"] and len(drawn) == 3

@@ -52,6 +52,15 @@ def of_contexts(rows, tokens, blocks):
     return "\n".join(f"- {read} **{target}**" for read, target in places)
 
 
+def deciding(one, tokens, blocks, rare_of):
+    """The token by which a position is rare, its row of table `tokens`: the target, or with rare_of="input" the one read.
+
+    one : the position's row of table `positions`, as a DataFrame.
+    """
+    block, t = one[["block", "t"]].iloc[0]
+    return tokens.loc[blocks["tokens"].iloc[block][t + (rare_of == "target")]]
+
+
 def of_rule(token, threshold, name):
     """How one token is judged, in Markdown. token : its row of table `tokens` ; threshold : the largest rare count."""
     if not token["group"]:
