@@ -38,7 +38,7 @@ def places(shown, tokens, blocks):
 
     shown : from `by_hand_at` ; tokens, blocks : the tables.
     """
-    read, target = zip(*(context(row, tokens, blocks, before=10) for row in shown.itertuples()))
+    read, target = zip(*(context(row, tokens, blocks, before=8) for row in shown.itertuples()))
     return pd.DataFrame({"the text that is read": read, "activation": shown["activation"].round(3).array,
                          "set to": shown["reference"].round(3).array}, index=pd.Index(target, name="target"))
 
@@ -49,8 +49,8 @@ def side_by_side(shown, tokens, before, after):
     shown, tokens : as `places` takes them ; before, after : (positions,).
     """
     names = tokens["token"].to_numpy()[shown["target"]]
-    made = pd.DataFrame({"loss before (nats)": before, "loss after (nats)": after, "change by hand": after - before,
-                         "change in the table": shown["change"].to_numpy()}, dtype=float)
+    made = pd.DataFrame({"loss before (nats)": before, "loss after (nats)": after, "change by hand (nats)": after - before,
+                         "change in the table (nats)": shown["change"].to_numpy()}, dtype=float)
     return made.map("{:+.3f}".format, na_action="ignore").assign(**{
         name: made[name].map("{:.3f}".format) for name in made.columns[:2]}).set_index(
             pd.Index([name.strip() for name in names], name="target"))
