@@ -82,8 +82,8 @@ def _gap(ax, x, high, low):
     """An arrow from one loss to another with their difference, which is returned."""
     ax.annotate("", (x, high), (x, low), arrowprops={"arrowstyle": "<->", "color": DARK, "linewidth": 0.8,
                                                      "shrinkA": 0, "shrinkB": 0})
-    ax.annotate(f"{high - low:+.1f}", (x, (high + low) / 2), (4, 0), textcoords="offset points", fontsize=7, va="center",
-                color=DARK)
+    ax.annotate(f"{high - low:+.1f}", (x, (high + low) / 2), (4, 0), textcoords="offset points", fontsize=7,
+                va="center", color=DARK)
     return high - low
 
 

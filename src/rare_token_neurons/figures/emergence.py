@@ -329,8 +329,10 @@ def of_lead(rare):
     first, last = rare.iloc[0], rare.iloc[-1]
     beyond = [f"{step:,}" for step in rare.index[rare["p_ranked"] < 0.05]]
     return (f"At step {rare.index[0]:,} the top {first['size']} neurons have {first['ratio']:.1f} times the median "
-            f"neuron's influence on rare tokens. At step {rare.index[-1]:,} they have **{last['ratio']:.1f} times** (95 "
-            f"%: {between(last, 'ratio', '.1f')}). Ranked half-normal numbers have {last['ranked']:.1f} there; as much: "
+            f"neuron's influence on rare tokens. At step {rare.index[-1]:,} they have **{last['ratio']:.1f} times** "
+            "(95 "
+            f"%: {between(last, 'ratio', '.1f')}). Ranked half-normal numbers have {last['ranked']:.1f} there; as "
+            "much: "
             f"{level(last['p_ranked'], RANKED, 'draws')}. The lead is larger than theirs beyond chance at "
             f"{'step ' + ', '.join(beyond) if beyond else 'no step'}.")
 
@@ -368,7 +370,8 @@ def of_gain(statistics):
         first, last, gain = (statistics.loc[(group, FIXED, "delta", part)] for part in ("first", "last", "gain"))
         said.append(f"- **{group.capitalize()} targets**: Δ is {first['value']:+.2f} ({named(first)}) at step "
                     f"{first['step']:,} and {last['value']:+.2f} ({named(last)}) at step {last['step']:,}. The gain is "
-                    f"**{gain['value']:+.2f}** e-folds (95 %: {between(gain, form='+.2f')}). Two laws alone differ with "
+                    f"**{gain['value']:+.2f}** e-folds (95 %: {between(gain, form='+.2f')}). Two laws alone differ "
+                    "with "
                     f"a standard deviation of {gain['null_sd']:.2f}. As much between two laws: "
                     f"{level(gain['p_laws'], heads.FLOOR, 'pairs')}.")
     return "\n".join(said)
@@ -379,8 +382,10 @@ def judged(statistics):
     rows = statistics.loc[("rare", FIXED, "delta")].loc[["first", "last", "gain"]]
     return pd.DataFrame({
         "step": rows["step"].astype("string").fillna(""),
-        "Δ (e-folds)": rows.apply(lambda row: "{:+.2f} [{:+.2f}, {:+.2f}]".format(*row[["value", "low", "high"]]), axis=1),
-        "word": rows["word"], "as high by chance (the law itself)": rows["p_law"].map("{:.3f}".format).replace("nan", ""),
+        "Δ (e-folds)": rows.apply(
+            lambda row: "{:+.2f} [{:+.2f}, {:+.2f}]".format(*row[["value", "low", "high"]]), axis=1),
+        "word": rows["word"],
+        "as high by chance (the law itself)": rows["p_law"].map("{:.3f}".format).replace("nan", ""),
         "as much between two laws": rows["p_laws"].map("{:.3f}".format).replace("nan", ""),
         "positions": rows["positions"], "documents": rows["documents"]}).rename_axis("part")
 

@@ -49,8 +49,8 @@ def side_by_side(shown, tokens, before, after):
     shown, tokens : as `places` takes them ; before, after : (positions,).
     """
     names = tokens["token"].to_numpy()[shown["target"]]
-    made = pd.DataFrame({"loss before (nats)": before, "loss after (nats)": after, "change by hand (nats)": after - before,
-                         "change in the table (nats)": shown["change"].to_numpy()}, dtype=float)
+    made = pd.DataFrame({"loss before (nats)": before, "loss after (nats)": after,
+                         "change by hand (nats)": after - before, "change in the table (nats)": shown["change"].to_numpy()}, dtype=float)
     return made.map("{:+.3f}".format, na_action="ignore").assign(**{
         name: made[name].map("{:.3f}".format) for name in made.columns[:2]}).set_index(
             pd.Index([name.strip() for name in names], name="target"))
@@ -92,8 +92,8 @@ def changes(ax, one):
     ax.axhline(0, color=COLORS["all"], linewidth=0.6)
     ax.set(xlim=(0, 100), xlabel="positions, by the change (%)", ylim=1.1 * one["change"].quantile(SEEN).to_numpy(),
            ylabel="change of the loss\nwithout the neuron (nats)")
-    title(ax, f"Neuron {one['neuron'].iloc[0]} moves the loss of rare targets\n{mean['rare'] / mean['common']:.1f} times as "
-              "far as that of common ones")
+    title(ax, f"Neuron {one['neuron'].iloc[0]} moves the loss of rare targets\n"
+              f"{mean['rare'] / mean['common']:.1f} times as far as that of common ones")
 
 
 # ---- all neurons
@@ -107,7 +107,8 @@ def strongest(influence, n=4):
     rows = influence.sort_values("mean_abs", ascending=False).groupby("group").head(n)
     rows = rows.sort_values(["group", "mean_abs"], ascending=False)
     return pd.DataFrame({
-        "neuron": rows["neuron"], "influence (nats)": rows["mean_abs"].round(3), "± standard error": rows["sem"].round(3),
+        "neuron": rows["neuron"], "influence (nats)": rows["mean_abs"].round(3),
+        "± standard error": rows["sem"].round(3),
         "mean change (nats)": rows["mean"].map("{:+.3f}".format),
         "on average the loss": np.where(rows["mean"] > 0, "rises (boost)", "falls (suppress)")}
     ).set_index(pd.Index(rows["group"], name="targets"))
@@ -238,7 +239,8 @@ def of_same_tokens(rows, fit):
     """How much more the head would seem to have, ranked and measured on the same tokens; takes what `by_hand` takes."""
     head = rows[rows["rank"] <= (fit["head"] or rows["rank"].max())]
     more = head["same_tokens"].mean() / head["influence"].mean() - 1
-    how = f"{percent(abs(more), 1)} {'more' if more > 0 else 'less'}" if abs(more) >= 0.0005 else "neither more nor less"
+    how = (f"{percent(abs(more), 1)} {'more' if more > 0 else 'less'}" if abs(more) >= 0.0005 else
+           "neither more nor less")
     return f"Ranked and measured on the same tokens, the head would seem {how} influential than it is on fresh ones."
 
 
@@ -301,8 +303,8 @@ def signs(found):
 def summary(found, prominence, influence, aggregate):
     """Paper and here, in Markdown.
 
-    found : as `fits` takes it ; prominence : the table, indexed by group and statistic ; influence : as `strongest` takes
-    it ; aggregate : the column of it by which neurons are ranked.
+    found : as `fits` takes it ; prominence : the table, indexed by group and statistic ; influence : as `strongest`
+    takes it ; aggregate : the column of it by which neurons are ranked.
     """
     rows = {group: found.loc[(group, "pooled", DECIDES)] for group in GROUPS}
     top = int(prominence.loc[("rare", "ratio"), "size"])

@@ -184,8 +184,8 @@ def linear_title(table):
     """How many of the head are linear maps that are always on; table: `linearity` of one checkpoint."""
     rare = table[table["group"] == "rare"]
     inside, name = of_head(rare)
-    return (f"Exploratory: of the {name.split(' (')[0]}'s {inside.sum()} neurons {always_on(rare[inside]).sum()} are linear "
-            "maps that are always on")
+    return (f"Exploratory: of the {name.split(' (')[0]}'s {inside.sum()} neurons {always_on(rare[inside]).sum()} are "
+            "linear maps that are always on")
 
 
 def traits(table):
@@ -196,8 +196,8 @@ def traits(table):
     rows = {}
     for group, part in table.groupby("group", sort=False):
         inside, name = of_head(part)
-        for column, what in (("openness", "openness (share of positions)"), ("cv", "variation of the gate over its mean"),
-                             ("r2", "R² on the linear input")):
+        for column, what in (("openness", "openness (share of positions)"),
+                             ("cv", "variation of the gate over its mean"), ("r2", "R² on the linear input")):
             low, middle, high = part.loc[inside, column].quantile([0.25, 0.5, 0.75])
             rows[group, what] = {f"{name.split(' (')[0]}, median": middle, "middle half from": low, "to": high,
                                  "other neurons, median": part.loc[~inside, column].median()}
@@ -215,8 +215,8 @@ def made_of(table):
     count, again = always_on(head).sum(), always_on(common[common["neuron"].isin(head["neuron"])]).sum()
     wide = ("more than" if first["direction"] > first["random_high"] else
             "less than" if first["direction"] < first["random_low"] else "as in")
-    return (f"Of the {len(head)} neurons of the {name}, **{count}** are linear maps that are always on at rare targets, "
-            f"and {again} at common ones. Of the other neurons {percent(always_on(others).mean())} are. So "
+    return (f"Of the {len(head)} neurons of the {name}, **{count}** are linear maps that are always on at rare "
+            f"targets, and {again} at common ones. Of the other neurons {percent(always_on(others).mean())} are. So "
             f"**{'most' if 2 * count > len(head) else 'most do not'} work as linear maps that are always on**. One "
             f"direction holds {percent(first['direction'])} of the sum of squares of their "
             f"{'gate' if first['gated'] else 'input'} weights. That is {wide} random groups of {first['size']}, which "
@@ -348,8 +348,8 @@ def tally(table):
 def in_numbers(table):
     """The top neurons' effects and traits: a row a neuron, the most influential first; table: `portraits`."""
     ten = table[table["top"]].sort_values("rank")
-    columns = {"rare": "effect on rare targets (nats)", "common": "on common ones (nats)", "share": "part on rare ones (%)",
-               "change_rare": "mean change, rare (nats)", "change_common": "mean change, common (nats)",
+    columns = {"rare": "effect on rare targets (nats)", "common": "on common ones (nats)",
+               "share": "part on rare ones (%)", "change_rare": "mean change, rare (nats)", "change_common": "mean change, common (nats)",
                "kurtosis": "kurtosis", "correlation": "correlation with log frequency"}
     made = ten.assign(share=100 * ten["share"]).set_index("neuron")[list(columns)].astype(float)
     return (made.round(dict.fromkeys(columns, 3) | {"share": 0, "kurtosis": 1, "correlation": 2}) + 0.0).astype(
@@ -367,22 +367,25 @@ def beside_others(table):
     """How large the top neurons' effects are beside those of the others, in words; table: `portraits`."""
     ten, others = table[table["top"]], table[~table["top"]]
     return (f"The median of the other {len(others):,} neurons changes the loss by {others['rare'].median():.4f} nats "
-            f"on rare and by {others['common'].median():.4f} on common targets, {percent(others['share'].median())} of it "
+            f"on rare and by {others['common'].median():.4f} on common targets, {percent(others['share'].median())} of "
+            "it "
             f"on rare ones. The {len(ten)} change it by {ten['rare'].min():.3f} to {ten['rare'].max():.3f} and by "
-            f"{ten['common'].min():.3f} to {ten['common'].max():.3f}. {tally(table)['rare_share']} of the {len(ten)} put "
+            f"{ten['common'].min():.3f} to {ten['common'].max():.3f}. {tally(table)['rare_share']} of the {len(ten)} "
+            "put "
             "a larger share on rare targets than the median neuron.")
 
 
 def rivals(table):
-    """How the neurons portrayed compare with those that matter most for common targets, in words; table: `portraits`."""
+    """How the top neurons compare with those that matter most for common targets, in words; table: `portraits`."""
     ten = table[table["top"]]
     rival, chosen = table[table["rank_common"] <= len(ten)], "for rare targets" if ten["rank"].max() == len(ten) else "here"
     other = table[table["share"] < 1 / 3].sort_values("rank")
-    said = (f"{len(other)} neurons of the layer do the opposite: they move common targets more than twice as far as rare "
-            f"ones. The first of them has rank {other['rank'].iloc[0]:,}." if len(other) else
+    said = (f"{len(other)} neurons of the layer do the opposite: they move common targets more than twice as far as "
+            f"rare ones. The first of them has rank {other['rank'].iloc[0]:,}." if len(other) else
             "No neuron of the layer moves common targets more than twice as far as rare ones.")
     return (f"The {len(rival)} most influential neurons for common targets put {percent(rival['share'].median())} "
-            f"(median) of their effect on rare ones. The {len(ten)} {chosen} put {percent(ten['share'].median())} there. "
+            f"(median) of their effect on rare ones. The {len(ten)} {chosen} put {percent(ten['share'].median())} "
+            "there. "
             f"{rival['top'].sum()} neurons are in both lists. {said}")
 
 
@@ -393,7 +396,8 @@ def writes(model, table):
     many = "common" if 2 * common > len(ten) else "rare" if 2 * common < len(ten) else "neither rare nor common"
     return (f"In {model} the top neurons raise mostly **{many} tokens** when they are on: {common} of the {len(ten)} "
             f"raise tokens that are more common than those they lower, {len(ten) - common} rarer ones. At rare targets "
-            f"it matters on which side of its mean a neuron is. There **{towards} of the {len(ten)}** push towards rare "
+            f"it matters on which side of its mean a neuron is. There **{towards} of the {len(ten)}** push towards "
+            "rare "
             f"tokens, {len(ten) - towards} towards common ones.")
 
 
@@ -406,7 +410,8 @@ def deeds(table):
             "act against the unigram direction** (without them the logits move towards common tokens), and "
             f"{count['along']} act along it. {count['frequency']} write along or against frequency more than "
             f"{percent(1 - UNUSUAL)} of the others do. {count['dense']} are denser than 97.5 % of the others, "
-            f"{count['sparse']} sparser. Where they are most on (1 % of the positions), {count['word_read']} mostly read "
+            f"{count['sparse']} sparser. Where they are most on (1 % of the positions), {count['word_read']} mostly "
+            "read "
             f"a word token ({percent(base['word_read_base'])} of all positions do), and {count['word_target']} mostly "
             f"predict one ({percent(base['word_target_base'])}).")
 

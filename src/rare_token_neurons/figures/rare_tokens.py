@@ -53,7 +53,7 @@ def of_contexts(rows, tokens, blocks):
 
 
 def deciding(one, tokens, blocks, rare_of):
-    """The token by which a position is rare, its row of table `tokens`: the target, or with rare_of="input" the one read.
+    """The token by which a position is rare, as a row of table `tokens`: the target, or (`rare_of`) the one read.
 
     one : the position's row of table `positions`, as a DataFrame.
     """

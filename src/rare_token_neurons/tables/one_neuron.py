@@ -20,8 +20,8 @@ def one_neuron(settings):
     Returns
     -------
     DataFrame with block, t, group, document, target, half (see `positions`), neuron, activation, reference (what the
-    ablation puts in its place), change (of the loss, nats, by the closed form); loss_before, loss_after (nats, the whole
-    model run twice, at 5 rare positions evenly spaced; missing at the others)
+    ablation puts in its place), change (of the loss, nats, by the closed form); loss_before, loss_after (nats, the
+    whole model run twice, at 5 rare positions evenly spaced; missing at the others)
     """
     revision = passes.revisions(settings)[-1]
     neuron = influences.rare_group(passes.of(influences.influence(settings), revision))[:1]
