@@ -50,7 +50,8 @@ def side_by_side(shown, tokens, before, after):
     """
     names = tokens["token"].to_numpy()[shown["target"]]
     made = pd.DataFrame({"loss before (nats)": before, "loss after (nats)": after,
-                         "change by hand (nats)": after - before, "change in the table (nats)": shown["change"].to_numpy()}, dtype=float)
+                         "change by hand (nats)": after - before,
+                         "change in the table (nats)": shown["change"].to_numpy()}, dtype=float)
     return made.map("{:+.3f}".format, na_action="ignore").assign(**{
         name: made[name].map("{:.3f}".format) for name in made.columns[:2]}).set_index(
             pd.Index([name.strip() for name in names], name="target"))

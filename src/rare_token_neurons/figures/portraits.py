@@ -349,7 +349,8 @@ def in_numbers(table):
     """The top neurons' effects and traits: a row a neuron, the most influential first; table: `portraits`."""
     ten = table[table["top"]].sort_values("rank")
     columns = {"rare": "effect on rare targets (nats)", "common": "on common ones (nats)",
-               "share": "part on rare ones (%)", "change_rare": "mean change, rare (nats)", "change_common": "mean change, common (nats)",
+               "share": "part on rare ones (%)",
+               "change_rare": "mean change, rare (nats)", "change_common": "mean change, common (nats)",
                "kurtosis": "kurtosis", "correlation": "correlation with log frequency"}
     made = ten.assign(share=100 * ten["share"]).set_index("neuron")[list(columns)].astype(float)
     return (made.round(dict.fromkeys(columns, 3) | {"share": 0, "kurtosis": 1, "correlation": 2}) + 0.0).astype(
