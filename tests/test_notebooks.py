@@ -178,6 +178,13 @@ def check_03(tree):
         height = np.log(head["influence"]) - fit["beta"] + fit["kappa"] * np.log(head["rank"])
         assert len(curve) == 1536 and fit["delta"] == pytest.approx(height.mean() if len(head) else 0.0)
         assert (row["value"], row["word"], row["p_law"]) == (fit["delta"], fit["word"], fit["p_law"])
+    one, rare = read(tree, "one_neuron"), influence[influence["group"] == "rare"].set_index("neuron")
+    assert rare["mean_abs_a"].idxmax() == one["neuron"].iloc[0]  # its changes, position by position, are its influence
+    for group, rows in one.groupby("group"):
+        stored = influence[influence["group"] == group].set_index("neuron").loc[one["neuron"].iloc[0]]
+        assert rows["change"].abs().mean() == pytest.approx(stored["mean_abs"], rel=1e-4)
+    run = one.dropna()  # the positions at which the whole model was run
+    assert len(run) == 5 and np.allclose(run["loss_after"] - run["loss_before"], run["change"], atol=5e-5)
 
 
 def check_04(tree):

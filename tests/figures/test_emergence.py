@@ -29,7 +29,8 @@ def test_colours_darken_with_the_step_and_zero_has_one():
 
 def test_a_curve_a_checkpoint_and_the_nulls_of_the_last(ax, legend):
     rows = pd.concat([planted.curve(planted.influence() * (step + 1), step=step) for step in STEPS])
-    emergence.rank_curves(ax, rows, emergence.shade(STEPS))
+    emergence.rank_curves(ax, rows, emergence.shade(STEPS), 2_000)
+    assert ax.get_xlabel() == "rank of the neuron (rare: n = 2,000 positions)"
     curves = [line for line in ax.lines if not line.get_label().startswith("null") and line.get_color() != plots.GREY]
     assert [line.get_ydata()[-1] / planted.influence()[-1] for line in curves] == pytest.approx([1, 17, 65, 257])
     assert [line.get_linestyle() for line in curves] == ["--", "-", "-", "-"]
@@ -60,8 +61,7 @@ def test_delta_has_a_marker_by_its_word_over_the_laws_samples(ax, legend):
              for line in ax.lines if line.get_linestyle() == "None" and len(line.get_xdata())}
     assert drawn == {("v", "#ffffff"): [0, 16], ("s", "#ffffff"): [64], ("o", plots.COLORS["rare"]): [256]}
     labels = legend()
-    assert labels == ["samples of the law itself, 95 %", "plateau", "outliers", "rounded", "on the line",
-                      "cannot be tested"]
+    assert labels == ["95 % of the law's\nown samples", "on the line", "plateau", "rounded"]  # those that occur
 
 
 def test_what_is_not_told_is_open(ax):
@@ -73,26 +73,57 @@ def test_what_is_not_told_is_open(ax):
     assert opened == [[0, 16, 64], [0, 16]]
 
 
-def test_kappa_is_drawn_by_both_heads(ax):
-    emergence.parameter(ax, phases(), "kappa")
-    assert [line.get_label() for line in ax.lines] == ["rare, fixed head", "rare, fitted head", "common, fixed head",
-                                                       "common, fitted head"]
+def test_kappa_is_drawn_of_both_laws_and_a_row_has_its_legend_beside_it():
+    _, panels = plots.panels(1, 3)
+    for ax in panels[:2]:
+        emergence.parameter(ax, phases(), "kappa")
+        assert [line.get_label() for line in ax.lines] == ["rare targets", "common targets"]
+    emergence.legend_beside(panels[2], panels[:2])
+    assert [text.get_text() for text in panels[2].get_legend().get_texts()] == ["rare targets", "common targets"]
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (("rounded", "rounded", "on the line", "plateau"), "a plateau from step 256 on"),
+    (("rounded", "plateau", "on the line", "on the line"), "a plateau at step 16, not at last"),
+    (("rounded", "rounded", "on the line", "outliers"), "no plateau at any step"),
+    (("", "", "", ""), "cannot be tested")])
+def test_a_title_tells_when_there_is_a_plateau(words, said):
+    rows = of(phases(words), "rare", "fixed head")
+    assert emergence.finding(rows) == f"Rare: {said}\n(Δ = +0.80 at step 256)"
+    assert emergence.finding(rows.assign(delta=np.nan)) == f"Rare: {said}"
 
 
 def test_titles_tell_the_first_and_the_last_step():
     rows = of(phases(), "rare", "fixed head")
-    assert emergence.finding(rows) == "Rare: rounded at step 0,\nplateau at 256 (Δ = +0.80)"
-    untold = emergence.finding(rows.assign(word="", delta=np.nan))
-    assert untold == "Rare: cannot be tested at step 0,\ncannot be tested at 256"
-    assert emergence.of_shares(rows) == "Rare: head 3.0 % at step 0,\n3.0 % at 256"
-    assert emergence.of_parameter(rows, "kappa") == "Rare: kappa 0.70 at step 0, 0.70 at 256"
+    assert emergence.of_shares(rows) == "Rare: the head ends at 3.0 %\nof the neurons (the paper: 1.7 %)"
+    assert emergence.of_parameter(phases(), "kappa", "Slope κ") == "Slope κ: rare 0.70 to 0.70,\ncommon 0.70 to 0.70"
     ratio = pd.Series([2.0, 9.0, 5.0, 4.0], index=STEPS)
-    assert emergence.of_ratio(ratio, "rare") == "Rare: top 1.7 % over median\n2.0 at step 0, 4.0 at 256"
+    assert emergence.of_ratio(ratio, "rare") == "Rare: the top 1.7 % lead more,\nfrom 2.0 to 4.0 times the median"
     assert emergence.of_best(ratio) == "Rare: 9.0 times the median at best\n(step 16), 4.0 at step 256"
-    agreement = pd.DataFrame({("rare", "common"): [0.9, 0.5], ("rare", "rare"): [0.9, 0.8]}, index=[0, 256])
-    assert emergence.of_agreement(agreement) == "Rare with common: 0.90 at step 0,\n0.50 at 256 (ceiling 0.80)"
-    said = emergence.of_parting(agreement["rare", "common"])
-    assert "by 0.90 at step 0, 0.50 at the lowest (step 256) and **0.50** at" in said
+    on_top = pd.Series([1, 2, 20, 27], index=STEPS)
+    assert emergence.of_ancestors(on_top, 27, 1536) == "1 of 27 were on top at step 0\n(chance 0.5), 20 at step 64"
+    said = emergence.of_parting(pd.Series([0.9, 0.5], index=[0, 256]))
+    assert "by 0.90 at step 0 and by **0.50** at step 256. The lowest value is 0.50 (step 256)" in said
+
+
+@pytest.mark.parametrize(("last", "way"), [(0.5, "part"), (0.99, "draw together"), (0.88, "keep their distance")])
+def test_rankings_part_only_beyond_the_interval(last, way):
+    rows = [{"first_group": "rare", "second_group": second, "first_step": step, "second_step": step, "correlation": value,
+             "correlation_low": value - 0.02, "correlation_high": value + 0.02}
+            for second, values in (("common", (0.9, last)), ("rare", (0.9, 0.8))) for step, value in zip((0, 256), values)]
+    assert emergence.of_agreement(pd.DataFrame(rows)) == (f"Rare and common rankings {way}:\n0.90 at step 0, {last:.2f} at "
+                                                          "256 (ceiling 0.80)")
+
+
+def test_the_last_two_checkpoints_are_beside_the_last_one_with_itself():
+    assert emergence.of_stability(rankings(), "correlation", "Ranking") == "Ranking: 0.73 alike\n(with itself: 0.83)"
+
+
+def test_the_middle_of_the_ranking_is_followed():
+    curves = pd.concat([planted.curve(np.linspace(2, 0, 1000) * size, step=step) for step, size in zip(STEPS, (3, 1, 2, 4))])
+    said = emergence.of_course(curves)
+    assert "of 3.0030 nats at step 0. It falls to 1.0010 at step 16. At step 256 it has 4.0040." in said
+    assert "falls" not in emergence.of_course(curves[curves["step"] != 0])
 
 
 def rankings():
@@ -164,10 +195,17 @@ def statistics(**gain):
 def test_the_gain_is_said_beside_two_laws():
     said = emergence.of_gain(statistics()).splitlines()
     assert len(said) == 2 and said[0] == (
-        "- **Rare targets**: Δ goes from -0.40 (rounded) at step 0 to +0.80 (plateau) at step 256, a gain of **+1.20** "
-        "e-folds (95 %: +1.00 to +1.40). Two laws alone differ with a standard deviation of 0.25; as much between "
-        "them: none of 200 pairs.")
-    assert "as much between them: p = 0.20" in emergence.of_gain(statistics(p_laws=0.2))
+        "- **Rare targets**: Δ is -0.40 (rounded) at step 0 and +0.80 (plateau) at step 256. The gain is **+1.20** "
+        "e-folds (95 %: +1.00 to +1.40). Two laws alone differ with a standard deviation of 0.25. As much between two "
+        "laws: none of 200 pairs.")
+    assert "As much between two laws: p = 0.20" in emergence.of_gain(statistics(p_laws=0.2))
+
+
+def test_the_rows_that_are_judged_have_words_for_columns():
+    table = statistics().assign(p_law=0.5, positions=2_000, documents=300)
+    made = emergence.judged(table)
+    assert made["step"].tolist() == ["0", "256", ""] and made.loc["gain", "Δ (e-folds)"] == "+1.20 [+1.00, +1.40]"
+    assert made["as much between two laws"].tolist() == ["", "", "0.005"]
 
 
 @pytest.mark.parametrize("low, high, way", [(1.0, 1.4, "rises"), (-1.4, -1.0, "sinks"),
@@ -177,5 +215,5 @@ def test_the_summary_takes_each_number_from_its_table(low, high, way):
     said = emergence.summary(phases(), statistics(low=low, high=high), rare)
     for words in ("3.0 / 12.0 / 85.0 % at step 0 (the head: *rounded*)", "at step 256 (the head: *plateau*)",
                   f"their law *{way}", "+1.20 e-folds",
-                  "grows 5.0 times (95 %: 4.0 to 6.0), to 9.0; ranking half-normal numbers alone gives 4.0"):
+                  "grows 5.0 times (95 %: 4.0 to 6.0), to 9.0. Ranking half-normal numbers alone gives 4.0"):
         assert words in said

@@ -20,7 +20,7 @@ from rare_token_neurons import files, settings as parameters
 from rare_token_neurons.figures import start
 from rare_token_neurons.figures.notebook import ALIKE, _bound
 from rare_token_neurons.runner import jobs
-from rare_token_neurons.tables import rare_tokens, stage
+from rare_token_neurons.tables import checkpoints, rare_tokens, stage
 
 DECLARED = parameters.cell(["model", "seed", "recompute"], model="mini-pythia", recompute="never")
 START = 'nb = start(globals(), "04")'
@@ -155,6 +155,14 @@ def test_tables_are_made_by_the_function_of_their_name(monkeypatch):
     monkeypatch.setattr(rare_tokens, "tokens", lambda settings: pd.DataFrame({"made": [settings.model]}))
     nb = start({"model": "mini-pythia", "recompute": "changed"}, "01")
     assert nb.table("tokens")["made"].item() == "mini-pythia"
+
+
+def test_a_cell_may_run_the_model_where_the_run_computes(monkeypatch):
+    monkeypatch.setattr(checkpoints, "revisions", lambda settings: ["step1", "step2"])
+    monkeypatch.setattr(checkpoints, "captured", lambda settings, revision: (f"{revision} of {settings.model}", None))
+    nb = start({"model": "mini-pythia", "recompute": "changed"}, "03")
+    assert nb.computes and nb.subject() == "step2 of mini-pythia"
+    assert not start({"model": "mini-pythia", "recompute": "never"}, "03").computes
 
 
 def test_a_flagged_checkpoint_that_a_table_measures_is_named_above_the_figures(root):

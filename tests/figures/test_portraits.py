@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 
 from rare_token_neurons.figures import axes, portraits as portrait_figures
 
@@ -74,14 +75,53 @@ def test_sentences_set_the_top_neurons_beside_the_others():
     table = pd.concat([top, others], ignore_index=True)
     beside, deeds, summary = (say(table) for say in (portrait_figures.beside_others, portrait_figures.deeds,
                                                      portrait_figures.summary))
-    assert beside.startswith("The median of the other 20 neurons changes the loss by 0.0100 nats on rare and 0.0100 on")
+    assert beside.startswith("The median of the other 20 neurons changes the loss by 0.0100 nats on rare and by 0.0100 on")
     assert beside.endswith("2 of the 2 put a larger share on rare targets than the median neuron.")
     assert "Of the 2 neurons, **1 help** rare targets" in deeds
-    assert "**1 hurt** them; for common targets it is 0 and 0" in deeds
-    assert "2 mostly read a word token (50% of all positions do)" in deeds
-    assert "the 2 here put 67% (median)" in summary
+    assert "**1 hurt** them. For common targets it is 0 and 0" in deeds
+    assert "2 mostly read a word token (50 % of all positions do)" in deeds
+    assert "the 2 here put 67 % (median)" in summary
     assert "rare targets 20 times" in summary and "common targets 10 times" in summary
     assert summary.endswith("not confined to rare tokens.")
+
+
+def portrayed(n):
+    """The table `portraits` of n top neurons that raise common tokens when on, half of them off at rare targets."""
+    top = pd.DataFrame([neuron_row(neuron=at, rank=at + 1, rank_common=at + 1, rare=0.3 - at / 200, rare_error=0.01,
+                                   common_error=0.01, correlation=0.5, at_rare=(-1) ** at, promoted=0.9, suppressed=0.2)
+                        for at in range(n)])
+    other = {"top": False, "rare": 0.01, "common": 0.01, "share": 0.5, "correlation": 0.1, "promoted": 0.5, "suppressed": 0.5}
+    others = pd.DataFrame([neuron_row(neuron=at, rank=at + 1, rank_common=at + 1, **other | ({"share": 0.2} if at == n else {}))
+                           for at in range(n, n + 40)])
+    return pd.concat([top, others], ignore_index=True)
+
+
+@pytest.mark.parametrize("n", [10, 30])
+def test_the_names_of_many_neurons_do_not_overlap(n):
+    figure, ax = axes.panels(width=4.6, height=portrait_figures.height(n, least=3.9))
+    portrait_figures.effects(ax, portrayed(n))
+    figure.draw_without_rendering()
+    places = sorted(Text.get_window_extent(name).extents[[1, 3]].tolist() for name in ax.texts)
+    assert len(places) == n and all(low[1] < high[0] + 1 for low, high in zip(places, places[1:]))
+
+
+def test_titles_and_sentences_tell_which_tokens_are_raised():
+    table, (_, panels) = portrayed(10), axes.panels(1, 2)
+    portrait_figures.frequency(panels[0], table)
+    portrait_figures.ends(panels[1], table)
+    assert [ax.get_title(loc="left") for ax in panels] == [
+        "10 of 10 write by token frequency\n(by chance 0.5)", "When on, 10 of 10 raise common tokens\nand lower rare ones"]
+    said = portrait_figures.writes("own", table)
+    assert said.startswith("In own the top neurons raise mostly **common tokens**") and "**5 of the 10** push" in said
+    rare = portrait_figures.writes("own", table.assign(promoted=0.1))
+    assert "mostly **rare tokens**" in rare and "0 of the 10 raise" in rare
+    assert "1 neurons of the layer do the opposite" in portrait_figures.rivals(table)
+
+
+def test_the_neurons_stand_in_one_table_with_units():
+    made = portrait_figures.in_numbers(portrayed(3))
+    assert made.index.tolist() == [0, 1, 2] and made["part on rare ones (%)"].tolist() == [67, 67, 67]
+    assert made["effect on rare targets (nats)"].tolist() == [0.3, 0.295, 0.29]
 
 
 # ---- what the head is made of
@@ -100,19 +140,19 @@ def linear_table(raised=True, step=9):
 
 def test_neurons_of_the_head_are_counted_that_are_linear_and_always_on():
     said = portrait_figures.made_of(linear_table())
-    assert said.startswith("Of the 10 neurons of the head, **7** are at rare targets open at 95% of the positions or "
-                           "more with an R² of 0.9 or more (0 at common ones; of the other neurons 0%): **most work as "
-                           "linear maps")
-    for words in ("openness 1.00 (others 0.50); variation of the gate over its mean 0.10 (others 2.00); R² 0.95 "
-                  "(others 0.20)",
-                  "One direction holds 40% of the sum of squares of their gate weights, more than in random groups of "
-                  "10 (10%"):
-        assert words in said
+    assert said.startswith("Of the 10 neurons of the head, **7** are linear maps that are always on at rare targets, and 0 "
+                           "at common ones. Of the other neurons 0 % are. So **most work as linear maps")
+    assert ("One direction holds 40 % of the sum of squares of their gate weights. That is more than random groups of 10, "
+            "which have 10 % (95 % from 5 % to 15 %)") in said
+    told = portrait_figures.traits(linear_table()).loc["rare"]
+    assert told["head, median"].tolist() == [1.0, 0.1, 0.95]
+    assert told["other neurons, median"].tolist() == [0.5, 2.0, 0.2]
+    assert portrait_figures.linear_title(linear_table()) == ("Exploratory: of the head's 10 neurons 7 are linear maps that "
+                                                             "are always on")
     table = linear_table().assign(openness=0.5, gated=False, direction=0.1)
     said = portrait_figures.made_of(table)
     assert "**0** are" in said and "**most do not work as linear maps" in said
-    assert "input weights, no more than in" in said
-    assert "variation of the pre-activation" in said
+    assert "input weights. That is as in random groups" in said
 
 
 def test_without_a_raised_head_the_rare_group_stands_for_it():
@@ -129,7 +169,7 @@ def test_the_head_is_drawn_among_all_neurons_and_followed_over_training(ax):
     others, head, median, _ = ax.lines
     assert head.get_xdata().tolist() == list(range(1, 11)) and head.get_color() == axes.COLORS["head"]
     assert len(others.get_xdata()) == 90 and set(median.get_ydata()) == {0.5}
-    assert portrait_figures.medians(rows, "openness") == "Head open at 100%,\nothers open at 50%"
+    assert portrait_figures.medians(rows, "openness") == "Head open at 100 %,\nothers open at 50 %"
     assert portrait_figures.medians(rows, "r2") == "Head R² 0.95,\nothers R² 0.20"
     assert portrait_figures.medians(linear_table(raised=False), "r2").startswith("Rare group R² 0.95")
     ax.clear()

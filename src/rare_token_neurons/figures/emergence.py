@@ -9,7 +9,7 @@ from rare_token_neurons.curve import heads
 from rare_token_neurons.figures import axes
 from rare_token_neurons.figures.axes import DECIDES, legend_below, title  # for the notebook
 from rare_token_neurons.figures.influence import RANKED, largest
-from rare_token_neurons.figures.words import UNTOLD, between, level, named, stretches
+from rare_token_neurons.figures.words import UNTOLD, between, level, named, percent, stretches
 from rare_token_neurons.tables.stage import GROUPS
 
 FIXED = "fixed head"  # the rule by which Delta is compared between steps
@@ -45,10 +45,10 @@ def shade(steps):
 # ---- rank curves
 
 
-def rank_curves(ax, rows, colours):
+def rank_curves(ax, rows, colours, positions):
     """Influence by rank, a curve a checkpoint: the first dashed, the last thick with its interval; its nulls in grey.
 
-    rows : `emergence.emergence_curves` of one group ; colours : from `shade`.
+    rows : `emergence.emergence_curves` of one group ; colours : from `shade` ; positions : how many it has.
     """
     first, last = rows["step"].min(), rows["step"].max()
     for step, part in rows.groupby("step"):
@@ -57,7 +57,7 @@ def rank_curves(ax, rows, colours):
                 label={first: f"step {first:,}", last: f"step {last:,} (95 % over documents)"}.get(step))
     axes.band(ax, part["rank"], part["low"], part["high"], color=colours.to_rgba(last))
     axes.null_bands(ax, part)
-    axes.log_log(ax, "rank of the neuron", "")
+    axes.log_log(ax, f"rank of the neuron ({rows['group'].iloc[0]}: n = {positions:,} positions)", "")
     ax.set_xlim(1, rows["rank"].max())
     ax.set_ylim(bottom=rows.loc[rows["influence"] > 0, "influence"].min() / 2)  # a null's last ranks may lie far below
 
@@ -78,14 +78,13 @@ def heights(ax, rows):
     rows : `emergence.emergence_phases` of one group and rule, by step.
     """
     axes.band(ax, rows["step"], rows["null_delta_law_low"], rows["null_delta_law_high"], alpha=0.35,
-              label="samples of the law itself, 95 %")
+              label="95 % of the law's\nown samples")
     color = axes.COLORS[rows["group"].iloc[0]]
     axes.over_steps(ax, rows["step"], rows["delta"], low=rows["delta_low"], high=rows["delta_high"], color=color,
                     markersize=0)
-    for word, marker in WORDS.items():
-        at = rows[rows["word"].replace("", UNTOLD).eq(word)]
+    for word, at in rows.groupby(rows["word"].replace("", UNTOLD)):
         for some, hue, options in ((at, color, {"zorder": 4}), (at[:0], axes.COLORS["all"], {"label": word})):
-            ax.plot(some["step"], some["delta"], marker, color=hue, markersize=4.5,
+            ax.plot(some["step"], some["delta"], WORDS[word], color=hue, markersize=4.5,
                     markerfacecolor="white" if word in OPEN else hue, **options)
     ax.axhline(0, color=axes.COLORS["all"], linewidth=0.6)
     ax.set_xlabel("")
@@ -103,21 +102,25 @@ def shares(ax, rows):
         open_ = ~rows[told]
         ax.plot(rows["step"][open_], value[open_], "o", color=color, markerfacecolor="white", zorder=4)
         ax.axhline(paper, color=color, linestyle=":", linewidth=0.8)
-    ax.plot([], [], ":", color=axes.COLORS["all"], linewidth=0.8, label="the paper, at the end")
-    ax.plot([], [], "o", color=axes.COLORS["all"], markerfacecolor="white", label="a phase that is not told")
+    ax.plot([], [], ":", color=axes.COLORS["all"], linewidth=0.8, label="the paper at the end")
+    ax.plot([], [], "o", color=axes.COLORS["all"], markerfacecolor="white", label="not told from chance")
     ax.set_yscale("symlog", linthresh=LEAST_SHARE, linscale=0.5)
     ticks = [0, 0.1, 1, 10, 100]
     ax.set(yticks=ticks, yticklabels=[f"{tick:g}" for tick in ticks], ylim=(-0.03, 140), xlabel="")
 
 
 def parameter(ax, phases, name):
-    """kappa or beta of both groups' law, beyond the fixed head with intervals, and after the fitted head (dashed)."""
+    """kappa or beta of both groups' law, beyond the fixed head."""
     for group in GROUPS:
-        rows = phases[phases["group"] == group]
-        fixed, fitted = (rows[rows["rule"] == rule] for rule in (FIXED, "fitted head"))
-        color = axes.COLORS[group]
-        _line(ax, fixed, name, color, "-", f"{group}, {FIXED}")
-        ax.plot(fitted["step"], fitted[name], "--", color=color, linewidth=0.8, label=f"{group}, fitted head")
+        rows = phases[(phases["group"] == group) & (phases["rule"] == FIXED)]
+        _line(ax, rows, name, axes.COLORS[group], "-", f"{group} targets")
+
+
+def legend_beside(ax, panels):
+    """The legend of a row of panels, in axes of its own at their right."""
+    entries = {label: handle for panel in panels for handle, label in zip(*panel.get_legend_handles_labels())}
+    ax.axis("off")
+    ax.legend(entries.values(), entries, loc="center left", borderaxespad=0)
 
 
 # ---- the top group
@@ -132,10 +135,10 @@ def ratios(ax, top):
     axes.band(ax, null["step"], null["random_ratio_low"], null["random_ratio_high"], label=axes.LABELS["random"])
     axes.over_steps(ax, null["step"], null["ranked"], linestyle="-.", color=axes.GREY, label="ranked half-normal draws")
     for group in GROUPS:
-        for chosen, line in (("then", "-"), ("today", "--")):
+        for chosen, line, whose in (("then", "-", "the step's own top"), ("today", "--", "the last step's top")):
             rows = top[(top["group"] == group) & (top["chosen"] == chosen)]
-            _line(ax, rows, "ratio", axes.COLORS[group], line, f"{group}, top {chosen}")
-    ax.set(yscale="log", ylabel="top group / median neuron")
+            _line(ax, rows, "ratio", axes.COLORS[group], line, f"{group}, {whose}")
+    ax.set(yscale="log", ylabel="influence: top group / median neuron")
     axes.tick_at(ax, (0.5, 1, 2, 3, 5, 10, 20, 50, 100))
 
 
@@ -186,7 +189,7 @@ def ranks(ax, ancestry, group):
     sns.heatmap(table, ax=ax, cmap="rocket", norm=mpl.colors.LogNorm(1, neurons), rasterized=True, yticklabels=5,
                 xticklabels=[f"{step:,}" for step in table], cbar_kws={"label": f"rank among {neurons:,} neurons"})
     ax.tick_params(axis="x", rotation=90)
-    ax.set(xlabel="training step", ylabel=f"today's top {len(table)} ({group}), by place")
+    ax.set(xlabel="training step", ylabel=f"the last step's top {len(table)} ({group}), by place")
 
 
 # ---- titles
@@ -199,27 +202,36 @@ def ends(values, form="{:.2f}", then=", "):
 
 
 def finding(rows):
-    """What the head of one group is called first and last, and how high it stands; rows: as `heights` takes them."""
+    """When the head of one group is a plateau, and how high it stands at last; rows: as `heights` takes them."""
     rows = rows.set_index("step")
-    height = rows["delta"].iloc[-1]
-    told = f" (Δ = {height:+.2f})" if np.isfinite(height) else ""
-    return f"{rows['group'].iloc[0].capitalize()}: {ends(rows.apply(named, axis=1), '{}', f',{chr(10)}')}{told}"
+    told, height, last = rows["word"].eq("plateau"), rows["delta"].iloc[-1], rows.index[-1]
+    since = told[::-1].cummin()[::-1]  # told from here to the end
+    said = (f"a plateau from step {since.idxmax():,} on" if since.any() else
+            f"a plateau at step {told.idxmax():,}, not at last" if told.any() else
+            "no plateau at any step" if rows["word"].any() else UNTOLD)
+    end = f"\n(Δ = {height:+.2f} at step {last:,})" if np.isfinite(height) else ""
+    return f"{rows['group'].iloc[0].capitalize()}: {said}{end}"
 
 
 def of_shares(rows):
-    """The head's share of the neurons, first and last; rows: as `shares` takes them."""
-    head = 100 * rows.set_index("step")["head_share"]
-    return f"{rows['group'].iloc[0].capitalize()}: head {ends(head, '{:.1f} %', f',{chr(10)}')}"
+    """The head's share of the neurons at last, beside the paper's; rows: as `shares` takes them."""
+    share = rows.set_index("step")["head_share"].iloc[-1]
+    return (f"{rows['group'].iloc[0].capitalize()}: the head ends at {percent(share, 1)}\n"
+            f"of the neurons (the paper: {PAPER['head']:g} %)")
 
 
-def of_parameter(rows, name):
-    """kappa or beta of one group's law, first and last."""
-    return f"{rows['group'].iloc[0].capitalize()}: {name} {ends(rows.set_index('step')[name])}"
+def of_parameter(phases, name, label):
+    """kappa or beta of both laws beyond the fixed head, first and last; label : what it is called."""
+    rows = phases[phases["rule"] == FIXED].pivot(index="step", columns="group", values=name)
+    way = {group: "{:.2f} to {:.2f}".format(*rows[group].iloc[[0, -1]]) for group in GROUPS}
+    return f"{label}: rare {way['rare']},\ncommon {way['common']}"
 
 
 def of_ratio(ratio, group):
     """The lead of a group's top neurons, first and last; ratio: a Series by step."""
-    return f"{group.capitalize()}: top 1.7 % over median\n{ends(ratio, '{:.1f}')}"
+    first, last = ratio.iloc[[0, -1]]
+    return (f"{group.capitalize()}: the top 1.7 % lead {'more' if last > first else 'less'},\n"
+            f"from {first:.1f} to {last:.1f} times the median")
 
 
 def of_best(ratio):
@@ -228,10 +240,30 @@ def of_best(ratio):
             f"step {ratio.index[-1]:,}")
 
 
-def of_agreement(agreement):
-    """How far rare and common rankings agree, first and last; by step, columns (first group, second group)."""
-    return (f"Rare with common: {ends(agreement['rare', 'common'], then=f',{chr(10)}')} "
-            f"(ceiling {agreement['rare', 'rare'].iloc[-1]:.2f})")
+def of_agreement(rankings):
+    """Whether rare and common rankings part, beyond the interval; rankings: the table `emergence_rankings`."""
+    same = rankings[rankings["first_step"] == rankings["second_step"]].set_index(["first_group", "second_group"])
+    pair, ceiling = (same.loc[place].set_index("first_step") for place in (("rare", "common"), ("rare", "rare")))
+    first, last = pair.iloc[0], pair.iloc[-1]
+    way = ("part" if last["correlation_high"] < first["correlation_low"] else "draw together"
+           if last["correlation_low"] > first["correlation_high"] else "keep their distance")
+    return (f"Rare and common rankings {way}:\n{ends(pair['correlation'])} "
+            f"(ceiling {ceiling['correlation'].iloc[-1]:.2f})")
+
+
+def of_ancestors(on_top, size, neurons):
+    """How many of the last step's top neurons were on top at first, beside chance, and one step before.
+
+    on_top : how many, by step ; size : of the group ; neurons : of the layer.
+    """
+    return (f"{on_top.iloc[0]} of {size} were on top at step {on_top.index[0]:,}\n(chance {size**2 / neurons:.1f}), "
+            f"{on_top.iloc[-2]} at step {on_top.index[-2]:,}")
+
+
+def of_stability(rankings, column, what):
+    """How alike the last two checkpoints are, beside the last one with itself, on rare targets."""
+    late, itself = (neighbours(rankings, apart).query("first_group == 'rare'")[column].iloc[-1] for apart in (1, 0))
+    return f"{what}: {late:.2f} alike\n(with itself: {itself:.2f})"
 
 
 # ---- in words
@@ -257,16 +289,36 @@ def when_told(phases):
 
     Returns
     -------
-    DataFrame indexed by rule, group and phase (a head is told where its word is plateau); first, since (Int64, missing
-    where never)
+    DataFrame indexed by head, targets and phase (a head is told where its word is plateau); steps: first at, to the end
+    from (Int64, missing where never)
     """
     found = {}
     for place, rows in phases.groupby(["rule", "group"]):
         told = rows.set_index("step").sort_index()[list(TOLD.values())].set_axis(list(TOLD), axis=1)
         steady = told[::-1].cummin()[::-1]  # told now and at every later checkpoint
         found[place] = pd.DataFrame({name: there.idxmax().where(there.any()).astype("Int64")
-                                     for name, there in (("first", told), ("since", steady))})
-    return pd.concat(found, names=["rule", "group", "phase"])
+                                     for name, there in (("first at step", told), ("to the end from step", steady))})
+    return pd.concat(found, names=["head", "targets", "phase"])
+
+
+def too_few(model):
+    """Why there is nothing to draw, in Markdown."""
+    return (f"**{model} has fewer than two training checkpoints to compare here, so the notebook ends, without a "
+            "figure.**")
+
+
+def of_course(curves):
+    """The influence of the neuron in the middle of the ranking over training, in words.
+
+    curves : table `emergence_curves`.
+    """
+    rows = curves[curves["group"] == "rare"]
+    half = rows["rank"].max() / 2
+    middle = rows.groupby("step").apply(lambda part: np.interp(half, part["rank"], part["influence"]))
+    low = middle.idxmin()
+    said = f" It falls to {middle.min():.4f} at step {low:,}." if low not in middle.index[[0, -1]] else ""
+    return (f"The neuron in the middle of the ranking has an influence on rare tokens of {middle.iloc[0]:.4f} nats at "
+            f"step {middle.index[0]:,}.{said} At step {middle.index[-1]:,} it has {middle.iloc[-1]:.4f}.")
 
 
 def of_lead(rare):
@@ -276,18 +328,21 @@ def of_lead(rare):
     """
     first, last = rare.iloc[0], rare.iloc[-1]
     beyond = [f"{step:,}" for step in rare.index[rare["p_ranked"] < 0.05]]
-    return (f"The top {first['size']} neurons have {first['ratio']:.1f} times the median neuron's influence on rare "
-            f"tokens at step {rare.index[0]:,} and **{last['ratio']:.1f} times** (95 %: "
-            f"{between(last, 'ratio', '.1f')}) at step {rare.index[-1]:,}; ranked half-normal numbers have "
-            f"{last['ranked']:.1f} there (as much: {level(last['p_ranked'], RANKED, 'draws')}). The lead is larger "
-            f"than theirs beyond chance at {'step ' + ', '.join(beyond) if beyond else 'no step'}.")
+    return (f"At step {rare.index[0]:,} the top {first['size']} neurons have {first['ratio']:.1f} times the median "
+            f"neuron's influence on rare tokens. At step {rare.index[-1]:,} they have **{last['ratio']:.1f} times** "
+            "(95 "
+            f"%: {between(last, 'ratio', '.1f')}). Ranked half-normal numbers have {last['ranked']:.1f} there; as "
+            "much: "
+            f"{level(last['p_ranked'], RANKED, 'draws')}. The lead is larger than theirs beyond chance at "
+            f"{'step ' + ', '.join(beyond) if beyond else 'no step'}.")
 
 
 def of_parting(parted):
     """How far rare and common rankings part, the noise taken off, in Markdown; parted: a Series by step."""
-    return (f"With the noise taken off (divided by the geometric mean of the two ceilings) rare and common rankings "
-            f"correlate by {parted.iloc[0]:.2f} at step {parted.index[0]:,}, {parted.min():.2f} at the lowest (step "
-            f"{parted.idxmin():,}) and **{parted.iloc[-1]:.2f}** at step {parted.index[-1]:,}.")
+    return (f"With the noise taken off, rare and common rankings correlate by {parted.iloc[0]:.2f} at step "
+            f"{parted.index[0]:,} and by **{parted.iloc[-1]:.2f}** at step {parted.index[-1]:,}. The lowest value is "
+            f"{parted.min():.2f} (step {parted.idxmin():,}). (The noise is taken off by dividing by the geometric mean "
+            "of the two ceilings.)")
 
 
 def of_members(today, on_top):
@@ -313,12 +368,26 @@ def of_gain(statistics):
     said = []
     for group in GROUPS:
         first, last, gain = (statistics.loc[(group, FIXED, "delta", part)] for part in ("first", "last", "gain"))
-        said.append(f"- **{group.capitalize()} targets**: Δ goes from {first['value']:+.2f} ({named(first)}) at step "
-                    f"{first['step']:,} to {last['value']:+.2f} ({named(last)}) at step {last['step']:,}, a gain of "
-                    f"**{gain['value']:+.2f}** e-folds (95 %: {between(gain, form='+.2f')}). Two laws alone "
-                    f"differ with a standard deviation of {gain['null_sd']:.2f}; as much between them: "
+        said.append(f"- **{group.capitalize()} targets**: Δ is {first['value']:+.2f} ({named(first)}) at step "
+                    f"{first['step']:,} and {last['value']:+.2f} ({named(last)}) at step {last['step']:,}. The gain is "
+                    f"**{gain['value']:+.2f}** e-folds (95 %: {between(gain, form='+.2f')}). Two laws alone differ "
+                    "with "
+                    f"a standard deviation of {gain['null_sd']:.2f}. As much between two laws: "
                     f"{level(gain['p_laws'], heads.FLOOR, 'pairs')}.")
     return "\n".join(said)
+
+
+def judged(statistics):
+    """The rows by which notebook 11 judges C3: a row a part (first, last, gain); statistics: as `of_gain` takes it."""
+    rows = statistics.loc[("rare", FIXED, "delta")].loc[["first", "last", "gain"]]
+    return pd.DataFrame({
+        "step": rows["step"].astype("string").fillna(""),
+        "Δ (e-folds)": rows.apply(
+            lambda row: "{:+.2f} [{:+.2f}, {:+.2f}]".format(*row[["value", "low", "high"]]), axis=1),
+        "word": rows["word"],
+        "as high by chance (the law itself)": rows["p_law"].map("{:.3f}".format).replace("nan", ""),
+        "as much between two laws": rows["p_laws"].map("{:.3f}".format).replace("nan", ""),
+        "positions": rows["positions"], "documents": rows["documents"]}).rename_axis("part")
 
 
 def summary(phases, statistics, rare):
@@ -334,7 +403,7 @@ def summary(phases, statistics, rare):
     return ("The paper shows curves over checkpoints: a homogeneous state at first, three phases (1.7 % / about 10 % / "
             f"87.4 %, by a public summary) at last. Here head / law / decay for rare tokens are {ends[0]} and "
             f"{ends[1]}. The height of the first 1.7 % of the neurons above their law *{way}*: Δ changes by "
-            f"{gain['value']:+.2f} e-folds (95 %: {between(gain, form='+.2f')}; as much between two laws: "
-            f"{level(gain['p_laws'], heads.FLOOR, 'pairs')}). The top group's lead over the median neuron grows "
-            f"{lead['value']:.1f} times (95 %: {between(lead, form='.1f')}), to {rare['ratio'].iloc[-1]:.1f}; ranking "
+            f"{gain['value']:+.2f} e-folds (95 %: {between(gain, form='+.2f')}). As much between two laws: "
+            f"{level(gain['p_laws'], heads.FLOOR, 'pairs')}. The top group's lead over the median neuron grows "
+            f"{lead['value']:.1f} times (95 %: {between(lead, form='.1f')}), to {rare['ratio'].iloc[-1]:.1f}. Ranking "
             f"half-normal numbers alone gives {rare['ranked'].iloc[-1]:.1f}.")

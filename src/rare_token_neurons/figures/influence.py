@@ -1,11 +1,12 @@
-"""Drawing the ranked curves of one model, and what its group and the heads of the curves say in words (notebook 03)."""
+"""Drawing one neuron's ablation and the ranked curves of one model, and what they say in words (notebook 03)."""
 
 import numpy as np
 import pandas as pd
 
 from rare_token_neurons.curve import heads
 from rare_token_neurons.figures.axes import COLORS, DECIDES, legend_below, rank_curve, title
-from rare_token_neurons.figures.words import UNTOLD, between, level, named, stretches
+from rare_token_neurons.figures.rare_tokens import context
+from rare_token_neurons.figures.words import UNTOLD, between, level, named, percent, stretches
 from rare_token_neurons.statistics.rankings import SIDES
 from rare_token_neurons.tables.stage import GROUPS
 
@@ -20,31 +21,132 @@ RANKED = 1 / 1_001  # of one against ranked half-normal numbers (`nulls.ranked_n
 PLACES = (1, 3, 10, 30, 100, 300, 1000)  # ranks at which a curve is set beside its law by hand
 
 
-def of_lead(lead, fallback):
+ALIKE = 0.001  # nats: two changes that differ by less are the same number in three digits
+SEEN = (0.002, 0.998)  # of one neuron's changes: a few beyond would squeeze the figure
+
+
+# ---- one neuron
+
+
+def by_hand_at(one):
+    """The positions of table `one_neuron` at which the whole model was run."""
+    return one[one["loss_before"].notna()]
+
+
+def places(shown, tokens, blocks):
+    """Where one neuron is ablated, and what with: a row a position.
+
+    shown : from `by_hand_at` ; tokens, blocks : the tables.
+    """
+    read, target = zip(*(context(row, tokens, blocks, before=8) for row in shown.itertuples()))
+    return pd.DataFrame({"the text that is read": read, "activation": shown["activation"].round(3).array,
+                         "set to": shown["reference"].round(3).array}, index=pd.Index(target, name="target"))
+
+
+def side_by_side(shown, tokens, before, after):
+    """Loss before and after, in nats, and their difference beside the change that the table has: a row a position.
+
+    shown, tokens : as `places` takes them ; before, after : (positions,).
+    """
+    names = tokens["token"].to_numpy()[shown["target"]]
+    made = pd.DataFrame({"loss before (nats)": before, "loss after (nats)": after,
+                         "change by hand (nats)": after - before,
+                         "change in the table (nats)": shown["change"].to_numpy()}, dtype=float)
+    return made.map("{:+.3f}".format, na_action="ignore").assign(**{
+        name: made[name].map("{:.3f}".format) for name in made.columns[:2]}).set_index(
+            pd.Index([name.strip() for name in names], name="target"))
+
+
+def of_hand(shown, before, after):
+    """Whether the two agree, in words; takes what `side_by_side` takes."""
+    apart = np.abs(np.asarray(after - before, dtype=float) - shown["change"].to_numpy()).max()
+    if apart < ALIKE:
+        return f"**The same number**, to {ALIKE:g} nats, at each of the {len(shown)} positions."
+    return f"**Not the same number**: at one of the {len(shown)} positions they differ by {apart:.4f} nats."
+
+
+def of_one(one, influence):
+    """One neuron's changes at all positions, and its influence in the table, in Markdown.
+
+    one : table `one_neuron` ; influence : table `influence` of the same checkpoint.
+    """
+    rows, neuron = one[one["group"] == "rare"]["change"], one["neuron"].iloc[0]
+    stored = influence.set_index(["group", "neuron"]).loc[("rare", neuron)]
+    return (f"At the {len(rows):,} rare positions the loss rises {percent((rows > 0).mean())} of the time when neuron "
+            f"{neuron} is ablated, and falls otherwise. The mean change is {rows.mean():+.3f} nats. The mean "
+            f"*absolute* change is **{rows.abs().mean():.3f}** nats. The table of all neurons has "
+            f"{stored['mean_abs']:.3f}: this is the neuron's **influence**.")
+
+
+def changes(ax, one):
+    """One neuron's changes of the loss at all rare and all common targets, each sorted; the areas are the influences.
+
+    one : table `one_neuron`.
+    """
+    mean = one["change"].abs().groupby(one["group"]).mean()
+    for group in GROUPS:
+        rows = np.sort(one.loc[one["group"] == group, "change"])
+        share = 100 * (np.arange(len(rows)) + 0.5) / len(rows)
+        ax.fill_between(share, 0, rows, color=COLORS[group], alpha=0.25, linewidth=0)
+        ax.plot(share, rows, color=COLORS[group], label=f"{group} targets (n = {len(rows):,}): mean |change| "
+                                                        f"{mean[group]:.2f} nats, the area")
+    ax.axhline(0, color=COLORS["all"], linewidth=0.6)
+    ax.set(xlim=(0, 100), xlabel="positions, by the change (%)", ylim=1.1 * one["change"].quantile(SEEN).to_numpy(),
+           ylabel="change of the loss\nwithout the neuron (nats)")
+    title(ax, f"Neuron {one['neuron'].iloc[0]} moves the loss of rare targets\n"
+              f"{mean['rare'] / mean['common']:.1f} times as far as that of common ones")
+
+
+# ---- all neurons
+
+
+def strongest(influence, n=4):
+    """The most influential neurons for rare and for common targets: a row a neuron.
+
+    influence : table `influence` of one checkpoint.
+    """
+    rows = influence.sort_values("mean_abs", ascending=False).groupby("group").head(n)
+    rows = rows.sort_values(["group", "mean_abs"], ascending=False)
+    return pd.DataFrame({
+        "neuron": rows["neuron"], "influence (nats)": rows["mean_abs"].round(3),
+        "± standard error": rows["sem"].round(3),
+        "mean change (nats)": rows["mean"].map("{:+.3f}".format),
+        "on average the loss": np.where(rows["mean"] > 0, "rises (boost)", "falls (suppress)")}
+    ).set_index(pd.Index(rows["group"], name="targets"))
+
+
+def of_kernel(influence):
+    """How many changes needed the exact sum, in words; influence: as `strongest` takes it."""
+    size = influence.groupby("group").agg(positions=("positions", "first"), fallback=("fallback", "first"))
+    return (f"Measured: {influence['neuron'].nunique():,} neurons at {size['positions'].sum():,} positions. "
+            f"{percent(size.loc['rare', 'fallback'], 1)} of the pairs of a rare position and a neuron needed the "
+            "fallback.")
+
+
+def of_lead(lead):
     """How far the rare group leads the median neuron, beside its controls, in Markdown.
 
-    lead : the row of table `prominence` for the ratio ; fallback : share of the pairs with the exact sum.
+    lead : the row of table `prominence` for the ratio.
     """
-    return (f"The rare group ({int(lead['size'])} of {int(lead['neurons']):,} neurons) has **{lead['value']:.1f} "
-            f"times** ({between(lead, form='.1f')}) the influence of the median neuron on rare tokens. Ranking "
-            f"half-normal numbers gives {lead['null']:.1f} times ({between(lead, 'null', '.1f')}; as much: "
-            f"{level(lead['p_half_normal'], RANKED, 'draws')}), groups alike in activation scale and output-weight "
-            f"norm have {lead['matched']:.1f}. {fallback:.1%} of the (position, neuron) pairs needed the exact sum "
-            "over the vocabulary.")
+    return (f"The rare group has {int(lead['size'])} of {int(lead['neurons']):,} neurons. Its influence on rare tokens "
+            f"is **{lead['value']:.1f} times** the median neuron's (95 %: {between(lead, form='.1f')}). Ranking "
+            f"half-normal numbers gives {lead['null']:.1f} times ({between(lead, 'null', '.1f')}); as much as here: "
+            f"{level(lead['p_half_normal'], RANKED, 'draws')}. Groups alike in activation scale and output-weight norm "
+            f"have {lead['matched']:.1f} times.")
 
 
 # ---- the head beside its law
 
 
 def by_hand(rows, fit):
-    """A curve beside its law at some ranks: influence, the law's line, and delta, the log of their ratio.
+    """A curve beside its law at some ranks: influence, the law's line, and δ, the log of their ratio.
 
     rows : one curve's of table `rank_curves` ; fit : its row of table `phases`.
     """
     at = rows[rows["rank"].isin(PLACES)].set_index("rank")
     law = np.exp(fit["beta"] - fit["kappa"] * np.log(at.index))
     return pd.DataFrame({"influence (nats)": at["influence"], "the law's line (nats)": law,
-                         "delta (e-folds)": np.log(at["influence"] / law)})
+                         "δ (e-folds)": np.log(at["influence"] / law)})
 
 
 def of_mean(rows, fit):
@@ -55,9 +157,9 @@ def of_mean(rows, fit):
         return "The law begins at rank 1: there is no head before it, and Delta is 0."
     head = rows[rows["rank"] <= fit["head"]]
     delta = np.log(head["influence"]) - (fit["beta"] - fit["kappa"] * np.log(head["rank"]))
-    return (f"By hand, the mean of delta over the head's {fit['head']} ranks is **{delta.mean():+.3f}**; the table "
-            f"says {fit['delta']:+.3f}. So the head has {np.exp(fit['delta']):.2f} times the influence that its law "
-            "gives it.")
+    return (f"By hand, the mean of δ over the head's {fit['head']} ranks is **{delta.mean():+.3f}**. The table says "
+            f"{fit['delta']:+.3f}. So the head has {np.exp(fit['delta']):.2f} times the influence that its law gives "
+            "it.")
 
 
 def _with_interval(row, name):
@@ -113,12 +215,13 @@ def of_heads(found):
         said.append(f"- **{group.capitalize()} tokens: {named(row)}** ({MEANS[named(row)]}).")
         if row["word"]:
             said[-1] += (
-                f" The head has {row['head']} neurons and Δ = {row['delta']:+.2f} ({between(row, 'delta', '+.2f')}): "
-                f"{np.exp(row['delta']):.2f} times what the law gives. As high by chance, by the null for which it is "
-                f"easiest: {largest(row)}. The head's slope is {row['slope']:.2f}, the law's {row['kappa']:.2f}. The "
-                f"fixed head ({fixed['head']} neurons): {named(fixed)}, Δ = {fixed['delta']:+.2f}. A steeper stretch "
-                f"follows the law in {row['decay_draws']:.0%} of the draws of documents; the null that has one most "
-                f"often has it in {row['decay_null']:.0%} of its curves.")
+                f" The head holds {row['head']} neurons. They have {np.exp(row['delta']):.2f} times the influence that "
+                f"the law gives them: Δ = {row['delta']:+.2f} e-folds (95 %: {between(row, 'delta', '+.2f')}). As high "
+                f"by chance, in the null that comes nearest: {largest(row)}. The head falls with a slope of "
+                f"{row['slope']:.2f}, the law with {row['kappa']:.2f}. The fixed head ({fixed['head']} neurons) is "
+                f"called *{named(fixed)}*, with Δ = {fixed['delta']:+.2f}. A steeper stretch follows the law in "
+                f"{percent(row['decay_draws'])} of the draws of documents. Null curves have one in up to "
+                f"{percent(row['decay_null'])}.")
             if row["head_low"] < 1 <= row["head"]:
                 said[-1] += " In some draws of documents the law begins at rank 1: there is no head, and Δ is 0."
     return "\n".join(said)
@@ -127,10 +230,19 @@ def of_heads(found):
 def of_noise(found):
     """How well the data can tell, in Markdown, a line a group; found : as `fits` takes it."""
     return "\n".join(
-        f"- **{group.capitalize()} tokens**: split-half reliability of the influence {row['reliability']:.2f}; the "
-        f"median neuron's mean change can be told from zero above {row['detectable']:.1e} nats ({row['positions']:,} "
-        f"positions, {row['documents']:,} "
-        "documents)." for group, row in ((one, found.loc[(one, "pooled", DECIDES)]) for one in GROUPS))
+        f"- **{group.capitalize()} tokens**: {row['positions']:,} positions in {row['documents']:,} documents. The "
+        f"influences of two halves of the documents correlate, which gives a reliability of {row['reliability']:.2f} "
+        f"(1: no noise). A mean change of {row['detectable']:.1e} nats can be told from zero for half of the neurons."
+        for group, row in ((one, found.loc[(one, "pooled", DECIDES)]) for one in GROUPS))
+
+
+def of_same_tokens(rows, fit):
+    """How much more the head would seem to have, ranked and measured on the same tokens; takes what `by_hand` takes."""
+    head = rows[rows["rank"] <= (fit["head"] or rows["rank"].max())]
+    more = head["same_tokens"].mean() / head["influence"].mean() - 1
+    how = (f"{percent(abs(more), 1)} {'more' if more > 0 else 'less'}" if abs(more) >= 0.0005 else
+           "neither more nor less")
+    return f"Ranked and measured on the same tokens, the head would seem {how} influential than it is on fresh ones."
 
 
 # ---- curves
@@ -143,11 +255,12 @@ def finding(name, fit):
     """
     if fit is None or not fit["word"]:
         return f"{name}: {UNTOLD}"
-    return f"{name}: {fit['word']}\nΔ = {fit['delta']:+.2f} e-folds ({between(fit, 'delta', '+.2f')})"
+    times = f"{np.exp(fit['delta']):.1f} times its law" if fit["head"] else "no head before the law"
+    return f"{name}: {fit['word']}, {times}\nΔ = {fit['delta']:+.2f} e-folds ({between(fit, 'delta', '+.2f')})"
 
 
 def curve(ax, rows, fit, label, color):
-    """A curve with its phases, interval, nulls and law; dotted, the curve ranked and measured on the same tokens.
+    """A curve with its phases, interval, nulls and law.
 
     rows : one curve's of table `rank_curves` ; fit : its row of table `phases` ; label : with n, in the axes' own
     legend.
@@ -155,9 +268,8 @@ def curve(ax, rows, fit, label, color):
     rank_curve(ax, rows, fit, label=f"{label} (n = {fit['positions']:,}, {fit['documents']:,} documents; 95 "
                                     "%)", color=color)
     own = [(line, line.get_label()) for line in ax.lines if line.get_label().startswith((label, "line: "))]
-    ax.plot(rows["rank"], rows["same_tokens"].where(rows["same_tokens"] > 0), color=COLORS["all"], linestyle=":",
-            linewidth=0.8, label="ranked on the same tokens")
-    ax.legend(*zip(*own[::-1]), loc="upper right", borderaxespad=0.2)
+    ax.legend(*zip(*own[::-1]), loc="upper right", borderaxespad=0.2, frameon=True, facecolor="white", edgecolor="none",
+              framealpha=0.85)
 
 
 def sign_curve(ax, curves, found, group, sign):
@@ -167,44 +279,48 @@ def sign_curve(ax, curves, found, group, sign):
     """
     if (group, sign, DECIDES) not in found.index:
         ax.text(0.5, 0.5, f"{UNTOLD}:\n{MEANS[UNTOLD]}", transform=ax.transAxes, ha="center", va="center", fontsize=7)
-        title(ax, finding(sign.capitalize(), None))
+        title(ax, finding(f"{group.capitalize()}, {sign}", None))
         return
     fit = found.loc[(group, sign, DECIDES)]
     rows = curves[(curves["group"] == group) & (curves["sign"] == sign)]
     curve(ax, rows, fit, f"{fit['neurons']:,} neurons", COLORS[sign])
-    title(ax, finding(sign.capitalize(), fit))
+    title(ax, finding(f"{group.capitalize()}, {sign}", fit))
 
 
-def of_signs(found):
-    """What the heads of boost and of suppress neurons are, in Markdown, a line a curve; found : as `fits` takes it."""
-    said = []
+def signs(found):
+    """What the heads of boost and of suppress neurons are: a row a curve; found : as `fits` takes it."""
+    made = {}
     for group in GROUPS:
         for sign in SIDES:
             there = (group, sign, DECIDES) in found.index
             row = found.loc[(group, sign, DECIDES)] if there else {"word": ""}
-            said.append(f"- **{group.capitalize()} tokens, {sign}: {named(row)}**" + (
-                f", Δ = {row['delta']:+.2f} ({between(row, 'delta', '+.2f')}), head of {row['head']} of "
-                f"{row['neurons']:,} neurons; {largest(row)}." if row["word"] else f" ({MEANS[UNTOLD]})."))
-    return "\n".join(said)
+            made[group, sign] = {"word": named(row)} | ({
+                "Δ (e-folds)": f"{row['delta']:+.2f} [{row['delta_low']:+.2f}, {row['delta_high']:+.2f}]",
+                "as high by chance": largest(row), "head (neurons)": f"{row['head']}",
+                "of neurons": f"{row['neurons']:,}"} if row["word"] else {})
+    return pd.DataFrame.from_dict(made, orient="index").fillna("").rename_axis(["targets", "sign"])
 
 
-def summary(found, prominence, by_neuron, top):
+def summary(found, prominence, influence, aggregate):
     """Paper and here, in Markdown.
 
-    found : as `fits` takes it ; prominence : the table, indexed by group and statistic ; by_neuron : {group: (neurons,)
-    influence} ; top : size of the top group.
+    found : as `fits` takes it ; prominence : the table, indexed by group and statistic ; influence : as `strongest`
+    takes it ; aggregate : the column of it by which neurons are ranked.
     """
     rows = {group: found.loc[(group, "pooled", DECIDES)] for group in GROUPS}
-    overlap = len(set(np.argsort(-by_neuron["rare"])[:top]) & set(np.argsort(-by_neuron["common"])[:top])) / top
+    top = int(prominence.loc[("rare", "ratio"), "size"])
+    first = influence.sort_values(aggregate, ascending=False).groupby("group").head(top).groupby("group")["neuron"]
+    overlap = len(set.intersection(*first.agg(set))) / top
     law, less = prominence.loc[("rare", "law")], prominence.loc[("rare", "contrast")]
-    contrast = (f"Δ of the first 1.7 % of the neurons on rare less that on common tokens is {less['value']:+.2f} "
-                f"e-folds ({between(less, form='+.2f')}; as much between two laws: "
-                f"{level(less['p_laws'], heads.FLOOR, 'pairs')}; with the labels swapped in documents: "
-                f"{level(less['p_swap'], heads.FLOOR, 'swaps')}). "
+    contrast = (f"Rare and common tokens differ in Δ of the first 1.7 % of the neurons by {less['value']:+.2f} e-folds "
+                f"(95 %: {between(less, form='+.2f')}). As much between two laws: "
+                f"{level(less['p_laws'], heads.FLOOR, 'pairs')}. As much with the labels swapped in documents: "
+                f"{level(less['p_swap'], heads.FLOOR, 'swaps')}. "
                 if np.isfinite(less["value"]) else "")
     return ("The paper (by a public summary) divides the neurons into plateau, power law and decay as 1.7 % / about 10 "
-            "% / 87.4 %, the plateau above the law; common tokens lack it. Here head / law / decay are "
-            f"**{stretches(rows['rare'])} %** for rare tokens; the head is called *{named(rows['rare'])}*, and the "
-            f"test of the law says: {law['verdict']}. For common tokens they are {stretches(rows['common'])} %, and "
-            f"the head is called *{named(rows['common'])}*. {contrast}Of the {top} most influential neurons for rare "
-            f"tokens, {overlap:.0%} are also among the {top} most influential for common ones.")
+            "% / 87.4 %. Its plateau stands above the law, and common tokens lack it. Here head / law / decay are "
+            f"**{stretches(rows['rare'])} %** for rare tokens. The head is called *{named(rows['rare'])}*. Is the "
+            f"stretch called a law a power law? The test says: {law['verdict']}. For common tokens the shares are "
+            f"{stretches(rows['common'])} %, and the head is called *{named(rows['common'])}*. {contrast}Of the {top} "
+            f"most influential neurons for rare tokens, {percent(overlap)} are also among the {top} most influential "
+            "for common ones.")

@@ -38,6 +38,17 @@ class Notebook:
 
     panels = staticmethod(axes.panels)
 
+    @property
+    def computes(self):
+        """Whether this run makes tables; with recompute="never" it draws them, and loads no model."""
+        return self.settings.recompute != "never"
+
+    def subject(self):
+        """The last of the checkpoints that the settings ask for, taken apart: for a cell that runs the model itself."""
+        passes = _module("tables.checkpoints")
+        with stage.clock("forward"):
+            return passes.captured(self.settings, passes.revisions(self.settings)[-1])[0]
+
     def table(self, name):
         """A table by its name, made first where it is not up to date; with recompute="never" read as it lies there.
 

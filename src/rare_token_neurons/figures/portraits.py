@@ -3,13 +3,16 @@
 import unicodedata
 
 import numpy as np
+import pandas as pd
 
 from rare_token_neurons.curve import heads
 from rare_token_neurons.figures import axes
 from rare_token_neurons.figures.axes import Z, title  # title for the notebook
-from rare_token_neurons.figures.words import between
+from rare_token_neurons.figures.words import between, percent
 
 COLORS = {"helps": axes.COLORS["boost"], "hurts": axes.COLORS["suppress"], "neither": axes.COLORS["all"]}
+FACES = COLORS | {"neither": "white"}
+CONFINED = 0.75  # least share of an effect on rare targets that is mostly a matter of rare tokens
 LABELS = {"helps": "helps rare targets", "hurts": "hurts rare targets", "neither": "neither on average"}
 
 
@@ -38,9 +41,15 @@ def by_verdict(table):
 def beside(ax, x, y, names):
     """Name points in a column at the right of the axes, by height, each with a thin line to its point."""
     line = {"arrowstyle": "-", "color": axes.DARK, "linewidth": 0.4, "shrinkB": 2, "relpos": (0, 0.5)}
+    apart = min(0.065, 0.97 / max(1, len(y) - 1))
     for place, at in enumerate(np.argsort(-y)):
-        ax.annotate(names[at], (x[at], y[at]), xytext=(1.06, 0.97 - 0.065 * place), textcoords="axes fraction",
+        ax.annotate(names[at], (x[at], y[at]), xytext=(1.06, 0.97 - apart * place), textcoords="axes fraction",
                     fontsize=6.5, va="center", annotation_clip=False, arrowprops=line)
+
+
+def height(neurons, least):
+    """Height of a figure in which so many neurons are named one below the other, in inches."""
+    return max(least, 0.9 + 0.12 * neurons)
 
 
 def effects(ax, table):
@@ -59,9 +68,12 @@ def effects(ax, table):
     for verb, some in by_verdict(chosen):
         wide, high = Z * some["common_error"], Z * some["rare_error"]
         ax.errorbar(some["common"], some["rare"], xerr=wide, yerr=high, fmt="o", color=COLORS[verb], elinewidth=0.6,
-                    label=f"{LABELS[verb]} ({len(some)}), 95 %")
+                    markerfacecolor=FACES[verb], label=f"{LABELS[verb]} ({len(some)}), 95 %")
     beside(ax, *chosen[["common", "rare"]].to_numpy().T, [f"neuron {neuron}" for neuron in chosen["neuron"]])
-    ax.legend(loc="upper left")
+    share = chosen["share"].median()
+    what = "are about rare tokens" if share > CONFINED else "matter for common tokens, too"
+    title(ax, f"The {len(chosen)} {what}: {percent(share)} of their\neffect is on rare targets (other neurons: "
+              f"{percent(others['share'].median())})")
 
 
 def frequency(ax, table):
@@ -73,10 +85,13 @@ def frequency(ax, table):
     chosen = chosen.assign(y=-np.arange(len(chosen)))
     for verb, some in by_verdict(chosen):
         ax.hlines(some["y"], 0, some["correlation"], color=COLORS[verb], linewidth=1)
-        ax.plot(some["correlation"], some["y"], "o", color=COLORS[verb], markersize=4, label=LABELS[verb])
+        ax.plot(some["correlation"], some["y"], "o", color=COLORS[verb], markerfacecolor=FACES[verb], markersize=4,
+                label=LABELS[verb])
     ax.set(xlim=(-1, 1), xlabel="correlation of its output\nwith log frequency")
     ax.set_yticks(chosen["y"], [f"{neuron}" for neuron in chosen["neuron"]])
     ax.set_ylabel("neuron, most influential first")
+    title(ax, f"{tally(table)['frequency']} of {len(chosen)} write by token frequency\n(by chance "
+              f"{UNUSUAL * len(chosen):.1f})")
 
 
 def ends(ax, table):
@@ -90,6 +105,10 @@ def ends(ax, table):
     ax.plot(chosen["suppressed"], y, "v", color=axes.COLORS["all"], markersize=4.5, markerfacecolor="white",
             label="tokens lowered most")
     ax.set(xlim=(-0.03, 1.03), xlabel="mean frequency rank of the tokens\n(0 rarest, 1 most common)")
+    common = (chosen["promoted"] > chosen["suppressed"]).sum()
+    first, second = ("common", "rare") if 2 * common >= len(chosen) else ("rare", "common")
+    title(ax, f"When on, {max(common, len(chosen) - common)} of {len(chosen)} raise {first} tokens\nand lower "
+              f"{second} ones")
 
 
 # ---- what the head is made of
@@ -118,7 +137,7 @@ def linear(ax, table, measure):
             label=f"other neurons (n = {len(others):,})")
     color = axes.COLORS["head" if name == "head" else "rare"]
     ax.plot(table.loc[inside, "rank"], table.loc[inside, measure], "o", color=color, markersize=3.5,
-            label=f"{name} (n = {inside.sum()})")
+            label=f"{name.split(' (')[0]} (n = {inside.sum()})")
     middle = others.groupby(np.log2(others["rank"]).astype(int))[["rank", measure]].median()
     ax.plot(middle["rank"], middle[measure], color=axes.COLORS["all"], linewidth=0.9,
             label="median of the others, by octave of rank")
@@ -130,8 +149,8 @@ def linear(ax, table, measure):
 def medians(table, measure):
     """Median of the head and of the others, in two lines for a title; takes what `linear` takes."""
     inside, name = of_head(table)
-    said = {"openness": "open at {:.0%}", "r2": "R² {:.2f}"}[measure]
-    head, others = (said.format(table.loc[some, measure].median()) for some in (inside, ~inside))
+    say = {"openness": lambda value: f"open at {percent(value)}", "r2": "R² {:.2f}".format}[measure]
+    head, others = (say(table.loc[some, measure].median()) for some in (inside, ~inside))
     return f"{name.split(' (')[0].capitalize()} {head},\nothers {others}"
 
 
@@ -147,7 +166,7 @@ def linear_over_steps(ax, training, measure):
     size = heads.head_size(last["neuron"].nunique())
     curves = [("others, median", rows[~followed & (rows["rank"] > size)], axes.GREY, "-"),
               (f"top 1.7 % of the checkpoint (n = {size})", rows[rows["rank"] <= size], axes.COLORS["rare"], "-"),
-              (f"{name} of the last one (n = {inside.sum()})", rows[followed],
+              (f"{name.split(' (')[0]} of the last one (n = {inside.sum()})", rows[followed],
                axes.COLORS["head" if name == "head" else "all"], "--")]
     for label, some, color, style in curves:
         found = some.groupby("step")[measure].quantile([0.25, 0.5, 0.75]).unstack()
@@ -171,6 +190,30 @@ def answer(table):
     return "yes" if 2 * count > inside.sum() else "no", f"{count} of {inside.sum()} neurons of the {name.split(' (')[0]}"
 
 
+def linear_title(table):
+    """How many of the head are linear maps that are always on; table: `linearity` of one checkpoint."""
+    rare = table[table["group"] == "rare"]
+    inside, name = of_head(rare)
+    return (f"Exploratory: of the {name.split(' (')[0]}'s {inside.sum()} neurons {always_on(rare[inside]).sum()} are "
+            "linear maps that are always on")
+
+
+def traits(table):
+    """Openness, variation and linearity of the head's neurons, and of the others: a row (targets, trait).
+
+    table : `linearity` of one checkpoint.
+    """
+    rows = {}
+    for group, part in table.groupby("group", sort=False):
+        inside, name = of_head(part)
+        for column, what in (("openness", "openness (share of positions)"),
+                             ("cv", "variation of the gate over its mean"), ("r2", "R² on the linear input")):
+            low, middle, high = part.loc[inside, column].quantile([0.25, 0.5, 0.75])
+            rows[group, what] = {f"{name.split(' (')[0]}, median": middle, "middle half from": low, "to": high,
+                                 "other neurons, median": part.loc[~inside, column].median()}
+    return pd.DataFrame.from_dict(rows, orient="index").round(2).rename_axis(["targets", "trait"])
+
+
 def made_of(table):
     """Whether the head's neurons work as linear maps that are always on, and the directions they read, in Markdown.
 
@@ -180,23 +223,21 @@ def made_of(table):
     inside, name = of_head(rare)
     head, others, first = rare[inside], rare[~inside], rare.iloc[0]
     count, again = always_on(head).sum(), always_on(common[common["neuron"].isin(head["neuron"])]).sum()
-    gate = "gate" if first["gated"] else "pre-activation"
-    medians = "; ".join(f"{said} {head[column].median():.2f} (others "
-                        f"{others[column].median():.2f})" for column, said in (
-        ("openness", "openness"), ("cv", f"variation of the {gate} over its mean"), ("r2", "R²")))
-    wide = ("more" if first["direction"] > first["random_high"] else
-            "less" if first["direction"] < first["random_low"] else "no more")
-    return (f"Of the {len(head)} neurons of the {name}, **{count}** are at rare targets open at {ALWAYS_ON:.0%} of the "
-            f"positions or more with an R² of {LINEAR:g} or more ({again} at common ones; of the other neurons "
-            f"{always_on(others).mean():.0%}): **{'most' if 2 * count > len(head) else 'most do not'} work as linear "
-            f"maps that are always on**. Medians: {medians}. One direction holds {first['direction']:.0%} of the sum "
-            f"of squares of their {'gate' if first['gated'] else 'input'} weights, {wide} than in random groups of "
-            f"{first['size']} ({first['random_direction']:.0%}; 95 % from {between(first, 'random', '.0%')}).")
+    wide = ("more than" if first["direction"] > first["random_high"] else
+            "less than" if first["direction"] < first["random_low"] else "as in")
+    return (f"Of the {len(head)} neurons of the {name}, **{count}** are linear maps that are always on at rare "
+            f"targets, and {again} at common ones. Of the other neurons {percent(always_on(others).mean())} are. So "
+            f"**{'most' if 2 * count > len(head) else 'most do not'} work as linear maps that are always on**. One "
+            f"direction holds {percent(first['direction'])} of the sum of squares of their "
+            f"{'gate' if first['gated'] else 'input'} weights. That is {wide} random groups of {first['size']}, which "
+            f"have {percent(first['random_direction'])} (95 % from {percent(first['random_low'])} to "
+            f"{percent(first['random_high'])}).")
 
 
 # ---- a neuron in words
 
 SHOWN = 8  # tokens a list
+UNUSUAL = 0.05  # share of the other neurons that write by frequency as much as one that counts as doing so
 SIGNS = {" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"}
 
 
@@ -257,12 +298,12 @@ def card(row, tokens, targets, contexts):
              for side, some in first.items()}
     signed = {group: f"{row[f'change_{group}']:+.3f} ± {row[f'change_{group}_error']:.3f}"
               for group in ("rare", "common")}
-    often = {name: f"{row[name]:.0%} (all positions {row[f'{name}_base']:.0%})"
+    often = {name: f"{percent(row[name])} (all positions {percent(row[f'{name}_base'])})"
              for name in ("word_read", "word_target", "rare_target")}
     lines = [f"### {row['rank']:.0f} · Neuron {row['neuron']:.0f}: {headline(row)}", "", "| | |", "|:--|:--|",
              f"| loss without it | rare targets {signed['rare']} nats, common targets {signed['common']} |",
              f"| size of its effect | {row['rare']:.3f} nats on rare, {row['common']:.3f} on common targets: "
-             f"{row['share']:.0%} of it on rare ones |",
+             f"{percent(row['share'])} of it on rare ones |",
              f"| mean activity | {row['at_rare']:+.2f} SD at rare targets, {row['at_common']:+.2f} SD at common ones |",
              f"| where it is most on | reads a word at {often['word_read']}, predicts one at {often['word_target']}, "
              f"a rare one at {often['rare_target']} |",
@@ -277,9 +318,9 @@ def card(row, tokens, targets, contexts):
     return "\n".join(lines)
 
 
-def gallery(table, tokens, targets, contexts):
-    """The cards of all top neurons, the most influential first."""
-    chosen = table[table["top"]].sort_values("rank")
+def gallery(table, tokens, targets, contexts, places=slice(None)):
+    """The cards of the top neurons, the most influential first; places: which of them."""
+    chosen = table[table["top"]].sort_values("rank")[places]
     parts = [[part[part["neuron"] == neuron] for part in (tokens, targets, contexts)] for neuron in chosen["neuron"]]
     return "\n\n".join(card(row, *part) for (_, row), part in zip(chosen.iterrows(), parts))
 
@@ -306,7 +347,7 @@ def tally(table):
         found |= {f"{verb}_{group}": int((done == verb).sum()) for verb in ("helps", "hurts")}
     shifts = verdicts(chosen, "unigram_rare")
     low, high = np.nanquantile(others["kurtosis"], [0.025, 0.975])
-    usual = np.nanquantile(others["correlation"].abs(), 0.95)
+    usual = np.nanquantile(others["correlation"].abs(), 1 - UNUSUAL)
     return found | {"against": int((shifts == "helps").sum()), "along": int((shifts == "hurts").sum()),
                     "frequency": int((chosen["correlation"].abs() > usual).sum()),
                     "rare_share": int((chosen["share"] > others["share"].median()).sum()),
@@ -314,59 +355,85 @@ def tally(table):
                     **{name: int((chosen[name] > 0.5).sum()) for name in ("word_read", "word_target")}}
 
 
-def beside_others(table):
-    """How large the top neurons' effects are beside those of the others, in words.
+def in_numbers(table):
+    """The top neurons' effects and traits: a row a neuron, the most influential first; table: `portraits`."""
+    ten = table[table["top"]].sort_values("rank")
+    columns = {"rare": "effect on rare targets (nats)", "common": "on common ones (nats)",
+               "share": "part on rare ones (%)",
+               "change_rare": "mean change, rare (nats)", "change_common": "mean change, common (nats)",
+               "kurtosis": "kurtosis", "correlation": "correlation with log frequency"}
+    made = ten.assign(share=100 * ten["share"]).set_index("neuron")[list(columns)].astype(float)
+    return (made.round(dict.fromkeys(columns, 3) | {"share": 0, "kurtosis": 1, "correlation": 2}) + 0.0).astype(
+        {"share": int}).rename(columns=columns)
 
-    table : `portraits`
-    """
+
+def of_activity(table):
+    """How many of the top neurons are dense and how many sparse, as a title; table: `portraits`."""
+    count = tally(table)
+    return (f"{count['dense']} of the {count['neurons']} are denser than nearly all other neurons, {count['sparse']} "
+            f"sparser (n = {table['positions'].iloc[0]:,} positions)")
+
+
+def beside_others(table):
+    """How large the top neurons' effects are beside those of the others, in words; table: `portraits`."""
     ten, others = table[table["top"]], table[~table["top"]]
-    number = "ten" if len(ten) == 10 else len(ten)
     return (f"The median of the other {len(others):,} neurons changes the loss by {others['rare'].median():.4f} nats "
-            f"on rare and {others['common'].median():.4f} on common targets ({others['share'].median():.0%} on rare "
-            f"ones), the {number} by {ten['rare'].min():.3f} to {ten['rare'].max():.3f} and {ten['common'].min():.3f} to "
-            f"{ten['common'].max():.3f}. {tally(table)['rare_share']} of the {len(ten)} put a larger share on rare "
-            "targets than the median neuron.")
+            f"on rare and by {others['common'].median():.4f} on common targets, {percent(others['share'].median())} of "
+            "it "
+            f"on rare ones. The {len(ten)} change it by {ten['rare'].min():.3f} to {ten['rare'].max():.3f} and by "
+            f"{ten['common'].min():.3f} to {ten['common'].max():.3f}. {tally(table)['rare_share']} of the {len(ten)} "
+            "put "
+            "a larger share on rare targets than the median neuron.")
 
 
 def rivals(table):
-    """How the most influential neurons for common targets compare with those portrayed, in words.
-
-    table : `portraits`
-    """
+    """How the top neurons compare with those that matter most for common targets, in words; table: `portraits`."""
     ten = table[table["top"]]
     rival, chosen = table[table["rank_common"] <= len(ten)], "for rare targets" if ten["rank"].max() == len(ten) else "here"
-    return (f"The {len(rival)} most influential neurons for common targets put {rival['share'].median():.0%} (median) of "
-            f"their effect on rare ones, the {len(ten)} {chosen} {ten['share'].median():.0%}; "
-            f"{rival['top'].sum()} neurons are in both lists.")
+    other = table[table["share"] < 1 / 3].sort_values("rank")
+    said = (f"{len(other)} neurons of the layer do the opposite: they move common targets more than twice as far as "
+            f"rare ones. The first of them has rank {other['rank'].iloc[0]:,}." if len(other) else
+            "No neuron of the layer moves common targets more than twice as far as rare ones.")
+    return (f"The {len(rival)} most influential neurons for common targets put {percent(rival['share'].median())} "
+            f"(median) of their effect on rare ones. The {len(ten)} {chosen} put {percent(ten['share'].median())} "
+            "there. "
+            f"{rival['top'].sum()} neurons are in both lists. {said}")
+
+
+def writes(model, table):
+    """Which tokens the top neurons raise, when on and at rare targets, in Markdown; table: `portraits` of the model."""
+    ten = table[table["top"]]
+    common, towards = (ten["promoted"] > ten["suppressed"]).sum(), (ten["at_rare"] * ten["correlation"] < 0).sum()
+    many = "common" if 2 * common > len(ten) else "rare" if 2 * common < len(ten) else "neither rare nor common"
+    return (f"In {model} the top neurons raise mostly **{many} tokens** when they are on: {common} of the {len(ten)} "
+            f"raise tokens that are more common than those they lower, {len(ten) - common} rarer ones. At rare targets "
+            f"it matters on which side of its mean a neuron is. There **{towards} of the {len(ten)}** push towards "
+            "rare "
+            f"tokens, {len(ten) - towards} towards common ones.")
 
 
 def deeds(table):
-    """What the top neurons do, counted, in Markdown.
-
-    table : `portraits`
-    """
+    """What the top neurons do, counted, in Markdown; table: `portraits`."""
     count, base = tally(table), table.iloc[0]
     return (f"Of the {count['neurons']} neurons, **{count['helps_rare']} help** rare targets (the loss rises without "
-            f"them) and **{count['hurts_rare']} hurt** them; for common targets it is {count['helps_common']} and "
+            f"them) and **{count['hurts_rare']} hurt** them. For common targets it is {count['helps_common']} and "
             f"{count['hurts_common']}. For the rest the 95 % interval holds zero. At rare targets **{count['against']} "
-            "act against the unigram direction** (without them the logits move towards common tokens), "
-            f"{count['along']} along it. {count['frequency']} write along or against frequency more than 95 % of the "
-            f"others do. {count['dense']} are denser than 97.5 % of the others, {count['sparse']} sparser. Where they "
-            f"are most on (1 % of the positions), {count['word_read']} mostly read a word token "
-            f"({base['word_read_base']:.0%} of all positions do) and {count['word_target']} mostly predict one "
-            f"({base['word_target_base']:.0%}).")
+            "act against the unigram direction** (without them the logits move towards common tokens), and "
+            f"{count['along']} act along it. {count['frequency']} write along or against frequency more than "
+            f"{percent(1 - UNUSUAL)} of the others do. {count['dense']} are denser than 97.5 % of the others, "
+            f"{count['sparse']} sparser. Where they are most on (1 % of the positions), {count['word_read']} mostly "
+            "read "
+            f"a word token ({percent(base['word_read_base'])} of all positions do), and {count['word_target']} mostly "
+            f"predict one ({percent(base['word_target_base'])}).")
 
 
 def summary(table):
-    """Paper and here, in words.
-
-    table : `portraits`
-    """
+    """Paper and here, in words; table: `portraits`."""
     ten, others = table[table["top"]], table[~table["top"]]
     share, typical = ten["share"].median(), others["share"].median()
     times = {group: ten[group].median() / others[group].median() for group in ("rare", "common")}
-    return ("The paper describes its neurons as a group that is specialised in rare tokens. One by one, the "
-            f"{len(ten)} here put {share:.0%} (median) of their effect on rare targets, against {typical:.0%} for the "
-            f"other neurons of the layer. They change the loss of rare targets {times['rare']:.0f} times as much as "
-            f"the median of the others, and that of common targets {times['common']:.0f} times: their effects are "
-            f"{'mostly a matter of rare tokens' if share > 0.75 else 'not confined to rare tokens'}.")
+    return ("The paper describes its neurons as a group that is specialised in rare tokens. Taken one by one, the "
+            f"{len(ten)} here put {percent(share)} (median) of their effect on rare targets, the other neurons of the "
+            f"layer {percent(typical)}. They change the loss of rare targets {times['rare']:.0f} times as much as the "
+            f"median of the others, and that of common targets {times['common']:.0f} times. Their effects are "
+            f"{'mostly a matter of rare tokens' if share > CONFINED else 'not confined to rare tokens'}.")
