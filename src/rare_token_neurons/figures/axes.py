@@ -26,7 +26,7 @@ COLORS = {
     "common": _OKABE[0],     # blue
     "all": "#303030",
     "random": GREY, "matched": "#b0b0b0", "null": GREY,
-    "boost": _OKABE[1], "suppress": _OKABE[9],
+    "boost": "#882255", "suppress": "#999933",  # wine and olive: neither is like rare or common
     "head": _OKABE[4], "power law": _OKABE[2], "decay": _OKABE[8],
 }
 DECIDES = f"{heads.DECIDES} head"                # the rule, in tables, of the head that decides

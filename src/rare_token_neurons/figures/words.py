@@ -19,6 +19,11 @@ def between(row, name="", form=".2f"):
     return f"{low:{form}} to {high:{form}}"
 
 
+def percent(share, digits=0):
+    """A share in per cent, as every text here writes it: "9.6 %". share : 0 to 1 ; digits : after the point."""
+    return f"{100 * share:.{digits}f} %"
+
+
 def stretches(fit):
     """The shares of head, law and decay in per cent of the neurons: "3.0 / 12.0 / 85.0"."""
     return " / ".join(f"{100 * fit[f'{part}_share']:.1f}" for part in PARTS)
