@@ -31,7 +31,7 @@ def scores(ax, table, score):
     others = table[~table["rare"]]
     band = np.quantile(others[score].dropna(), [0.025, 0.975])
     ax.axhspan(*band, color=axes.GREY, alpha=0.3, linewidth=0, label="all other neurons, 95 %")
-    ax.scatter(others["influence"], others[score], s=3, marker=".", color=axes.GREY, linewidths=0, label="another neuron")
+    ax.scatter(others["influence"], others[score], s=3, marker=".", color=axes.GREY, linewidths=0)
     for side in SIDES:
         rows = table[table["rare"] & (table["side"] == side)]
         ax.scatter(rows["influence"], rows[score], s=14, color=COLORS[side], linewidths=0, zorder=3,

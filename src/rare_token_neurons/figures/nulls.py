@@ -14,7 +14,7 @@ from rare_token_neurons.figures.words import between, level, named, percent
 FULL = ("lognormal", "half-normal", "exponential", "law", "untrained model")  # at all positions
 BESIDE = 3  # nulls in a row of figure 9a
 LEVEL = 0.05
-MIDDLES = {"rejected": "is no power law", "not rejected": "may be a power law",
+MIDDLES = {"rejected": "is rejected as a power law", "not rejected": "may be a power law",
            "cannot tell it from a lognormal": "could as well be lognormal"}  # what the test says of the middle
 
 
@@ -34,6 +34,7 @@ def drawn(ax, ranked):
             label="their law, carried to rank 1")
     ax.axvspan(1, plateaus.head_size(n), color=COLORS["head"], alpha=0.13, linewidth=0, label="head: the first 1.7 %")
     side = "above" if found.delta[0] > 0 else "below"
+    ax.set_xlim(1, n)
     title(ax, f"{n:,} drawn numbers have a head, too:\n{abs(found.delta[0]):.2f} e-folds {side} its law")
     ax.legend(loc="lower left")
 
@@ -77,10 +78,11 @@ def beside_null(ax, bands, row, limits):
     rows = bands[bands["null"] == row["null"]]
     ax.set(xscale="log", yscale="log")
     axes.band(ax, rows["rank"], rows["low"], rows["high"], label="null curves, 95 %", alpha=0.4)
-    ax.plot(rows["rank"], rows["influence"], color=COLORS["rare"], zorder=4, label="measured, rare targets")
+    ax.plot(rows["rank"], rows["influence"], color=COLORS["rare"], zorder=4, label="the model's curve, rare targets")
     ax.set(**limits)
-    told = "higher" if beyond(row) else "not higher"
-    ax.set_title(f"{said(row['null'])}:\n{told} (n = {row['positions']:,})", loc="left", fontsize=7)
+    ax.text(0.05, 0.05, f"n = {row['positions']:,}", transform=ax.transAxes, fontsize=6)
+    ax.set_title(f"{said(row['null'])}:\n{'higher' if beyond(row) else 'not higher'}", loc="left", fontsize=6.5,
+                 fontweight="normal")
 
 
 def ends(bands):
@@ -93,8 +95,9 @@ def ends(bands):
 def finish(figure, places, heads):
     """Labels at the outer places alone, one legend, and the finding as the title; places: from `frames`."""
     for number, name in enumerate(heads["null"]):
-        inside = number + BESIDE < len(heads)  # another one lies below
-        places[name].set(xlabel="" if inside else "rank of the neuron", ylabel="" if number % BESIDE else "influence (nats)")
+        lowest, left = number + BESIDE >= len(heads), number % BESIDE == 0
+        places[name].set(xlabel="rank of the neuron" * lowest, ylabel="influence (nats)" * left)
+        places[name].tick_params(labelbottom=lowest, labelleft=left)
     axes.legend_below(figure, places.values(), columns=4)
     figure.suptitle(finding(heads), x=0.01, ha="left", fontsize=8.5, fontweight="bold")
 
@@ -111,7 +114,7 @@ def heights(ax, heads):
         ax.plot([row["null_low"], row["null_high"]], [place] * 2, color=axes.GREY, linewidth=5, alpha=0.45,
                 solid_capstyle="butt", label="null curves, 95 %" if place == 0 else None)
         ax.plot(row["null_mean"], place, "|", color=axes.GREY, markersize=7)
-        ax.plot(row["delta"], place, "o", color=COLORS["rare"], markersize=4, label=None if place else "measured")
+        ax.plot(row["delta"], place, "o", color=COLORS["rare"], markersize=4, label=None if place else "the model's Δ")
     ax.axvline(0, color=COLORS["all"], linewidth=0.6)
     names = [f"{said(row['null'])}\n{level(row['p'], row['p_floor'], 'curves')}" for _, row in heads.iterrows()]
     ax.set_yticks(range(len(heads)), names, fontsize=6)
@@ -234,9 +237,9 @@ def of_calibration(told, apart):
         size, power = (rows[rows["kind"] == kind].set_index("sample") for kind in ("size", "power"))
         rounded, worst = rows.set_index("sample").loc["rounded", "plateau"], size.loc[size["raised"].idxmax()]
         lines.append(
-            f"- **The {head} head{', which decides' if head == plateaus.DECIDES else ''}.** Nothing raised: it is called raised "
-            f"in at most {percent(worst['raised'], 1)} of {worst['runs']:,} samples ({worst.name}). A test of 5 % gives up to "
-            f"{percent(limit(worst['runs']), 1)} in so many. A planted shelf is called a plateau in "
+            f"- **The {head} head{', which decides' if head == plateaus.DECIDES else ''}.** Where nothing is raised it is called "
+            f"raised in at most {percent(worst['raised'], 1)} of {worst['runs']:,} samples ({worst.name}). A test of 5 % gives "
+            f"up to {percent(limit(worst['runs']), 1)} in so many. A planted shelf is called a plateau in "
             f"{percent(power['plateau'].mean())} of the samples, from {percent(power['plateau'].min())} "
             f"({power['plateau'].idxmin()}) to {percent(power['plateau'].max())}. A rounded head is called one in "
             f"{percent(rounded, 1)}. The decay is taken for the law in at most {percent(rows['late'].max(), 1)}. The 95 % "
