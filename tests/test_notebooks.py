@@ -404,7 +404,10 @@ def check_09(tree):
     assert found == pytest.approx(rare, abs=0.5)  # the matched positions are as hard
     assert len(laws) == 4 and (laws["alpha"] > 1).all() and laws["verdict"].str.contains("rejected|cannot").all()
     assert (promises["runs"] == 10).all() and (promises["kept"] >= 7).all()
-    grid, layers, neurons = read(tree, "robustness", "layers_sampled", "frequency_neurons")
+
+
+def check_12(tree):
+    grid, layers = read(tree, "robustness", "layers_sampled")
     settings = grid.loc[grid["factor"] != "layer", ["factor", "setting"]].drop_duplicates()
     assert len(settings) == 19 and grid[["factor", "setting", "statistic"]].duplicated().sum() == 0
     tested = grid[grid["verdict"] != claims.UNTESTED]
@@ -412,6 +415,10 @@ def check_09(tree):
     assert grid.loc[grid["factor"].eq("rarest 5 %"), "verdict"].eq(claims.UNTESTED).all()  # so few in so little text
     assert layers.groupby("layer").size().to_dict() == {0: 32, 1: 32}
     assert (layers[["rare", "common"]] > 0).all(axis=None)
+
+
+def check_13(tree):
+    neurons = read(tree, "frequency_neurons")
     assert len(neurons) == 1536 and neurons["rare"].sum() == 27
     assert (neurons[["unigram_share", "scale_share"]] <= 1).all(axis=None)
     top = neurons.nlargest(50, "influence")

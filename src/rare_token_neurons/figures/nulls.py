@@ -138,8 +138,8 @@ def of_heads(heads):
         return told
     alike = rest.loc[~beyond(rest), "null"]
     chance = level(rest["p"].iloc[-1], rest["p_floor"].iloc[-1])
-    return (f"{told}\n\nOn the smaller part of the text Δ is {rest['delta'].iloc[0]:+.2f}. The common positions of the same "
-            f"loss have a {rest['note'].iloc[-1]}. As high a head there: {chance}. "
+    return (f"{told}\n\nOn the smaller part of the text Δ is {rest['delta'].iloc[0]:+.2f}. Common positions of the same "
+            f"loss: {rest['note'].iloc[-1]}. As high a head there: {chance}. "
             + (f"So positions that are not rare have as high a head: {', '.join(alike)}." if len(alike) else
                "So positions that are not rare have no head as high."))
 
