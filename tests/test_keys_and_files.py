@@ -121,7 +121,7 @@ assert files.read_json(folder / "a.json") == {{"caf\\u00e9": 1}}
 files.write_json(folder / "b", {{}}), files.seal(folder / "b")
 assert files.whole(folder / "b")
 assert len(checkpoints.load_tokenizer("mini-pythia")) == 8192
-assert len([jobs.source(path) for path in jobs.find()]) == 11 and all(make() for make, _ in pages.WRITTEN)
+assert len([jobs.source(path) for path in jobs.find()]) == 13 and all(make() for make, _ in pages.WRITTEN)
 assert all(report.processor())"""
     package = re.escape(str(paths.ROOT / "src/rare_token_neurons"))
     done = subprocess.run([sys.executable, "-X", "warn_default_encoding", "-c", code], capture_output=True, text=True,

@@ -278,8 +278,7 @@ def check_08(tree):
 
 
 def check_09(tree):
-    nulls, promises, grid, layers, neurons = read(tree, "null_heads", "promises", "robustness", "layers_sampled",
-                                                  "frequency_neurons")
+    nulls, promises = read(tree, "null_heads", "promises")
     fit = read(tree, "phases").query(f"sign == 'pooled' and group == 'rare' and rule == '{heads.DECIDES} head'").iloc[0]
     of_model = nulls.set_index("null").loc[["lognormal", "half-normal", "law"]]  # those of notebook 03
     assert len(nulls) == 8 and (of_model["delta"] == fit["delta"]).all()
@@ -288,11 +287,19 @@ def check_09(tree):
                    if word.replace(".", "").isdigit())
     assert found == pytest.approx(rare, abs=0.5)  # the matched positions are as hard
     assert (promises["runs"] == 10).all() and (promises["kept"] >= 7).all()
+
+
+def check_12(tree):
+    grid, layers = read(tree, "robustness", "layers_sampled")
     assert len(grid.loc[grid["factor"] != "layer", ["factor", "setting"]].drop_duplicates()) == 19
     tested = grid[grid["verdict"] != claims.UNTESTED]
     assert (tested["positions"] >= 100).all() and (tested["q"] >= tested["p"] - 1e-12).all() and len(tested) < len(grid)
     assert grid.loc[grid["factor"].eq("rarest 5 %"), "verdict"].eq(claims.UNTESTED).all()  # so few in so little text
     assert layers.groupby("layer").size().to_dict() == {0: 32, 1: 32}
+
+
+def check_13(tree):
+    neurons = read(tree, "frequency_neurons")
     assert len(neurons) == 1536 and neurons["rare"].sum() == 27
     top = neurons.nlargest(50, "influence")
     assert top["entropy"].abs().median() > 2 * neurons["entropy"].abs().median()

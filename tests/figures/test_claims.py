@@ -74,14 +74,6 @@ def test_every_verdict_has_a_sentence():
     assert "none of 200 null curves reaches it" in said
 
 
-def test_the_question_of_each_part_stands_in_a_row():
-    asked = claim_figures.asked()
-    assert len(asked) == len(claims.EVERY) and asked.loc["C8 (gated MLPs)", "margin"] == 0.05
-    assert asked.loc["C2 head", "controls"].endswith("and the law itself")
-    assert asked.loc["C7 common", "direction"] == "no plateau, one-sided"
-    assert asked.loc["C2 decay", ["controls", "margin"]].tolist() == ["", ""]
-
-
 def test_no_plateau_has_a_field_that_is_open_below(ax):
     rows = table().query("name == 'C7 common' and model == 'small'")
     limits = claim_figures.limits(rows)

@@ -198,7 +198,7 @@ def test_of_one_model_what_needs_the_same_table_does_not_run_at_once():
         for job in wave:
             queue.enter(job, {"seconds": {"all": 7.0}})
     assert waves[:3] == [{"01"}, {"02", "03"}, {"04"}] and waves[-1] == {"11"} and {"05", "06"} not in waves
-    assert sum(map(len, waves)) == 11
+    assert sum(map(len, waves)) == 13
 
 
 def test_two_run_beside_each_other_each_with_its_share_of_the_cores(tree, capfd, monkeypatch):

@@ -3,7 +3,6 @@
 import textwrap
 
 import numpy as np
-import pandas as pd
 from matplotlib.ticker import LogLocator, MaxNLocator, ScalarFormatter
 
 from rare_token_neurons.figures import axes, portraits
@@ -13,7 +12,6 @@ from rare_token_neurons.packages import EMBEDDED
 from rare_token_neurons.statistics.claims import EVERY, NOT, PARTLY, REPRODUCED, UNTESTED, VERDICTS
 from rare_token_neurons.tables.claims import GRID, PENDING, from_commit, grid, linearity
 
-RULES = {"no plateau": "no plateau, one-sided", "law": "by its test", "decay": "in 95 % of the draws"}  # in words
 FILLS = {REPRODUCED: "full", PARTLY: "left", NOT: "none", UNTESTED: "none"}
 LABEL = 42  # characters a line, left of the panels
 NOTE = "#555555"  # colour of a note below the verdict
@@ -24,18 +22,6 @@ LOG_FROM = 5  # a panel whose ends are this far apart has a logarithmic axis
 def number(value):
     """Three significant digits, without an exponent where it can be read so: 28.9, 0.0221, -0.04."""
     return f"{value:.3g}" if np.isfinite(value) else "none"
-
-
-def asked():
-    """What each part of a claim is judged by: a row a part."""
-    made = {}
-    for claim in EVERY:
-        mlp = {True: " (gated MLPs)", False: " (other MLPs)", None: ""}[claim.gated]
-        control = " and ".join(claim.controls) if claim.direction in ("greater", "less") else ""
-        made[f"{claim.name}{mlp}"] = {
-            "statistic": claim.statistic, "direction": RULES.get(claim.direction, claim.direction),
-            "margin": claim.margin, "controls": control, "needs": ", ".join(claim.needs)}
-    return pd.DataFrame(made).T.fillna("")
 
 
 def interval(row):
@@ -185,10 +171,10 @@ def panel(ax, row, limits):
         ax.plot([], [], "-o", color=axes.COLORS["all"], linewidth=1, markersize=4.5, label="here, 95 % interval")
     bold, noted = row["verdict"] == REPRODUCED, bool(row["note"]) and row["note"] != row["reason"]
     above = {"xy": (0, 1), "xycoords": "axes fraction", "textcoords": "offset points", "va": "bottom"}
-    ax.annotate(textwrap.shorten(f"{row['verdict']}: {why(row)}", 48 if bold else 56), xytext=(0, 8 if noted else 2),
+    ax.annotate(textwrap.shorten(f"{row['verdict']}: {why(row)}", 48 if bold else 56), xytext=(0, 9 if noted else 2),
                 fontsize=6, fontweight="bold" if bold else "normal", **above)
     if noted:
-        ax.annotate(textwrap.shorten(row["note"], 66), xytext=(0, 1), fontsize=5, color=NOTE, **above)
+        ax.annotate(textwrap.shorten(row["note"], 58), xytext=(0, 1), fontsize=6, color=NOTE, **above)
     if ax.get_xscale() == "log":
         ax.text(1, -0.14, "(log scale)", transform=ax.transAxes, fontsize=6, ha="right", va="top")
 

@@ -121,8 +121,13 @@ class Notebook:
             return Image(path.read_bytes(), width=int(100 * axes.PAGE))
         return Markdown(f"There is no {paths.shown(path)} yet: run this notebook on {model} first.")
 
-    def save(self, figure, name):
-        """Write a figure, flagged checkpoints named above it, into the settings' folder, as PNG and PDF (see `axes.save`)."""
+    def save(self, figure, name, shared=False):
+        """Write a figure, flagged checkpoints named above it, into the settings' folder, as PNG and PDF (see `axes.save`).
+
+        shared : whether it is the same for every model; it then lies in the folder of all models.
+        """
+        if shared:
+            return axes.save(figure, replace(self.settings, model=parameters.ALL_MODELS).figures, name)
         if note := self._caution(self.cautions):
             title = figure.get_suptitle()  # the finding stays, below the note
             words = "\n".join(filter(None, (textwrap.fill(note, 120), title)))

@@ -1,34 +1,45 @@
-"""Drawing nulls, power-law tests, the robustness grid and training seeds (notebook 09), and what they say in words."""
+"""Drawing the nulls of the head and the tests of the power law (notebook 09), and what they say in words."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
-from matplotlib.colors import Normalize
-from matplotlib.patches import Rectangle
 from scipy import stats
 
 from rare_token_neurons import files, paths
-from rare_token_neurons.curve import heads as plateaus, stored
+from rare_token_neurons.curve import heads as plateaus
 from rare_token_neurons.figures import axes
 from rare_token_neurons.figures.axes import COLORS, title  # the notebook needs them too
-from rare_token_neurons.figures.words import between, level, named
-from rare_token_neurons.statistics import claims
-from rare_token_neurons.statistics.rankings import SCORES, SIDES, overlaps, per_nat
+from rare_token_neurons.figures.words import between, level, named, percent
 
 FULL = ("lognormal", "half-normal", "exponential", "law", "untrained model")  # at all positions
-MOST = 3.0  # half-widths of the interval at which the colours end
-EDGES = {"lognormal": "--", "half-normal": ":", "exponential": "-.", "untrained model": (0, (4, 1, 1, 1, 1, 1)),
-         "common, same number": "--", "common, same loss": ":"}  # the law, or the first, is filled
-MAP = sns.color_palette("vlag", as_cmap=True)
-STARS = ((0.01, "**"), (0.05, "*"))
-NAMES = {"unigram_share": "share through the unigram direction",
-         "kl": "change of KL to unigram\n(nats per nat of influence)",
-         "entropy": "change of entropy\n(nats per nat of influence)", "scale_share": "share through the norm's scale"}
+BESIDE = 3  # nulls in a row of figure 9a
 LEVEL = 0.05
-SHORT = {  # the grid's statistics
-    "head": "head's height Δ\n(e-folds)", "rare against common": "rare against\ncommon (log)",
-    "effective dimension": "effective\ndimension", "co-activation": "co-activation (r)",
-    "Hill exponent": "Hill exponent"}
+MIDDLES = {"rejected": "is rejected as a power law", "not rejected": "may be a power law",
+           "cannot tell it from a lognormal": "could as well be lognormal"}  # what the test says of the middle
+
+
+# ---- by hand
+
+
+def drawn(ax, ranked):
+    """Ranked numbers on log-log axes, the law of their middle carried to rank 1, and in the title where their head lies.
+
+    ranked : (n,) falling.
+    """
+    n, found = len(ranked), plateaus.find(ranked, "fixed")
+    reach = np.array([1.0, found.end[0]])
+    axes.log_log(ax, "rank", "size of the number")
+    ax.plot(np.arange(1, n + 1), ranked, color=axes.GREY, label="ranked numbers")
+    ax.plot(reach, np.exp(found.beta[0] - found.kappa[0] * np.log(reach)), "--", color=COLORS["all"], linewidth=0.8,
+            label="their law, carried to rank 1")
+    ax.axvspan(1, plateaus.head_size(n), color=COLORS["head"], alpha=0.13, linewidth=0, label="head: the first 1.7 %")
+    side = "above" if found.delta[0] > 0 else "below"
+    ax.set_xlim(1, n)
+    title(ax, f"{n:,} drawn numbers have a head, too:\n{abs(found.delta[0]):.2f} e-folds {side} its law")
+    ax.legend(loc="lower left")
+
+
+# ---- the nulls of the head
 
 
 def said(name):
@@ -41,36 +52,60 @@ def beyond(heads):
     return heads["p"] < LEVEL
 
 
-def beside_nulls(ax, bands, heads):
-    """The measured curve over the null curves' 95 %, in grey: the law, or the first, filled, of the others the edges.
+def listed(heads):
+    """The nulls as they are shown: a row a null; heads: table `null_heads`."""
+    return pd.DataFrame({
+        "null": heads["null"].map(said), "Δ measured (e-folds)": heads["delta"].round(2),
+        "Δ of the null, mean": heads["null_mean"].round(2),
+        "its 95 %": [between(row, "null", "+.2f") for row in heads.to_dict("records")],
+        "as high by chance": [level(row["p"], row["p_floor"], "curves") for row in heads.to_dict("records")],
+        "positions": heads["positions"]}).set_index("null")
 
-    bands : from `null_bands` ; heads : rows of `null_heads`, of the nulls to show.
+
+def frames(heads):
+    """A figure with a place for the heights, and beside it one for each null: the figure, and axes by name."""
+    axes.use_style()
+    names = [*heads["null"], *["."] * (-len(heads) % BESIDE)]
+    rows = [["heights", *names[start:start + BESIDE]] for start in range(0, len(names), BESIDE)]
+    return plt.subplot_mosaic(rows, figsize=(axes.PAGE, 0.5 + 1.65 * len(rows)), width_ratios=[1.25, *[1] * BESIDE])
+
+
+def beside_null(ax, bands, row, limits):
+    """The measured curve over the 95 % of one null's curves; in the title whether its head is higher.
+
+    bands : from `null_bands` ; row : the null's, of `null_heads` ; limits : from `ends`, the same for all nulls.
     """
-    axes.log_log(ax, "rank of the neuron", "influence (nats)")
-    names = heads["null"].tolist()
-    filled = "law" if "law" in names else names[0]
-    for name in (filled, *(one for one in names if one != filled)):
-        rows = bands[bands["null"] == name]
-        if name == filled:
-            axes.band(ax, rows["rank"], rows["low"], rows["high"], label=f"{said(name)}, 95 %", alpha=0.4)
-            ax.plot(rows["rank"], rows["influence"], color=COLORS["rare"], zorder=4,
-                    label=f"rare (n = {heads['positions'].iloc[0]:,})")
-            continue
-        axes.edges(ax, rows["rank"], rows["low"], rows["high"], linestyle=EDGES[name], label=f"{name}, 95 %")
-    shown = bands[bands["null"].isin(names)]
-    ax.set_xlim(1, shown["rank"].max())
-    lowest = shown.loc[shown["null"] == filled, "influence"].iloc[-3]
-    ax.set_ylim(lowest / 3, shown[["influence", "high"]].to_numpy().max() * 2)
+    rows = bands[bands["null"] == row["null"]]
+    ax.set(xscale="log", yscale="log")
+    axes.band(ax, rows["rank"], rows["low"], rows["high"], label="null curves, 95 %", alpha=0.4)
+    ax.plot(rows["rank"], rows["influence"], color=COLORS["rare"], zorder=4, label="the model's curve, rare targets")
+    ax.set(**limits)
+    ax.text(0.05, 0.05, f"n = {row['positions']:,}", transform=ax.transAxes, fontsize=6)
+    ax.set_title(f"{said(row['null'])}:\n{'higher' if beyond(row) else 'not higher'}", loc="left", fontsize=6.5,
+                 fontweight="normal")
 
 
-def count(heads):
-    """Title: by how many of some nulls the head stands higher than chance."""
-    return f"Higher than chance\nby {beyond(heads).sum()} of {len(heads)} nulls"
+def ends(bands):
+    """Limits of both axes that show every measured curve, and the null curves beside it."""
+    shown = bands["influence"][bands["influence"] > 0]
+    high = min(shown.max() * 5, bands["high"].max() * 1.5)  # the law's own samples reach far higher at rank 1
+    return {"xlim": (1, bands["rank"].max()), "ylim": (shown.quantile(0.02) / 2, high)}
 
 
-def height(heads):
-    """Title: the measured height."""
-    return f"The head stands {heads['delta'].iloc[0]:+.2f}\ne-folds above its law"
+def finish(figure, places, heads):
+    """Labels at the outer places alone, one legend, and the finding as the title; places: from `frames`."""
+    for number, name in enumerate(heads["null"]):
+        lowest, left = number + BESIDE >= len(heads), number % BESIDE == 0
+        places[name].set(xlabel="rank of the neuron" * lowest, ylabel="influence (nats)" * left)
+        places[name].tick_params(labelbottom=lowest, labelleft=left)
+    axes.legend_below(figure, places.values(), columns=4)
+    figure.suptitle(finding(heads), x=0.01, ha="left", fontsize=8.5, fontweight="bold")
+
+
+def finding(heads):
+    """Title: how high the head stands, and by how many nulls that is more than chance; heads: table `null_heads`."""
+    return (f"The head stands {heads['delta'].iloc[0]:+.2f} e-folds above its law: "
+            f"more than chance by {beyond(heads).sum()} of {len(heads)} nulls")
 
 
 def heights(ax, heads):
@@ -79,12 +114,37 @@ def heights(ax, heads):
         ax.plot([row["null_low"], row["null_high"]], [place] * 2, color=axes.GREY, linewidth=5, alpha=0.45,
                 solid_capstyle="butt", label="null curves, 95 %" if place == 0 else None)
         ax.plot(row["null_mean"], place, "|", color=axes.GREY, markersize=7)
-        ax.plot(row["delta"], place, "o", color=COLORS["rare"], markersize=4, label=None if place else "measured")
+        ax.plot(row["delta"], place, "o", color=COLORS["rare"], markersize=4, label=None if place else "the model's Δ")
     ax.axvline(0, color=COLORS["all"], linewidth=0.6)
     names = [f"{said(row['null'])}\n{level(row['p'], row['p_floor'], 'curves')}" for _, row in heads.iterrows()]
     ax.set_yticks(range(len(heads)), names, fontsize=6)
     ax.set_ylim(len(heads) - 0.4, -0.6)
-    ax.set_xlabel("head's height Δ above its law\n(e-folds of influence)")
+    ax.set_xlabel("height Δ of the head\nabove its law (e-folds)")
+
+
+def of_heads(heads):
+    """Beyond which nulls the head stands, in words.
+
+    heads : table `null_heads`.
+    """
+    if not len(heads):
+        return "The head cannot be tested: too few neurons or documents."
+    rest, higher = heads[~heads["null"].isin(FULL)], beyond(heads)
+    within = heads.loc[~higher, "null"].map(said)
+    told = (f"At all positions the head stands {heads['delta'].iloc[0]:+.2f} e-folds above its law (Δ). It is higher than "
+            f"chance (p < {LEVEL:g}) by **{higher.sum()} of the {len(heads)} nulls**"
+            + (f", but not by: {', '.join(within)}." if len(within) else "."))
+    if not len(rest):
+        return told
+    alike = rest.loc[~beyond(rest), "null"]
+    chance = level(rest["p"].iloc[-1], rest["p_floor"].iloc[-1])
+    return (f"{told}\n\nOn the smaller part of the text Δ is {rest['delta'].iloc[0]:+.2f}. Common positions of the same "
+            f"loss: {rest['note'].iloc[-1]}. As high a head there: {chance}. "
+            + (f"So positions that are not rare have as high a head: {', '.join(alike)}." if len(alike) else
+               "So positions that are not rare have no head as high."))
+
+
+# ---- the power law
 
 
 def law(ax, values, tests, color):
@@ -110,129 +170,25 @@ def law(ax, values, tests, color):
     ax.legend(loc="lower left")
 
 
-def label(row):
-    """A row of the grid in words: "rarest 5 %, mean", "rare_of = input"."""
-    factor = row["factor"]
-    joint = {"default": ": ", "layer": " ", "halves": ", "}.get(factor, ", " if factor.startswith("rarest") else " = ")
-    return f"{factor}{joint}{row['setting']}"
+def of_middle(tests):
+    """Title: whether the middle of one group's curve is a power law; tests: its rows of `power_laws`, the middle first."""
+    row = tests.iloc[0]
+    return f"{row['group'].capitalize()} targets: the middle\n{MIDDLES.get(row['verdict'], row['verdict'])}"
 
 
-def tested(table):
-    """The rows of the grid that can be tested."""
-    return table[table["verdict"] != claims.UNTESTED]
-
-
-def kept(table):
-    """Title of the grid: in how many of its testable cells the rule says reproduced; table: from `robustness`."""
-    rows = tested(table)
-    often = rows[rows["verdict"] == claims.REPRODUCED].groupby("statistic").size().reindex(list(SHORT), fill_value=0)
-    best = f"most often: {often.idxmax()}, {often.max()} of {sum(rows['statistic'] == often.idxmax())}"
-    best = best if often.max() else "none in any setting"
-    return f"Reproduced in {often.sum()} of {len(rows)} testable cells ({best})"
-
-
-def stars(q):
-    """Stars of an adjusted p value."""
-    return next((mark for level, mark in STARS if q < level), "")
-
-
-def grid(ax, table, rows=0):
-    """The robustness grid: a row a setting, a column a statistic of the table.
-
-    Colour: distance from the null in half-widths of the 95 % interval, red where it lies on the paper's side. A frame
-    marks what the claims rule calls reproduced, a dashed one partly; grey cells cannot be tested.
-
-    table : from `robustness`, or some of its rows ; rows : height of the axes in rows, at least.
-    """
-    names = list(dict.fromkeys(table.apply(label, axis=1)))
-    columns = [name for name in SHORT if name in set(table["statistic"])]
-    scale = Normalize(-MOST, MOST)
-    for row in table.to_dict("records"):
-        x, y = columns.index(row["statistic"]), names.index(label(row))
-        untested = row["verdict"] == claims.UNTESTED
-        half, sign = (row["high"] - row["low"]) / 2, 1 if row["direction"] == "greater" else -1
-        z = sign * (row["value"] - row["null"]) / half if half > 0 else 0.0
-        colour = "#eeeeee" if untested else MAP(scale(np.clip(z, -MOST, MOST)))
-        ax.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, edgecolor="white", linewidth=0.8))
-        word = f"\n{row['word']}" if row["word"] else ""
-        text = f"{row['positions']:,} positions" if untested else f"{row['value']:+.3f}{stars(row['q'])}{word}"
-        ax.text(x, y, text, ha="center", va="center", fontsize=5.5 if untested or word else 6.5, linespacing=0.9,
-                color=axes.GREY if untested else "white" if abs(z) > 2 else "black")
-        if row["verdict"] in (claims.REPRODUCED, claims.PARTLY):
-            ax.add_patch(Rectangle((x - 0.47, y - 0.44), 0.94, 0.88, fill=False, edgecolor="black", linewidth=1.2,
-                                   linestyle="-" if row["verdict"] == claims.REPRODUCED else (0, (2, 1.5)), zorder=3))
-    ax.set_xticks(range(len(columns)), [SHORT[name] for name in columns])
-    ax.set_yticks(range(len(names)), names)
-    ax.set(xlim=(-0.5, len(columns) - 0.5), ylim=(max(len(names), rows) - 0.5, -0.5))
-    ax.tick_params(length=0, labeltop=True, labelbottom=False)
-    for spine in ax.spines.values():
-        spine.set_visible(False)
-
-
-def scores(ax, table, score):
-    """Influence against one token-frequency score, a dot a neuron, boost and suppress in colour.
-
-    The changes of KL and entropy grow with any effect; they are drawn per nat of influence.
-
-    table : from `frequency_neurons`.
-    """
-    table = table.assign(**{score: per_nat(table, score)})
-    others = table.loc[~table["rare"], score].dropna()
-    ax.axhspan(*np.quantile(others, [0.025, 0.975]), color=axes.GREY, alpha=0.3, linewidth=0,
-               label="all other neurons, 95 %")
-    for side in SIDES:
-        part = table[table["side"] == side]
-        for rare, marker, size in ((False, ".", 3), (True, "o", 14)):
-            rows = part[part["rare"] == rare]
-            ax.scatter(rows["influence"], rows[score], s=size, marker=marker, color=COLORS[side], linewidths=0,
-                       alpha=0.9 if rare else 0.4, zorder=3 if rare else 2,
-                       label=f"{side}, rare group (n = {len(rows)})" if rare else None)
-    ax.set_xscale("log")
-    floor = table["influence"][table["influence"] > 0].quantile(0.02)
-    ax.set_xlim(floor, table["influence"].max() * 1.5)
-    if score.endswith("share"):
-        ax.set_ylim(-1, 1.02)
-    else:
-        ax.set_yscale("symlog", linthresh=float(others.abs().quantile(0.9)) or 1.0)
-        ax.set_ylim(1.6 * min(0, table[score].min()), 1.6 * max(0, table[score].max()))
-    ax.set(xlabel="influence on rare tokens (nats)", ylabel=NAMES[score])
-
-
-def seed_curves(ax, table):
-    """The main curve of each training seed with its interval.
-
-    table : from `collected`, one group of targets.
-    """
-    axes.log_log(ax, "rank of the neuron", "influence (nats)")
-    for (seed, rows), line in zip(table.groupby("seed"), ("-", "--", ":")):
-        axes.band(ax, rows["rank"], rows["low"], rows["high"], label="95 % over documents" if line == "-" else None)
-        ax.plot(rows["rank"], rows["influence"], color=COLORS["rare"], linestyle=line,
-                label=f"seed {seed} ({rows['steps'].iloc[0]:,} steps, n = {rows['positions'].iloc[0]:,})")
-    ax.set_xlim(1, table["rank"].max())
-
-
-def seed_heights(ax, table):
-    """Delta of the fixed head on rare and on common targets, a place a training seed; open where the head has no word.
-
-    table : from `collected`.
-    """
-    each = table.groupby(["seed", "group"]).first().reset_index()
-    known = sorted(each["seed"].unique())
-    for (group, rows), shift in zip(each.groupby("group"), (0.12, -0.12)):
-        for row in rows.to_dict("records"):
-            place = known.index(row["seed"]) + shift
-            ax.plot([place, place], [row["delta_low"], row["delta_high"]], color=COLORS[group], linewidth=1)
-            ax.plot(place, row["delta"], "o", markersize=4, color=COLORS[group],
-                    markerfacecolor=COLORS[group] if row["word"] else "white")
-        ax.plot([], [], "o", color=COLORS[group], label=f"{group} targets")
-    ax.axhline(0, color=COLORS["all"], linewidth=0.6)
-    ax.set_xticks(range(len(known)), [f"seed {seed}" for seed in known])
-    ax.set(xlim=(-0.6, len(known) - 0.4), ylabel="Δ of the first 1.7 %\n(e-folds of influence)")
+def tests(laws):
+    """The tests as they are shown: a row a stretch of a curve; laws: table `power_laws`."""
+    return pd.DataFrame({
+        "targets": laws["group"], "stretch": laws["part"], "neurons": laws["n"], "exponent α": laws["alpha"].round(1),
+        "from (nats)": laws["low"].map("{:.2g}".format), "to (nats)": laws["high"].map("{:.2g}".format).replace("nan", "the end"),
+        "goodness of fit, p": laws["p_fit"].round(2), "better than a lognormal, log ratio": laws["ratio"].round(1),
+        "verdict": laws["verdict"]}).set_index("targets")
 
 
 # ---- calibration
 
 COUNTED = ("calibration", "calibration_contrasts")  # tables in data/results
+SHOWN = 3  # of the samples without a raised head: those most often called raised
 
 
 def calibrated():
@@ -247,21 +203,25 @@ def limit(runs):
 
 
 def counts(told):
-    """The heads as they are shown, per cent of the samples: a row a sample, columns (head, what).
+    """The samples that matter most, of the head that decides, in per cent: a row a sample.
+
+    Those without a raised head that are most often called raised, every shelf, and the rounded head.
 
     told : from `calibrated`.
     """
-    shown = told.rename(columns={"covered": "Δ in its interval"}).set_index(["kind", "sample", "runs", "head"])
-    columns = [(head, what) for head in plateaus.BREAKS for what in ("raised", "plateau", "Δ in its interval", "late")]
-    every = told[["kind", "sample", "runs"]].drop_duplicates()
-    made = shown.unstack("head").swaplevel(axis=1)[columns].mul(100).reindex(every)
-    return made.map(lambda share: f"{share:.1f}" if np.isfinite(share) else "")
+    rows = told[told["head"] == plateaus.DECIDES]
+    worst = rows[rows["kind"] == "size"].nlargest(SHOWN, "raised")
+    shown = pd.concat([worst, rows[rows["kind"] == "power"], rows[rows["sample"] == "rounded"]])
+    names = {"raised": "called raised (%)", "plateau": "called a plateau (%)", "covered": "true Δ in its interval (%)"}
+    made = shown.set_index("sample")[list(names)].mul(100).round(1).rename(columns=names)
+    return made.assign(samples=shown["runs"].to_numpy()).rename_axis("planted sample")
 
 
 def pairs(apart):
     """The contrasts as they are shown, per cent of the pairs told apart: a row a pair; apart: from `calibrated`."""
     shown = apart.pivot(index="sample", columns="coupled", values="apart").mul(100).round(1)
-    return shown.reindex(apart["sample"].unique())
+    shown.columns = [f"told apart (%), ranks {f'coupled by {much:g}' if much else 'not coupled'}" for much in shown]
+    return shown.reindex(apart["sample"].unique()).rename_axis("planted pair")
 
 
 def of_calibration(told, apart):
@@ -270,161 +230,61 @@ def of_calibration(told, apart):
     told, apart : from `calibrated`.
     """
     if told is None or apart is None:
-        return ("The full counts are not here yet. `python -m rare_token_neurons calibrate` makes them, in an hour and a half of "
-                "two cores: `data/results/calibration.parquet` and `calibration_contrasts.parquet`.")
+        return ("The full counts are not here yet. `python -m rare_token_neurons calibrate` makes them, in an hour and a "
+                "half of two cores: `data/results/calibration.parquet` and `calibration_contrasts.parquet`.")
     lines = []
     for head, rows in told.groupby("head", sort=False):
         size, power = (rows[rows["kind"] == kind].set_index("sample") for kind in ("size", "power"))
         rounded, worst = rows.set_index("sample").loc["rounded", "plateau"], size.loc[size["raised"].idxmax()]
         lines.append(
-            f"- **The {head} head{', which decides' if head == plateaus.DECIDES else ''}**: where nothing is raised it "
-            f"is called raised in at most {worst['raised']:.1%} of {worst['runs']:,} samples "
-            f"({worst.name}; a test of 5% gives up to {limit(worst['runs']):.1%} in so many). Planted shelves are called a plateau in "
-            f"{power['plateau'].mean():.0%}, from {power['plateau'].min():.0%} ({power['plateau'].idxmin()}) to "
-            f"{power['plateau'].max():.0%}; a rounded head in {rounded:.1%}. The decay is taken for the law in at most "
-            f"{rows['late'].max():.1%}. The 95 % interval of Δ holds the true one in {rows['covered'].min():.0%} to "
-            f"{rows['covered'].max():.0%}.")
+            f"- **The {head} head{', which decides' if head == plateaus.DECIDES else ''}.** Where nothing is raised it is called "
+            f"raised in at most {percent(worst['raised'], 1)} of {worst['runs']:,} samples ({worst.name}). A test of 5 % gives "
+            f"up to {percent(limit(worst['runs']), 1)} in so many. A planted shelf is called a plateau in "
+            f"{percent(power['plateau'].mean())} of the samples, from {percent(power['plateau'].min())} "
+            f"({power['plateau'].idxmin()}) to {percent(power['plateau'].max())}. A rounded head is called one in "
+            f"{percent(rounded, 1)}. The decay is taken for the law in at most {percent(rows['late'].max(), 1)}. The 95 % "
+            f"interval of Δ holds the true one in {percent(rows['covered'].min())} to {percent(rows['covered'].max())}.")
     laws, shelves = (apart[apart["sample"].str.contains("shelf") == side] for side in (False, True))
     worst = laws.loc[laws["apart"].idxmax()]
-    lines.append(f"- **Contrasts**: two laws without a raised head are told apart in at most {worst['apart']:.1%} of "
-                 f"{worst['runs']:,} pairs ({worst['sample']}); a shelf and a law in {shelves['apart'].min():.0%} to "
-                 f"{shelves['apart'].max():.0%}.")
+    lines.append(f"- **Two curves.** Two laws without a raised head are told apart in at most {percent(worst['apart'], 1)} of "
+                 f"{worst['runs']:,} pairs ({worst['sample']}). A shelf and a law are told apart in "
+                 f"{percent(shelves['apart'].min())} to {percent(shelves['apart'].max())}.")
     return "\n".join(lines)
 
 
-# ---- training seeds
-
-SEEDS, STEPS = (0, 1, 2), 1_536
-
-
-def commands(seed):
-    """What trains one seed's suite, and what makes its table, in Markdown."""
-    folder = f"data/cache/mini-pythia-seed{seed}-steps{STEPS}"
-    return (f"`make suite SEED={seed} STEPS={STEPS}` trains it, "
-            f"`python -m rare_token_neurons.embedded.mini_pythia.seeds {folder}` makes its table")
-
-
-def collected():
-    """The tables of all seeds that are there, one below the other; without rows where there is none."""
-    found = [stored.completed(files.read_table(path)) for path in sorted(paths.MINI_PYTHIA_SEEDS.glob("seed*.parquet"))]
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=["seed"])
-
-
-def spread(rows):
-    """Each quantity over the seeds of one group of targets: mean, standard deviation, lowest, highest."""
-    by_seed = rows.groupby("seed")[["delta", "fitted_delta", "kappa", "ratio"]].first()
-    return by_seed.agg(["mean", "std", "min", "max"]).T
-
-
-def of_lead(table):
-    """Title: how far the seeds' leads over the median neuron span; table: from `collected`, one group of targets."""
-    ratio = spread(table).loc["ratio"]
-    return (f"mini-pythia, {table['seed'].nunique()} training seeds:\n"
-            f"top 1.7 % over median {ratio['min']:.1f} to {ratio['max']:.1f}")
-
-
-def of_words(table):
-    """Title: how far the seeds' Delta spans, and the words of the heads; table: as `of_lead` takes it."""
-    delta, words = spread(table).loc["delta"], table.groupby("seed")["word"].first().value_counts()
-    told = ", ".join(f"{word} {n}" for word, n in words.items() if word) or "words need the documents"
-    return f"Rare: Δ from {delta['min']:+.2f} to {delta['max']:+.2f}\n({told})"
-
-
-def of_seeds(table):
-    """What the training seeds span, and which are missing, in words.
-
-    table : from `collected`, one group of targets.
-    """
-    there = set(table["seed"])
-    missing = "".join(f"Seed {seed} is not measured yet; {commands(seed)}. " for seed in SEEDS if seed not in there)
-    missing = missing or "All three seeds are here."
-    if not len(table):
-        return missing
-    low, high = (spread(table)[end] for end in ("min", "max"))
-    words = [f"{row['word'] or 'no word, for want of the documents'} (seed {seed})"
-             for seed, row in table.groupby("seed").first().iterrows()]
-    return (f"{missing} Lowest and highest: top 1.7 % over the median neuron {low['ratio']:.1f} and "
-            f"{high['ratio']:.1f}; Δ of the first 1.7 % {low['delta']:+.2f} and {high['delta']:+.2f} e-folds, of the "
-            f"fitted head {low['fitted_delta']:+.2f} and {high['fitted_delta']:+.2f}; kappa of the law "
-            f"{low['kappa']:.2f} and {high['kappa']:.2f}. The first 1.7 % are called: {'; '.join(words)}.")
-
-
-# ---- in words
-
-
-def of_heads(heads):
-    """Beyond which nulls the head stands, in words.
-
-    heads : table `null_heads`.
-    """
-    if not len(heads):
-        return "The head cannot be tested: too few neurons or documents."
-    rest, higher = heads[~heads["null"].isin(FULL)], beyond(heads)
-    within = heads.loc[~higher, "null"].map(said)
-    told = (f"The measured head stands {heads['delta'].iloc[0]:+.2f} e-folds above its law (Δ, all positions). That is "
-            f"higher than chance, p < {LEVEL:g}, by **{higher.sum()} of the {len(heads)} nulls**"
-            + (f"; not by: {', '.join(within)}." if len(within) else "."))
-    if not len(rest):
-        return told
-    alike = rest.loc[~beyond(rest), "null"]
-    chance = level(rest["p"].iloc[-1], rest["p_floor"].iloc[-1])
-    return (f"{told} On the part of the text that is measured position by position Δ is {rest['delta'].iloc[0]:+.2f}. "
-            f"Loss-matched common positions: {rest['note'].iloc[-1]}; as high a head there: {chance}. "
-            + (f"As high a head comes from positions that are not rare: {', '.join(alike)}." if len(alike) else
-               "Positions that are not rare have no head as high."))
+def answers(promises):
+    """The promises as they are shown: a row for each of which a rate is wanted; promises: the table."""
+    asked = promises[promises["wanted"] > 0]
+    return pd.DataFrame({"planted samples, and what is right": asked["promise"], "answered rightly": asked["kept"],
+                         "of": asked["runs"], "wanted (%)": asked["wanted"]}).set_index("planted samples, and what is right")
 
 
 def of_promises(promises):
     """How many promises hold, and which do not, in Markdown; promises: the table."""
     asked = promises[promises["wanted"] > 0]
-    broken = "".join(f" Not kept: {row.promise}, {row.kept} of {row.runs}, wanted {row.wanted} in 100."
+    broken = "".join(f" Not kept: {row.promise}, {row.kept} of {row.runs}, wanted {row.wanted} %."
                      for row in asked[~asked["holds"]].itertuples())
-    return (f"**{asked['holds'].sum()} of {len(asked)}** promises hold, on {asked['runs'].iloc[0]} planted samples "
-            f"each; the test that errs most often answers rightly in {asked['kept'].min()} of them.{broken}")
+    return (f"**{asked['holds'].sum()} of {len(asked)}** promises hold. Each is tried on {asked['runs'].iloc[0]} planted "
+            f"samples. The test that errs most often answers rightly in {asked['kept'].min()} of them.{broken}")
 
 
-def of_choices(cells, sampled):
-    """What the choices of the grid change, a line a statistic and one on the layers, in Markdown.
-
-    cells : table `robustness` ; sampled : table `layers_sampled`.
-    """
-    default, deep = cells[cells["factor"] == "default"].set_index("statistic"), cells[cells["factor"] == "layer"]
-    others = tested(cells[~cells["factor"].isin(["layer", "default"])])
-    lines = []
-    for name in SHORT:
-        rows, usual = others[others["statistic"] == name], default.loc[name, "verdict"]
-        sign = (rows["value"] * (1 - 2 * (rows["direction"] == "less")) > 0).sum()
-        words = ", ".join(f"{word} {n}" for word, n in rows["word"].value_counts().items() if word)
-        lines.append(f"- **{name}**: {usual} by default; the same verdict in {sum(rows['verdict'] == usual)} of "
-                     f"{len(rows)} other testable settings, on the paper's side in "
-                     f"{sign}{f'; called {words}' if words else ''}.")
-    usual, wide = (((rows["high"] - rows["low"]) / 2).median() for rows in (default.loc[["rare against common"]], deep))
-    lines.append(f"- **layers**: the strongest quarter of {sampled.groupby('layer').size().max()} sampled neurons "
-                 f"leans to rare targets beyond random quarters in {sum(deep['verdict'] == claims.REPRODUCED)} of "
-                 f"{len(deep)} earlier layers, in windows of {claims.WINDOW} tokens; there the interval's half-width "
-                 f"is {wide:.2f} in the median, {usual:.2f} by default: a weak lean would be missed.")
-    return "\n".join(lines)
+# ---- in words
 
 
-def summary(head, laws, promises, cells, whole):
+def summary(head, laws, promises):
     """Paper and here, in Markdown.
 
-    head : the row of table `prominence` on the head, rare targets ; laws, promises, cells : tables `power_laws`,
-    `promises`, `robustness` ; whole : the rows of `overlaps` on boost and suppress neurons together, by score.
+    head : the row of table `prominence` on the head, rare targets ; laws, promises : tables `power_laws`, `promises`.
     """
-    middle, top, kl, entropy = laws.iloc[0], *(whole.loc[score] for score in ("unigram_share", "kl", "entropy"))
+    middle = laws.iloc[0]
     known = promises[promises["promise"].str.startswith("the middle of a planted power law")].iloc[0]
-    verdicts = tested(cells)["verdict"]
     worst = head[["p_law", "p_lognormal", "p_half_normal"]].astype(float).max()
     return (
-        "The paper shows a plateau above the power law, a power law and a decay, with boundaries partly set by hand, "
-        f"and no null. Here the head is called **{named(head)}** (Δ = {head['value']:+.2f}, 95 %: "
-        f"{between(head, form='+.2f')}; as high by the null for which it is easiest: {level(worst, head['p_floor'])}); "
-        f"the middle's test as a power law says **{middle['verdict']}** (α = {middle['alpha']:.2f}, goodness of fit "
-        f"{level(middle['p_fit'])}; a true law with fitted ends is rejected in {known['runs'] - known['kept']} of "
-        f"{known['runs']} planted samples); of {len(verdicts)} testable cells of the robustness grid "
-        f"{sum(verdicts == claims.REPRODUCED)} reproduce the paper's side by the rule; and {top['relative']} of the "
-        f"{top['k']} most influential neurons are among the {top['k']} with the largest share through the unigram "
-        f"direction (chance {top['chance']:.1f}; median share {top['group']:.2f}, others {top['others']:.2f}), "
-        f"{kl['relative']} among those with the largest change of KL per nat of influence and {entropy['relative']} "
-        f"for the entropy (chance the same; in nats, by size alone, {kl['shared']} and {entropy['shared']}).")
+        "The paper shows a plateau above a power law, and then a decay. It sets some of the boundaries by hand, and it has no "
+        "null. Here:\n\n"
+        f"- The head is called **{named(head)}**. It stands {head['value']:+.2f} e-folds above its law (95 %: "
+        f"{between(head, form='+.2f')}). By the null that comes nearest, as high a head is: "
+        f"{level(worst, head['p_floor'])}.\n"
+        f"- The middle, tested as a power law: **{middle['verdict']}** (α = {middle['alpha']:.2f}, goodness of fit "
+        f"{level(middle['p_fit'])}). For comparison: this test rejects a true power law in {known['runs'] - known['kept']} of "
+        f"{known['runs']} planted samples.")

@@ -1,4 +1,4 @@
-"""Nulls of the head, power-law tests, token-frequency neurons: the first and the last tables of notebook 09.
+"""Nulls of the head and power-law tests (notebook 09), and token-frequency neurons (notebook 13).
 
 Drawn numbers (order statistics of three families, and the law itself), an untrained model, shuffled labels, matched common
 positions: every null is measured as the model is, with the documents' noise and the same ranking, and goes through the same

@@ -1,4 +1,4 @@
-"""Do the findings hold under other choices (notebook 09)? The robustness grid, judged by the claims rule; earlier layers.
+"""Do the findings hold under other choices (notebook 12)? The robustness grid, judged by the claims rule; earlier layers.
 
 A cell of the grid is the default's setting with one choice changed, or another rarity and ablation. All cells take their
 positions from the default's blocks and are measured at the last checkpoint. A cell has up to 500 rare positions, fewer draws

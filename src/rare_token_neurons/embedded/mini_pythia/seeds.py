@@ -1,4 +1,4 @@
-"""The main curve of mini-pythia trained anew from another seed: one table a suite, which notebook 09 sets side by side.
+"""The main curve of mini-pythia trained anew from another seed: one table a suite, which notebook 12 sets side by side.
 
     make suite SEED=1 STEPS=1536
     python -m rare_token_neurons.embedded.mini_pythia.seeds data/cache/mini-pythia-seed1-steps1536
