@@ -166,7 +166,7 @@ def test_neurons_that_are_named_are_portrayed_in_place_of_the_top_ones(planted, 
     cards = draw.gallery(table, *parts[:3])
     assert [line.split(":")[0] for line in cards.splitlines() if line.startswith("###")] == [
         f"### {rank} \u00b7 Neuron {neuron}" for rank, neuron in zip((21, 22), named)]
-    assert "The 2 here" in draw.rivals(table) and "the 5 for rare targets" in draw.rivals(default)
+    assert "The 2 here" in draw.rivals(table) and "The 5 for rare targets" in draw.rivals(default)
     assert wanted.folder.startswith("mini-pythia/neurons=")
 
 
