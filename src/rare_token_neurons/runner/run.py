@@ -272,8 +272,9 @@ class Queue:
         self.width = max((len(job.name) for job in jobs), default=0)
 
     def _rank(self, job):
-        """Less is sooner: another model than those that run, the stage, the longest."""
-        return job.model in {one.model for one in self.running}, stage(job), -(self.seconds[job.record] or 0)
+        """Less is sooner: another model than those that run, the stage, what was never measured, the longest."""
+        seconds = self.seconds[job.record]
+        return job.model in {one.model for one in self.running}, stage(job), seconds is not None, -(seconds or 0)
 
     def _first(self, busy):
         """The next job that waits for none of the busy ones; None where all do."""
