@@ -91,7 +91,7 @@ def test_the_caption_of_figure_3_says_what_the_tables_say():
     curve = curves[(curves["group"] == "rare") & (curves["sign"] == "pooled")]
     head = curve[curve["rank"] <= rare["head"]]
     assert (np.log(head["influence"]) > rare["beta"] - rare["kappa"] * np.log(head["rank"])).mean() > 0.5
-    assert common["word"] != "plateau" and common["delta_low"] <= 0 < common["delta"]
+    assert common["word"] == "plateau" and 0 < common["delta_low"] < common["delta"] < rare["delta"]
 
 
 def test_make_help_says_what_a_person_gets():

@@ -22,8 +22,8 @@ FINDINGS = {
     "C1": ("Do a few neurons matter far more for rare words than the others?",
            "{} times the median neuron's effect; ranked random numbers give {}"),
     "C2 head": ("Do they stand above the power law of the others, as a plateau?", "{} times the law's line"),
+    "C7 common": ("Do common words lack such a plateau?", "their head stands at {} times the law's line"),
     "C3 emergence": ("Do they rise above it in training?", "{} times their height at the start"),
-    "C4": ("Are they active in fewer dimensions than random neurons?", "{} dimensions a neuron"),
 }
 
 
