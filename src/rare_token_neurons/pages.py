@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from rare_token_neurons import files, keys, paths, settings
+from rare_token_neurons.curve import heads
 from rare_token_neurons.figures import claims as draw
 from rare_token_neurons.runner import jobs, report
 
@@ -19,11 +20,11 @@ INDEX = paths.NOTEBOOKS / "index.md"  # of the book: its table of contents is th
 ANSWERS = {draw.REPRODUCED: "yes", draw.PARTLY: "in part", draw.NOT: "no"}
 # Part of a claim: the question it answers, and its value in words; of heights above a law (e-folds) the ratio is told.
 FINDINGS = {
-    "C1": ("Do a few neurons matter far more for rare words than the others?",
-           "{} times the median neuron's effect; ranked random numbers give {}"),
-    "C2 head": ("Do they stand above the power law of the others, as a plateau?", "{} times the law's line"),
-    "C7 common": ("Do common words lack such a plateau?", "their head stands at {} times the law's line"),
-    "C3 emergence": ("Do they rise above it in training?", "{} times their height at the start"),
+    "C1": ("On rare words, do a few neurons have far more influence than the rest?",
+           "{} times the median neuron's; ranked random numbers give {}"),
+    "C2 head": ("Do the first neurons stand above the line of the rest, as a plateau?", "{} times the line"),
+    "C7 common": ("Do common words lack such a plateau?", "their first neurons stand at {} times the line"),
+    "C3 emergence": ("Does the height of the first neurons grow in training?", "{} times that at the start"),
 }
 
 
@@ -56,12 +57,23 @@ def finding(row):
         f"({draw.why(row)})"
 
 
+def shared(model):
+    """How many of the neurons in a model's rare group are also the most influential ones for common words, in words."""
+    found = files.read_table(settings.check({"model": model}).results / "influence.parquet")
+    last = found[found["revision"] == found["revision"].iloc[-1]]
+    by_group = last.pivot(index="neuron", columns="group", values="mean_abs")
+    top = heads.head_size(len(by_group))
+    both = len(set(by_group["rare"].nlargest(top).index) & set(by_group["common"].nlargest(top).index))
+    return f"{both} of the {top} are among the {top} most influential on common words"
+
+
 def findings():
-    """Four findings in plain words as a Markdown table: a question a row, a model that was run a column."""
-    of = {draw.short(model): rows.set_index("name", drop=False).loc[list(FINDINGS)].apply(finding, axis=1)
-          for model, rows in of_claims().groupby("model", sort=False) if rows["reason"].iloc[0] != draw.PENDING}
-    rows = [["", *of], ["---"] * (1 + len(of)),
-            *([question, *(said[name] for said in of.values())] for name, (question, _) in FINDINGS.items())]
+    """Findings in plain words as a Markdown table: a question a row, a model that was run a column."""
+    found = {model: rows.set_index("name", drop=False).loc[list(FINDINGS)].apply(finding, axis=1)
+             for model, rows in of_claims().groupby("model", sort=False) if rows["reason"].iloc[0] != draw.PENDING}
+    rows = [["", *map(draw.short, found)], ["---"] * (1 + len(found)),
+            *([question, *(said[name] for said in found.values())] for name, (question, _) in FINDINGS.items()),
+            ["Are they other neurons than those of common words?", *map(shared, found)]]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -137,7 +149,8 @@ def speed():
     """How many times faster the kernel is than the usual way, from the benchmark's table in src/README.md."""
     table = (paths.ROOT / "src/README.md").read_text("utf-8")
     measured = re.findall(r"^\| (\S+) \| \(c\) .*\(c\)/\(d\) = ([\d,]+)", table, re.M)
-    said = ", ".join(f"{times} times as long ({model})" for model, times in measured)
+    said = ", ".join(f"{times} times as long ({'random weights in the shape of ' * model.startswith('pythia-')}{model})"
+                     for model, times in measured)
     return "All neurons are measured from one forward pass, by an exact closed form. " \
         f"Recomputing the unembedding for each neuron takes {said}."
 
