@@ -34,7 +34,7 @@ check: .venv/.installed  ## for who edits: do layout, style, arithmetic and one 
 	.venv/bin/python -m pytest --numprocesses 2 tests/test_layout.py tests/test_pages.py tests/test_settings.py tests/statistics tests/curve \
 	    tests/test_notebooks.py::test_03_is_drawn_from_the_committed_tables tests/test_notebooks.py::test_reads_well
 
-test: .venv/.book  ## what every test says (9 minutes on two cores)
+test: .venv/.book  ## what every test says (8 minutes on two cores)
 	.venv/bin/python -m ruff check --quiet --no-cache src tests
 	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile
 	@echo "make test: every test passed."
