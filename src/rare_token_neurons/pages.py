@@ -13,7 +13,7 @@ import pandas as pd
 
 from rare_token_neurons import files, keys, paths, settings
 from rare_token_neurons.curve import heads
-from rare_token_neurons.figures import claims as draw
+from rare_token_neurons.figures import claims as draw, influence as ranked
 from rare_token_neurons.runner import jobs, report
 
 INDEX = paths.NOTEBOOKS / "index.md"  # of the book: its table of contents is the reading order
@@ -61,10 +61,8 @@ def shared(model):
     """How many of the neurons in a model's rare group are also the most influential ones for common words, in words."""
     found = files.read_table(settings.check({"model": model}).results / "influence.parquet")
     last = found[found["revision"] == found["revision"].iloc[-1]]
-    by_group = last.pivot(index="neuron", columns="group", values="mean_abs")
-    top = heads.head_size(len(by_group))
-    both = len(set(by_group["rare"].nlargest(top).index) & set(by_group["common"].nlargest(top).index))
-    return f"{both} of the {top} are among the {top} most influential on common words"
+    top = heads.head_size(last["neuron"].nunique())
+    return f"{ranked.shared(last, top)} of the {top} are among the {top} most influential on common words"
 
 
 def findings():

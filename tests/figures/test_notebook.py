@@ -159,7 +159,7 @@ def test_tables_are_made_by_the_function_of_their_name(monkeypatch):
 
 def test_a_cell_may_run_the_model_where_the_run_computes(monkeypatch):
     monkeypatch.setattr(checkpoints, "revisions", lambda settings: ["step1", "step2"])
-    monkeypatch.setattr(checkpoints, "captured", lambda settings, revision: (f"{revision} of {settings.model}", None))
+    monkeypatch.setattr(checkpoints, "subject", lambda settings, revision: f"{revision} of {settings.model}")
     nb = start({"model": "mini-pythia", "recompute": "changed"}, "03")
     assert nb.computes and nb.subject() == "step2 of mini-pythia"
     assert not start({"model": "mini-pythia", "recompute": "never"}, "03").computes

@@ -301,6 +301,12 @@ def signs(found):
     return pd.DataFrame.from_dict(made, orient="index").fillna("").rename_axis(["targets", "sign"])
 
 
+def shared(influence, top, aggregate="mean_abs"):
+    """How many of the `top` most influential neurons rare and common tokens share; influence: of one checkpoint."""
+    first = influence.sort_values(aggregate, ascending=False).groupby("group").head(top).groupby("group")["neuron"]
+    return len(set.intersection(*first.agg(set)))
+
+
 def summary(found, prominence, influence, aggregate):
     """Paper and here, in Markdown.
 
@@ -309,8 +315,7 @@ def summary(found, prominence, influence, aggregate):
     """
     rows = {group: found.loc[(group, "pooled", DECIDES)] for group in GROUPS}
     top = int(prominence.loc[("rare", "ratio"), "size"])
-    first = influence.sort_values(aggregate, ascending=False).groupby("group").head(top).groupby("group")["neuron"]
-    overlap = len(set.intersection(*first.agg(set))) / top
+    overlap = shared(influence, top, aggregate) / top
     law, less = prominence.loc[("rare", "law")], prominence.loc[("rare", "contrast")]
     contrast = (f"Rare and common tokens differ in Δ of the first 1.7 % of the neurons by {less['value']:+.2f} e-folds "
                 f"(95 %: {between(less, form='+.2f')}). As much between two laws: "

@@ -47,7 +47,7 @@ class Notebook:
         """The last of the checkpoints that the settings ask for, taken apart: for a cell that runs the model itself."""
         passes = _module("tables.checkpoints")
         with stage.clock("forward"):
-            return passes.captured(self.settings, passes.revisions(self.settings)[-1])[0]
+            return passes.subject(self.settings, passes.revisions(self.settings)[-1])
 
     def table(self, name):
         """A table by its name, made first where it is not up to date; with recompute="never" read as it lies there.
