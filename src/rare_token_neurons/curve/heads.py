@@ -62,8 +62,13 @@ class Heads:
 
     @property
     def score(self) -> np.ndarray:
-        """Delta in units of its spread over samples of one law, kappa sqrt(2 / size) or so."""
-        return np.sqrt(self.size / 2) * self.delta / np.maximum(self.kappa, 1e-3)
+        """Of each head, (curves,)."""
+        return score(self.delta, self.size, self.kappa)
+
+
+def score(delta, size, kappa):
+    """Delta in units of its spread over samples of one law, kappa sqrt(2 / size) or so."""
+    return np.sqrt(size / 2) * delta / np.maximum(kappa, 1e-3)
 
 
 def head_size(neurons: int) -> int:

@@ -3,6 +3,7 @@
 Every function draws into axes it is given; nothing here computes a result or reads a table.
 """
 
+import math
 from pathlib import Path
 
 import matplotlib as mpl
@@ -113,24 +114,25 @@ def log_log(ax, x_label, y_label):
 def last_ranks(fit):
     """Where the stretches of a fitted curve end: last rank of the shelf, last one before the law, last one of the law.
 
-    The cliff lies between the first two; without a cliff, or without a head, they are the same.
+    The cliff lies between the first two; without a cliff, or without a head, they are the same. The next stretch always
+    begins at the next rank.
 
-    fit : row of table `phases` (a head by `curve.heads`): neurons, head, shelf, law_start, decay_share.
+    fit : row of table `phases`: neurons, head, shelf (missing by the paper's rule), law_start, decay_share.
     """
     head = int(fit["head"])
-    before = max(head, int(fit["law_start"])) if head else 0
-    return min(int(fit["shelf"]), head), before, round((1 - fit["decay_share"]) * fit["neurons"])
+    before = max(head, math.ceil(fit["law_start"]) - 1)
+    return int(np.fmin(fit["shelf"], head)), before, round((1 - fit["decay_share"]) * fit["neurons"])
 
 
 def shade_phases(ax, fit):
     """Shade head, power law and decay behind a rank curve as the fit found them, the cliff down to the law hatched.
 
-    An empty stretch is not drawn. The stretch before the cliff is named a shelf where the head's word is plateau.
+    An empty stretch is not drawn. A head with a cliff has a shelf before it, whatever its word is.
 
-    fit : as `last_ranks` takes it, with word.
+    fit : as `last_ranks` takes it.
     """
     n, ranks = fit["neurons"], (0, *last_ranks(fit), fit["neurons"])
-    called = ("shelf" if fit["word"] == "plateau" and ranks[2] > ranks[1] else "head", "cliff", "power law", "decay")
+    called = ("shelf" if ranks[2] > ranks[1] else "head", "cliff", "power law", "decay")
     for name, first, last in zip(called, ranks[:-1], ranks[1:]):
         if last <= first:
             continue

@@ -4,21 +4,25 @@ import numpy as np
 import pandas as pd
 
 from rare_token_neurons.curve import heads
-from rare_token_neurons.figures.axes import COLORS, DECIDES, legend_below, rank_curve, title
+from rare_token_neurons.figures.axes import COLORS, DECIDES, last_ranks, legend_below, rank_curve, title
 from rare_token_neurons.figures.rare_tokens import context
-from rare_token_neurons.figures.words import UNTOLD, between, level, named, percent, stretches
+from rare_token_neurons.figures.words import UNTOLD, between, level, many, named, percent, stretches
 from rare_token_neurons.statistics.rankings import SIDES
 from rare_token_neurons.tables.stage import GROUPS
 
 NULLS = {"law": "the law itself", "lognormal": "lognormal", "half_normal": "half-normal"}  # in columns -> in words
 MEANS = {  # what the words say; `curve.heads` decides them
     "plateau": "it stands above its law and is flatter",
-    "outliers": "it stands above its law, but is no flatter",
+    "outliers": "it stands above its law, but is not shown to be flatter",
     "rounded": "it lies below its law, as the head of any sorted sample does",
-    "on the line": "it is not shown to lie above its law, nor below",
+    "on the line": "it cannot be told from the line: its interval holds 0, or a null scores as high too often",
     UNTOLD: "too few neurons or documents"}
+UNDECIDED = heads.WORDS[-1]
 RANKED = 1 / 1_001  # of one against ranked half-normal numbers (`nulls.ranked_null`)
 PLACES = (1, 3, 10, 30, 100, 300, 1000)  # ranks at which a curve is set beside its law by hand
+PLATEAU = dict(zip(heads.WORDS, ("yes", "undecided", "no", "undecided")))  # whether there is one, by the head's word
+STRAIGHT = {"not rejected": "yes", "rejected": "no"}  # whether the law is a power law, by the verdict of its test
+STEEP = 0.95  # of the draws of documents: a decay is seen; of the null curves: any sample has one
 
 
 ALIKE = 0.001  # nats: two changes that differ by less are the same number in three digits
@@ -70,7 +74,7 @@ def of_one(one, influence):
 
     one : table `one_neuron` ; influence : table `influence` of the same checkpoint.
     """
-    rows, neuron = one[one["group"] == "rare"]["change"], one["neuron"].iloc[0]
+    rows, neuron = one.loc[one["group"] == "rare", "change"], one["neuron"].iloc[0]
     stored = influence.set_index(["group", "neuron"]).loc[("rare", neuron)]
     return (f"At the {len(rows):,} rare positions the loss rises {percent((rows > 0).mean())} of the time when neuron "
             f"{neuron} is ablated, and falls otherwise. The mean change is {rows.mean():+.3f} nats. The mean "
@@ -81,18 +85,21 @@ def of_one(one, influence):
 def changes(ax, one):
     """One neuron's changes of the loss at all rare and all common targets, each sorted; the areas are the influences.
 
+    The common one's area is painted over the rare one's: two colours that shine through each other are a null's grey.
+
     one : table `one_neuron`.
     """
     mean = one["change"].abs().groupby(one["group"]).mean()
     for group in GROUPS:
         rows = np.sort(one.loc[one["group"] == group, "change"])
         share = 100 * (np.arange(len(rows)) + 0.5) / len(rows)
-        ax.fill_between(share, 0, rows, color=COLORS[group], alpha=0.25, linewidth=0)
-        ax.plot(share, rows, color=COLORS[group], label=f"{group} targets (n = {len(rows):,}): mean |change| "
-                                                        f"{mean[group]:.2f} nats, the area")
+        for paint, alpha in (("white", 1), (COLORS[group], 0.25)):
+            ax.fill_between(share, 0, rows, color=paint, alpha=alpha, linewidth=0)
+        ax.plot(share, rows, color=COLORS[group],
+                label=f"{group} targets, {len(rows):,} positions: mean |change| {mean[group]:.2f} nats (shaded area)")
     ax.axhline(0, color=COLORS["all"], linewidth=0.6)
-    ax.set(xlim=(0, 100), xlabel="positions, by the change (%)", ylim=1.1 * one["change"].quantile(SEEN).to_numpy(),
-           ylabel="change of the loss\nwithout the neuron (nats)")
+    ax.set(xlim=(0, 100), xlabel="positions, sorted by the change (%)", ylim=1.1 * one["change"].quantile(SEEN).to_numpy(),
+           ylabel="loss without the neuron\nless loss with it (nats)")
     title(ax, f"Neuron {one['neuron'].iloc[0]} moves the loss of rare targets\n"
               f"{mean['rare'] / mean['common']:.1f} times as far as that of common ones")
 
@@ -118,9 +125,10 @@ def strongest(influence, n=4):
 def of_kernel(influence):
     """How many changes needed the exact sum, in words; influence: as `strongest` takes it."""
     size = influence.groupby("group").agg(positions=("positions", "first"), fallback=("fallback", "first"))
-    return (f"Measured: {influence['neuron'].nunique():,} neurons at {size['positions'].sum():,} positions. "
-            f"{percent(size.loc['rare', 'fallback'], 1)} of the pairs of a rare position and a neuron needed the "
-            "fallback.")
+    rare, common = (percent(size.loc[group, "fallback"], 1) for group in GROUPS)
+    return (f"Measured: {influence['neuron'].nunique():,} neurons at {size['positions'].sum():,} positions. The exact sum "
+            f"was needed for {rare} of the pairs of a rare position and a neuron, and for {common} of those of a common "
+            "one.")
 
 
 def of_lead(lead):
@@ -128,9 +136,11 @@ def of_lead(lead):
 
     lead : the row of table `prominence` for the ratio.
     """
-    return (f"The rare group has {int(lead['size'])} of {int(lead['neurons']):,} neurons. Its influence on rare tokens "
-            f"is **{lead['value']:.1f} times** the median neuron's (95 %: {between(lead, form='.1f')}). Ranking "
-            f"half-normal numbers gives {lead['null']:.1f} times ({between(lead, 'null', '.1f')}); as much as here: "
+    share = lead["size"] / lead["neurons"]
+    return (f"The rare group has {int(lead['size'])} of {int(lead['neurons']):,} neurons: {percent(heads.SHARE, 1)}, "
+            f"rounded up to a whole neuron, which makes {percent(share, 1)}. Its influence on rare tokens is "
+            f"**{lead['value']:.1f} times** the median neuron's (95 %: {between(lead, form='.1f')}). Ranking half-normal "
+            f"numbers gives {lead['null']:.1f} times ({between(lead, 'null', '.1f')}); as much as here: "
             f"{level(lead['p_half_normal'], RANKED, 'draws')}. Groups alike in activation scale and output-weight norm "
             f"have {lead['matched']:.1f} times.")
 
@@ -139,14 +149,14 @@ def of_lead(lead):
 
 
 def by_hand(rows, fit):
-    """A curve beside its law at some ranks: influence, the law's line, and δ, the log of their ratio.
+    """A curve beside its law at some ranks: influence, the law's line, and the height above it, the log of their ratio.
 
     rows : one curve's of table `rank_curves` ; fit : its row of table `phases`.
     """
     at = rows[rows["rank"].isin(PLACES)].set_index("rank")
     law = np.exp(fit["beta"] - fit["kappa"] * np.log(at.index))
     return pd.DataFrame({"influence (nats)": at["influence"], "the law's line (nats)": law,
-                         "δ (e-folds)": np.log(at["influence"] / law)})
+                         "height above it (e-folds)": np.log(at["influence"] / law)})
 
 
 def of_mean(rows, fit):
@@ -156,15 +166,24 @@ def of_mean(rows, fit):
     if not fit["head"]:
         return "The law begins at rank 1: there is no head before it, and Delta is 0."
     head = rows[rows["rank"] <= fit["head"]]
-    delta = np.log(head["influence"]) - (fit["beta"] - fit["kappa"] * np.log(head["rank"]))
-    return (f"By hand, the mean of δ over the head's {fit['head']} ranks is **{delta.mean():+.3f}**. The table says "
-            f"{fit['delta']:+.3f}. So the head has {np.exp(fit['delta']):.2f} times the influence that its law gives "
-            "it.")
+    height = np.log(head["influence"]) - (fit["beta"] - fit["kappa"] * np.log(head["rank"]))
+    return (f"By hand, the mean height over the head's {many(fit['head'], 'rank')} is **{height.mean():+.3f}**. The "
+            f"table says Δ = {fit['delta']:+.3f}. So the head has {np.exp(fit['delta']):.2f} times the influence that "
+            "its law gives it.")
 
 
 def _with_interval(row, name):
     ends = row[[f"{name}_low", f"{name}_high"]]
     return f"{row[name]:.2f}" + (" [{:.2f}, {:.2f}]".format(*ends) if np.isfinite(ends.astype(float)).all() else "")
+
+
+def _ranks(row):
+    """Where a cliff begins, and the law's first and last rank, as text: what follows begins at the next rank."""
+    if not np.isfinite(row["kappa"]):
+        return {"cliff from rank": "none", "law (ranks)": "none"}
+    _, before, last = last_ranks(row)
+    return {"cliff from rank": f"{int(row['shelf']) + 1}" if row["shelf"] < row["law_start"] else "none",
+            "law (ranks)": f"{before + 1} to {last}"}
 
 
 def fits(found):
@@ -175,32 +194,32 @@ def fits(found):
     rows = {}
     for (group, _, rule), row in found.xs("pooled", level="sign", drop_level=False).iterrows():
         rows[group, rule] = {
-            "head (neurons)": row["head"],
-            "cliff from rank": row["shelf"] if row["shelf"] < row["law_start"] else np.nan,
-            "law (ranks)": f"{row['law_start']:.0f} to {row['law_end']:.0f}",
-            "head / law / decay (%)": stretches(row),
+            "head (neurons)": row["head"], **_ranks(row), "head / law / decay (%)": stretches(row),
             "Δ (e-folds)": _with_interval(row, "delta"), "κ of the law": _with_interval(row, "kappa"),
             "slope of the head": _with_interval(row, "slope"), "word": row["word"]}
-    made = pd.DataFrame.from_dict(rows, orient="index").rename_axis(["targets", "rule"])
-    return made.assign(**{"cliff from rank": made["cliff from rank"].map("{:.0f}".format)}).replace("nan", "none")
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["targets", "rule"]).replace("nan", "none")
 
 
 def chances(found):
-    """How often each null has a head as high, in words, and how far the law's samples spread: a row (targets, rule).
+    """The score of each head, and how often each null scores as high, in words: a row (targets, rule).
 
     found : as `fits` takes it.
     """
     rows = {}
     for (group, _, rule), row in found.xs("pooled", level="sign", drop_level=False).iterrows():
         if row["word"]:
-            chance = {f"as high: {name}": level(row[f"p_{null}"], row["p_floor"]) for null, name in NULLS.items()}
-            rows[group, rule] = {"Δ": f"{row['delta']:+.2f}"} | chance | {
-                "Δ of the law's samples, 95 %": between(row, "null_delta_law", "+.2f")}
+            rows[group, rule] = {"Δ (e-folds)": f"{row['delta']:+.2f}", "score": f"{score(row):+.1f}"} | {
+                f"as high: {name}": level(row[f"p_{null}"], row["p_floor"]) for null, name in NULLS.items()}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["targets", "rule"])
 
 
+def score(fit):
+    """Delta in units of its spread, of which p is the chance."""
+    return heads.score(fit["delta"], fit["head"], fit["kappa"])
+
+
 def largest(fit):
-    """The p value against the null that speaks most against a raised head, in words."""
+    """The score's p value against the null that speaks most against a raised head, in words."""
     return level(max(fit[f"p_{null}"] for null in NULLS), fit["p_floor"])
 
 
@@ -215,13 +234,13 @@ def of_heads(found):
         said.append(f"- **{group.capitalize()} tokens: {named(row)}** ({MEANS[named(row)]}).")
         if row["word"]:
             said[-1] += (
-                f" The head holds {row['head']} neurons. They have {np.exp(row['delta']):.2f} times the influence that "
-                f"the law gives them: Δ = {row['delta']:+.2f} e-folds (95 %: {between(row, 'delta', '+.2f')}). As high "
-                f"by chance, in the null that comes nearest: {largest(row)}. The head falls with a slope of "
-                f"{row['slope']:.2f}, the law with {row['kappa']:.2f}. The fixed head ({fixed['head']} neurons) is "
-                f"called *{named(fixed)}*, with Δ = {fixed['delta']:+.2f}. A steeper stretch follows the law in "
-                f"{percent(row['decay_draws'])} of the draws of documents. Null curves have one in up to "
-                f"{percent(row['decay_null'])}.")
+                f" The head holds {many(row['head'], 'neuron')}, with {np.exp(row['delta']):.2f} times the influence "
+                f"that the law gives: Δ = {row['delta']:+.2f} e-folds (95 %: {between(row, 'delta', '+.2f')}). Its "
+                f"score is {score(row):.1f}; as high by chance, in the null that comes nearest: {largest(row)}. The "
+                f"head falls with a slope of {row['slope']:.2f}, the law with {row['kappa']:.2f}. The fixed head "
+                f"({many(fixed['head'], 'neuron')}) is called *{named(fixed)}*, with Δ = {fixed['delta']:+.2f}. A "
+                f"steeper stretch follows the law in {percent(row['decay_draws'])} of the draws of documents. Null "
+                f"curves have one in up to {percent(row['decay_null'])}.")
             if row["head_low"] < 1 <= row["head"]:
                 said[-1] += " In some draws of documents the law begins at rank 1: there is no head, and Δ is 0."
     return "\n".join(said)
@@ -249,24 +268,24 @@ def of_same_tokens(rows, fit):
 
 
 def finding(name, fit):
-    """The title of a curve: the word of its head, and Delta with its interval.
+    """The title of a curve: the word of its head, Delta with its interval, and p where the word leaves it undecided.
 
     fit : row of table `phases`, or None where the table has none.
     """
     if fit is None or not fit["word"]:
         return f"{name}: {UNTOLD}"
-    times = f"{np.exp(fit['delta']):.1f} times its law" if fit["head"] else "no head before the law"
-    return f"{name}: {fit['word']}, {times}\nΔ = {fit['delta']:+.2f} e-folds ({between(fit, 'delta', '+.2f')})"
+    by = ("no head before the law" if not fit["head"] else largest(fit) if fit["word"] == UNDECIDED else
+          f"{np.exp(fit['delta']):.1f} times its law")
+    return f"{name}: {fit['word']}, {by}\nΔ = {fit['delta']:+.2f} e-folds ({between(fit, 'delta', '+.2f')})"
 
 
 def curve(ax, rows, fit, label, color):
     """A curve with its phases, interval, nulls and law.
 
-    rows : one curve's of table `rank_curves` ; fit : its row of table `phases` ; label : with n, in the axes' own
-    legend.
+    rows : one curve's of table `rank_curves` ; fit : its row of table `phases` ; label : in the axes' own legend.
     """
-    rank_curve(ax, rows, fit, label=f"{label} (n = {fit['positions']:,}, {fit['documents']:,} documents; 95 "
-                                    "%)", color=color)
+    rank_curve(ax, rows, fit, label=f"{label}: {fit['positions']:,} positions\n(band: 95 % over "
+                                    f"{fit['documents']:,} documents)", color=color)
     own = [(line, line.get_label()) for line in ax.lines if line.get_label().startswith((label, "line: "))]
     ax.legend(*zip(*own[::-1]), loc="upper right", borderaxespad=0.2, frameon=True, facecolor="white", edgecolor="none",
               framealpha=0.85)
@@ -296,9 +315,24 @@ def signs(found):
             row = found.loc[(group, sign, DECIDES)] if there else {"word": ""}
             made[group, sign] = {"word": named(row)} | ({
                 "Δ (e-folds)": f"{row['delta']:+.2f} [{row['delta_low']:+.2f}, {row['delta_high']:+.2f}]",
-                "as high by chance": largest(row), "head (neurons)": f"{row['head']}",
+                "score": f"{score(row):+.1f}", "as high by chance": largest(row), "head (neurons)": f"{row['head']}",
                 "of neurons": f"{row['neurons']:,}"} if row["word"] else {})
     return pd.DataFrame.from_dict(made, orient="index").fillna("").rename_axis(["targets", "sign"])
+
+
+def seen(found, prominence):
+    """Whether each of the three phases is seen on rare tokens, and by what, in one sentence of Markdown.
+
+    found : as `fits` takes it ; prominence : the table, indexed by group and statistic.
+    """
+    row, verdict = found.loc[("rare", "pooled", DECIDES)], prominence.loc[("rare", "law"), "verdict"]
+    if not row["word"]:
+        return f"The three phases {UNTOLD}: {MEANS[UNTOLD]}."
+    draws, null = row["decay_draws"], row["decay_null"]
+    steep = "yes" if draws >= STEEP > null else "no" if draws <= 1 - STEEP else "undecided"
+    return (f"**Plateau: {PLATEAU[row['word']]}** (the head is called *{row['word']}*: {MEANS[row['word']]}); **power "
+            f"law: {STRAIGHT.get(verdict, 'undecided')}** (its test says: {verdict}); **rapid decay: {steep}** (a steeper stretch follows the law in {percent(draws)} "
+            f"of the draws of documents, and in up to {percent(null)} of the null curves).")
 
 
 def shared(influence, top, aggregate="mean_abs"):

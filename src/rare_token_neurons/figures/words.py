@@ -24,6 +24,11 @@ def percent(share, digits=0):
     return f"{100 * share:.{digits}f} %"
 
 
+def many(count, one, several=None):
+    """A count with its noun: "1 neuron", "1,046 neurons". one : the singular ; several : the plural, if not with an s."""
+    return f"{count:,} {one if count == 1 else several or one + 's'}"
+
+
 def stretches(fit):
     """The shares of head, law and decay in per cent of the neurons: "3.0 / 12.0 / 85.0"."""
     return " / ".join(f"{100 * fit[f'{part}_share']:.1f}" for part in PARTS)
