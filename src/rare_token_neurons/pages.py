@@ -17,7 +17,6 @@ from rare_token_neurons.figures import claims as draw, influence as ranked
 from rare_token_neurons.runner import jobs, report
 
 INDEX = paths.NOTEBOOKS / "index.md"  # of the book: its table of contents is the reading order
-ANSWERS = {draw.REPRODUCED: "yes", draw.PARTLY: "in part", draw.NOT: "no"}
 # Part of a claim: the question it answers, and its value in words; of heights above a law (e-folds) the ratio is told.
 FINDINGS = {
     "C1": ("On rare words, do a few neurons have far more influence than the rest?",
@@ -48,12 +47,12 @@ def together():
 
 def finding(row):
     """What one model answers to a question of `FINDINGS`, in words."""
-    if row["verdict"] not in ANSWERS:
+    if row["verdict"] == draw.UNTESTED:
         return f"{row['verdict']}: {row['reason']}"
     folds = "e-folds" in row["statistic"]
     value, low, high, null = (draw.number(np.exp(row[name]) if folds else row[name])
                               for name in ("value", "low", "high", "null"))
-    return f"**{ANSWERS[row['verdict']]}**: {FINDINGS[row['name']][1].format(f'{value} [{low}, {high}]', null)} " \
+    return f"**{draw.answer(row)}**: {FINDINGS[row['name']][1].format(f'{value} [{low}, {high}]', null)} " \
         f"({draw.why(row)})"
 
 
@@ -149,8 +148,8 @@ def speed():
     measured = re.findall(r"^\| (\S+) \| \(c\) .*\(c\)/\(d\) = ([\d,]+)", table, re.M)
     said = ", ".join(f"{times} times as long ({'random weights in the shape of ' * model.startswith('pythia-')}{model})"
                      for model, times in measured)
-    return "All neurons are measured from one forward pass, by an exact closed form. " \
-        f"Recomputing the unembedding for each neuron takes {said}."
+    return "All neurons are measured from one forward pass: by a closed form in moments with a bounded error, and by " \
+        f"the exact sum where the bound is not met. Recomputing the unembedding for each neuron takes {said}."
 
 
 # ---- writing

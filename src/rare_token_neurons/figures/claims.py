@@ -9,7 +9,7 @@ from rare_token_neurons.figures import axes, portraits
 from rare_token_neurons.figures.axes import title  # for the notebook, as EVERY, EMBEDDED, GRID and grid are
 from rare_token_neurons.figures.words import between
 from rare_token_neurons.packages import EMBEDDED
-from rare_token_neurons.statistics.claims import EVERY, NOT, PARTLY, REPRODUCED, UNTESTED, VERDICTS
+from rare_token_neurons.statistics.claims import EVERY, NOT, PARTLY, REPRODUCED, UNDECIDED, UNTESTED, VERDICTS
 from rare_token_neurons.tables.claims import GRID, PENDING, from_commit, grid, linearity
 
 FILLS = {REPRODUCED: "full", PARTLY: "left", NOT: "none", UNTESTED: "none"}
@@ -36,6 +36,11 @@ def why(row):
     """The reason of a verdict, with what the head is called where the reason does not say it."""
     word = row["word"] if row["verdict"] != UNTESTED and row["word"] not in row["reason"] else ""
     return "; ".join(part for part in (word, row["reason"]) if part)
+
+
+def answer(row):
+    """The verdict of a row as the answer to a question; an interval that holds the null answers neither yes nor no."""
+    return "not shown" if row["reason"] == UNDECIDED else ANSWERS[row["verdict"]]
 
 
 def finding(row):
@@ -254,7 +259,7 @@ def together(table, settings):
     table : `claims` ; settings : whose tables `linearity` are read beside it.
     """
     run, made = table[table.groupby("model")["reason"].transform("first") != PENDING], linearity(settings)
-    found = {f"{question} ({name})": [(row["model"], ANSWERS[row["verdict"]], why(row))
+    found = {f"{question} ({name})": [(row["model"], answer(row), why(row))
                                       for _, row in run[run["name"] == name].iterrows()]
              for name, question in QUESTIONS.items()}
     found["Is the head made of linear maps that are always on? (exploratory)"] = [

@@ -9,7 +9,7 @@ import pandas as pd
 from rare_token_neurons.figures import axes
 from rare_token_neurons.figures.activations import drop_empty, matches, matching, usable  # some for the notebook
 from rare_token_neurons.figures.axes import of_groups, plain_ticks, title
-from rare_token_neurons.figures.words import against, between, by_control, by_draws, level, sentence, texts
+from rare_token_neurons.figures.words import against, between, by_control, by_draws, level, many, sentence, texts
 from rare_token_neurons.statistics import controls, geometry  # geometry for the notebook
 from rare_token_neurons.statistics.claims import SIGNIFICANT
 from rare_token_neurons.statistics.rankings import top
@@ -32,7 +32,7 @@ def network(ax, graph, parts, quality):
     nx.draw_networkx(graph, nx.spring_layout(graph, seed=0), ax=ax, node_color=[colors[node] for node in graph],
                      edge_color=axes.GREY, node_size=160, font_size=6, font_color="white")
     ax.axis("off")
-    title(ax, f"{len(parts)} communities:\nmodularity Q = {quality:.2f}")
+    title(ax, f"{many(len(parts), 'community', 'communities')}:\nmodularity Q = {quality:.2f}")
 
 
 def rankings(ax, rows, size, agreement):
@@ -190,7 +190,7 @@ def layers(ax, rows, size):
     beyond = int((rows["value"] > rows["random_high"]).sum())
     title(ax, f"Heads of {f'{beyond} of {len(rows)} layers' if beyond else 'no layer'} move the group\n"
               "more than random groups")
-    ax.set(xlabel="layer of the head, counted from 1", ylabel="mean |activation change| (SD)",
+    ax.set(xlabel=f"layer of the head, 1 to {layer.max()}", ylabel="mean |activation change| (SD)",
            ylim=(0, 1.5 * rows[["high", "random_high", "matched_high"]].max().max()))
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend(loc="upper left")
@@ -272,9 +272,8 @@ def of_modules(main):
     edges = "absolute correlations" if main["weights"] == "absolute" else "positive correlations"
     untested = "" if np.isfinite(main["matched"]) else " Without matched groups a claim of absence cannot be tested."
     return (f"With {edges} as edges the rare group has a modularity of **{main['value']:.3f}**, in "
-            f"{main['communities']} "
-            f"communities ({told}). Behind it: {main['size']} neurons at {main['positions']:,} rare positions in "
-            f"{main['documents']} documents of half B.{untested}")
+            f"{many(main['communities'], 'community', 'communities')} ({told}). Behind it: {main['size']} neurons at "
+            f"{main['positions']:,} rare positions in {main['documents']} documents of half B.{untested}")
 
 
 def of_tops(rows):

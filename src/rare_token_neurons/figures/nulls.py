@@ -57,17 +57,17 @@ def listed(heads):
     """The nulls as they are shown: a row a null; heads: table `null_heads`."""
     return pd.DataFrame({
         "null": heads["null"].map(said), "Δ measured (e-folds)": heads["delta"].round(2),
-        "Δ of the null, mean": heads["null_mean"].round(2),
-        "its 95 %": [between(row, "null", "+.2f") for row in heads.to_dict("records")],
+        "its score": heads["score"].round(1), "score of the null, median": heads["null_median"].round(1),
+        "5 % to 95 %": [between(row, "null", "+.1f") for row in heads.to_dict("records")],
         "as high by chance": [level(row["p"], row["p_floor"], "curves") for row in heads.to_dict("records")],
         "positions": heads["positions"]}).set_index("null")
 
 
 def frames(heads):
-    """A figure with a place for the heights, and beside it one for each null: the figure, and axes by name."""
+    """A figure with a place for the scores, and beside it one for each null: the figure, and axes by name."""
     axes.use_style()
     names = [*heads["null"], *["."] * (-len(heads) % BESIDE)]
-    rows = [["heights", *names[start:start + BESIDE]] for start in range(0, len(names), BESIDE)]
+    rows = [["scores", *names[start:start + BESIDE]] for start in range(0, len(names), BESIDE)]
     return plt.subplot_mosaic(rows, figsize=(axes.PAGE, 0.5 + 1.65 * len(rows)), width_ratios=[1.25, *[1] * BESIDE])
 
 
@@ -78,10 +78,10 @@ def beside_null(ax, bands, row, limits):
     """
     rows = bands[bands["null"] == row["null"]]
     ax.set(xscale="log", yscale="log")
-    axes.band(ax, rows["rank"], rows["low"], rows["high"], label="null curves, 95 %", alpha=0.4)
+    axes.band(ax, rows["rank"], rows["low"], rows["high"], label="null curves: influence, 95 %", alpha=0.4)
     ax.plot(rows["rank"], rows["influence"], color=COLORS["rare"], zorder=4, label="the model's curve, rare targets")
     ax.set(**limits)
-    ax.text(0.05, 0.05, f"n = {row['positions']:,}", transform=ax.transAxes, fontsize=6)
+    ax.text(0.05, 0.05, f"{row['positions']:,} positions", transform=ax.transAxes, fontsize=6)
     ax.set_title(f"{said(row['null'])}:\n{'higher' if beyond(row) else 'not higher'}", loc="left", fontsize=6.5,
                  fontweight="normal")
 
@@ -99,7 +99,7 @@ def finish(figure, places, heads):
         lowest, left = number + BESIDE >= len(heads), number % BESIDE == 0
         places[name].set(xlabel="rank of the neuron" * lowest, ylabel="influence (nats)" * left)
         places[name].tick_params(labelbottom=lowest, labelleft=left)
-    axes.legend_below(figure, places.values(), columns=4)
+    axes.legend_below(figure, places.values(), columns=2)
     figure.suptitle(finding(heads), x=0.01, ha="left", fontsize=8.5, fontweight="bold")
 
 
@@ -109,18 +109,19 @@ def finding(heads):
             f"more than chance by {beyond(heads).sum()} of {len(heads)} nulls")
 
 
-def heights(ax, heads):
-    """The measured Delta beside that of each null (95 %, grey), a row a null with its p value."""
+def by_null(ax, heads):
+    """The head's score beside those of each null (grey), a row a null with its p value: below 0.05 right of the bar."""
     for place, row in enumerate(heads.to_dict("records")):
         ax.plot([row["null_low"], row["null_high"]], [place] * 2, color=axes.GREY, linewidth=5, alpha=0.45,
-                solid_capstyle="butt", label="null curves, 95 %" if place == 0 else None)
-        ax.plot(row["null_mean"], place, "|", color=axes.GREY, markersize=7)
-        ax.plot(row["delta"], place, "o", color=COLORS["rare"], markersize=4, label=None if place else "the model's Δ")
+                solid_capstyle="butt", label="null curves: scores, 5 % to 95 %" if place == 0 else None)
+        ax.plot(row["null_median"], place, "|", color=axes.GREY, markersize=7)
+        ax.plot(row["score"], place, "o", color=COLORS["rare"], markersize=4,
+                label=None if place else "the model's score")
     ax.axvline(0, color=COLORS["all"], linewidth=0.6)
     names = [f"{said(row['null'])}\n{level(row['p'], row['p_floor'], 'curves')}" for _, row in heads.iterrows()]
     ax.set_yticks(range(len(heads)), names, fontsize=6)
     ax.set_ylim(len(heads) - 0.4, -0.6)
-    ax.set_xlabel("height Δ of the head\nabove its law (e-folds)")
+    ax.set_xlabel("score of the head: height Δ\nin units of its scatter")
 
 
 def of_heads(heads):
@@ -132,9 +133,9 @@ def of_heads(heads):
         return "The head cannot be tested: too few neurons or documents."
     rest, higher = heads[~heads["null"].isin(FULL)], beyond(heads)
     within = heads.loc[~higher, "null"].map(said)
-    told = (f"At all positions the head stands {heads['delta'].iloc[0]:+.2f} e-folds above its law (Δ). It is higher than "
-            f"chance (p < {LEVEL:g}) by **{higher.sum()} of the {len(heads)} nulls**"
-            + (f", but not by: {', '.join(within)}." if len(within) else "."))
+    told = (f"At all positions the head stands {heads['delta'].iloc[0]:+.2f} e-folds above its law (Δ). By its score that "
+            f"is more than chance (p < {LEVEL:g}) in **{higher.sum()} of the {len(heads)} nulls**"
+            + (f", but not in: {', '.join(within)}." if len(within) else "."))
     if not len(rest):
         return told
     alike = rest.loc[~beyond(rest), "null"]
@@ -165,7 +166,7 @@ def law(ax, values, tests, color):
         x, a = np.geomspace(row["low"], falling[0] if np.isinf(high) else high, 50), row["alpha"] - 1
         survival, end, above = (x / row["low"]) ** -a, (high / row["low"]) ** -a, np.sum(falling > high)
         ax.plot(x, (above + row["n"] * (survival - end) / (1 - end)) / n, color=COLORS["all"], linestyle=line, zorder=3,
-                label=f"{row['part']}: α = {row['alpha']:.1f}, n = {row['n']:,}\n{row['verdict']}")
+                label=f"{row['part']}: α = {row['alpha']:.1f}, {row['n']:,} neurons\n{row['verdict']}")
     ax.set_ylim(0.5 / n, 1.5)
     ax.set_xlim(falling[int(0.99 * n)] / 2, falling[0] * 1.5)
     ax.legend(loc="lower left")

@@ -8,7 +8,7 @@ import pandas as pd
 from rare_token_neurons.curve import heads
 from rare_token_neurons.figures import axes
 from rare_token_neurons.figures.axes import Z, title  # title for the notebook
-from rare_token_neurons.figures.words import between, percent
+from rare_token_neurons.figures.words import between, many, percent
 
 COLORS = {"helps": axes.COLORS["boost"], "hurts": axes.COLORS["suppress"], "neither": axes.COLORS["all"]}
 FACES = COLORS | {"neither": "white"}
@@ -187,15 +187,16 @@ def answer(table):
     """
     inside, name = of_head(table)
     count = always_on(table[inside]).sum()
-    return "yes" if 2 * count > inside.sum() else "no", f"{count} of {inside.sum()} neurons of the {name.split(' (')[0]}"
+    return ("yes" if 2 * count > inside.sum() else "no",
+            f"{count} of {many(inside.sum(), 'neuron')} of the {name.split(' (')[0]}")
 
 
 def linear_title(table):
     """How many of the head are linear maps that are always on; table: `linearity` of one checkpoint."""
     rare = table[table["group"] == "rare"]
     inside, name = of_head(rare)
-    return (f"Exploratory: of the {name.split(' (')[0]}'s {inside.sum()} neurons {always_on(rare[inside]).sum()} are "
-            "linear maps that are always on")
+    return (f"Exploratory: linear maps that are always on, {always_on(rare[inside]).sum()} of the "
+            f"{name.split(' (')[0]}'s {many(inside.sum(), 'neuron')}")
 
 
 def traits(table):
@@ -379,11 +380,9 @@ def beside_others(table):
     ten, others = table[table["top"]], table[~table["top"]]
     return (f"The median of the other {len(others):,} neurons changes the loss by {others['rare'].median():.4f} nats "
             f"on rare and by {others['common'].median():.4f} on common targets, {percent(others['share'].median())} of "
-            "it "
-            f"on rare ones. The {len(ten)} change it by {ten['rare'].min():.3f} to {ten['rare'].max():.3f} and by "
-            f"{ten['common'].min():.3f} to {ten['common'].max():.3f}. {tally(table)['rare_share']} of the {len(ten)} "
-            "put "
-            "a larger share on rare targets than the median neuron.")
+            f"it on rare ones. The {len(ten)} change it by {ten['rare'].min():.3f} to {ten['rare'].max():.3f} and by "
+            f"{ten['common'].min():.3f} to {ten['common'].max():.3f}. A larger share on rare targets than the median "
+            f"neuron's: {tally(table)['rare_share']} of the {len(ten)}.")
 
 
 def rivals(table):
@@ -391,21 +390,20 @@ def rivals(table):
     ten = table[table["top"]]
     rival, chosen = table[table["rank_common"] <= len(ten)], "for rare targets" if ten["rank"].max() == len(ten) else "here"
     other = table[table["share"] < 1 / 3].sort_values("rank")
-    said = (f"{len(other)} neurons of the layer do the opposite: they move common targets more than twice as far as "
-            f"rare ones. The first of them has rank {other['rank'].iloc[0]:,}." if len(other) else
+    said = (f"The opposite, common targets moved more than twice as far as rare ones, is done by "
+            f"{many(len(other), 'neuron')} of the layer, the first of rank {other['rank'].iloc[0]:,}." if len(other) else
             "No neuron of the layer moves common targets more than twice as far as rare ones.")
     return (f"The {len(rival)} most influential neurons for common targets put {percent(rival['share'].median())} "
             f"(median) of their effect on rare ones. The {len(ten)} {chosen} put {percent(ten['share'].median())} "
-            "there. "
-            f"{rival['top'].sum()} neurons are in both lists. {said}")
+            f"there. The two lists share {many(rival['top'].sum(), 'neuron')}. {said}")
 
 
 def writes(model, table):
     """Which tokens the top neurons raise, when on and at rare targets, in Markdown; table: `portraits` of the model."""
     ten = table[table["top"]]
     common, towards = (ten["promoted"] > ten["suppressed"]).sum(), (ten["at_rare"] * ten["correlation"] < 0).sum()
-    many = "common" if 2 * common > len(ten) else "rare" if 2 * common < len(ten) else "neither rare nor common"
-    return (f"In {model} the top neurons raise mostly **{many} tokens** when they are on: {common} of the {len(ten)} "
+    mostly = "common" if 2 * common > len(ten) else "rare" if 2 * common < len(ten) else "neither rare nor common"
+    return (f"In {model} the top neurons raise mostly **{mostly} tokens** when they are on: {common} of the {len(ten)} "
             f"raise tokens that are more common than those they lower, {len(ten) - common} rarer ones. At rare targets "
             f"it matters on which side of its mean a neuron is. There **{towards} of the {len(ten)}** push towards "
             "rare "
@@ -415,16 +413,15 @@ def writes(model, table):
 def deeds(table):
     """What the top neurons do, counted, in Markdown; table: `portraits`."""
     count, base = tally(table), table.iloc[0]
-    return (f"Of the {count['neurons']} neurons, **{count['helps_rare']} help** rare targets (the loss rises without "
-            f"them) and **{count['hurts_rare']} hurt** them. For common targets it is {count['helps_common']} and "
-            f"{count['hurts_common']}. For the rest the 95 % interval holds zero. At rare targets **{count['against']} "
-            "act against the unigram direction** (without them the logits move towards common tokens), and "
-            f"{count['along']} act along it. {count['frequency']} write along or against frequency more than "
-            f"{percent(1 - UNUSUAL)} of the others do. {count['dense']} are denser than 97.5 % of the others, "
-            f"{count['sparse']} sparser. Where they are most on (1 % of the positions), {count['word_read']} mostly "
-            "read "
-            f"a word token ({percent(base['word_read_base'])} of all positions do), and {count['word_target']} mostly "
-            f"predict one ({percent(base['word_target_base'])}).")
+    return (f"Of the {count['neurons']} neurons, rare targets are **helped by {count['helps_rare']}** (the loss rises "
+            f"without them) and **hurt by {count['hurts_rare']}**; common ones are helped by {count['helps_common']} and "
+            f"hurt by {count['hurts_common']}. For the rest the 95 % interval holds zero. **Against the unigram direction "
+            f"at rare targets: {count['against']}** (without them the logits move towards common tokens); along it: "
+            f"{count['along']}. Writing along or against frequency more than {percent(1 - UNUSUAL)} of the others: "
+            f"{count['frequency']}. Denser than 97.5 % of the others: {count['dense']}; sparser: {count['sparse']}. Where "
+            f"they are most on (1 % of the positions), mostly reading a word token: {count['word_read']} "
+            f"({percent(base['word_read_base'])} of all positions do); mostly predicting one: {count['word_target']} "
+            f"({percent(base['word_target_base'])}).")
 
 
 def summary(table):

@@ -116,12 +116,12 @@ def layers(ax, table):
     """
     deep = table[table["factor"] == "layer"].assign(layer=lambda rows: rows["setting"].astype(int))
     usual = table[(table["factor"] == "default") & (table["statistic"] == LEAN)]
-    last = 1 + deep["layer"].max() if len(deep) else 0
+    last = 1 + deep["layer"].max() if len(deep) else 0  # the table counts from 0
     ax.axhline(0, color=axes.GREY, linewidth=1.2)
     for x, rows, colour, name in ((deep["layer"], deep, COLORS["all"], "earlier layers, a sample of neurons"),
                                   ([last], usual, COLORS["rare"], "last layer, all neurons")):
-        axes.whiskers(ax, x, rows, fmt="o", color=colour, markersize=4, linewidth=1, label=name)
-    ax.set(xlabel="layer, counted from 0 (bars: 95 % over documents)", ylabel=RATIO)
+        axes.whiskers(ax, np.add(x, 1), rows, fmt="o", color=colour, markersize=4, linewidth=1, label=name)
+    ax.set(xlabel=f"layer, 1 to {1 + last} (bars: 95 % over documents)", ylabel=RATIO)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     title(ax, f"In {sum(deep['verdict'] == claims.REPRODUCED)} of {len(deep)} earlier layers the strongest neurons lean to "
@@ -140,8 +140,8 @@ def of_choices(cells, sampled):
         rows, usual = others[others["statistic"] == name], default.loc[name, "verdict"]
         sign = (rows["value"] * (1 - 2 * (rows["direction"] == "less")) > 0).sum()
         words = ", ".join(f"{word} {n}" for word, n in rows["word"].value_counts().items() if word)
-        lines.append(f"- **{name}**: {usual} by default. Of {len(rows)} other testable settings "
-                     f"{sum(rows['verdict'] == usual)} give the same verdict, and {sign} lie on the paper's side"
+        lines.append(f"- **{name}**: {usual} by default. Other testable settings: {len(rows)}, with the same verdict: "
+                     f"{sum(rows['verdict'] == usual)}, on the paper's side: {sign}"
                      f"{f' (called {words})' if words else ''}.")
     usual, wide = (((rows["high"] - rows["low"]) / 2).median() for rows in (default.loc[[LEAN]], deep))
     lines.append(f"- **layers**: in {sum(deep['verdict'] == claims.REPRODUCED)} of {len(deep)} earlier layers the strongest "
@@ -211,7 +211,7 @@ def seed_curves(ax, table):
     for (seed, rows), line in zip(table.groupby("seed"), ("-", "--", ":")):
         axes.band(ax, rows["rank"], rows["low"], rows["high"], label="95 % over documents" if line == "-" else None)
         ax.plot(rows["rank"], rows["influence"], color=COLORS["rare"], linestyle=line,
-                label=f"seed {seed} ({rows['steps'].iloc[0]:,} steps, n = {rows['positions'].iloc[0]:,})")
+                label=f"seed {seed} ({rows['steps'].iloc[0]:,} steps, {rows['positions'].iloc[0]:,} positions)")
     ax.set_xlim(1, table["rank"].max())
 
 

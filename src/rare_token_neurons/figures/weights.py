@@ -276,7 +276,7 @@ def by_layer(ax, rows, column):
         ax.plot(part["layer"] + 1, part[column], **look)
         ax.plot(part["layer"].iloc[-1] + 1, part[column].iloc[-1], "o", color=look["color"], markersize=3.5)
     ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.set(xlabel="layer, counted from 1 (dot: the last)", ylabel=STATISTICS[column])
+    ax.set(xlabel=f"layer, 1 to {1 + inside['layer'].max()} (dot: the last)", ylabel=STATISTICS[column])
     place = special(rows, column)
     extreme = int((place["below"].isin([0]) | (place["below"] == place["others"])).sum())
     chance = 2 / (place["others"].max() + 1)

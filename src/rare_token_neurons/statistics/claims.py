@@ -83,6 +83,7 @@ HEIGHT = "mean height of the head above its law (e-folds of influence)"
 FIRST = f"{HEIGHT}, of the first 1.7 % of the neurons"
 LAWS = ("two laws",)
 UNMATCHED = "cannot be tested against matched groups"
+UNDECIDED = "interval includes the null"  # not shown, which is not the same as no
 ALWAYS = 0.95  # share of the draws
 
 # What an absence is: C8, within the width of the range in which the follow-up's random groups lie (modularity 0.04 to 0.09);
@@ -175,7 +176,7 @@ def _difference(claim, evidence, adjusted):
     if not sign * (evidence.value - evidence.null) > 0:
         return NOT, "not in the paper's direction"
     if not min(sign * (evidence.low - evidence.null), sign * (evidence.high - evidence.null)) > 0:
-        return NOT, "interval includes the null"
+        return NOT, UNDECIDED
     failed = [control for control, p in checked.items() if not p < SIGNIFICANT]
     short = ["not beyond " + " and ".join(failed)] * bool(failed) + [UNMATCHED] * evidence.unmatched
     if not short and claim.word and evidence.word != claim.word:

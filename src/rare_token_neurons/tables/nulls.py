@@ -139,16 +139,17 @@ def null_heads(settings):
 
     Returns
     -------
-    DataFrame, one row a null: delta (mean height of the measured head above its law, e-folds of influence), null_mean,
-    null_low, null_high (of the null curves' own heads, 95 %), p (one-sided, of Delta in units of its spread: a null curve's
-    head stands as high), p_floor (the smallest that the draws can give), head (its neurons), positions, documents, note
+    DataFrame, one row a null: delta (mean height of the measured head above its law, e-folds of influence), score (delta in
+    units of its spread, see `heads.score`), null_median, null_low, null_high (of the null curves' own scores; 5 % lie above
+    the last), p (one-sided: a null curve scores as high), p_floor (the smallest that the draws can give), head (its
+    neurons), positions, documents, note
     """
     for name, note, own, curves in _all(settings):
         found, null = own.own[heads.DECIDES], heads.find(curves)
-        low, high = documents.percentile(null.delta)
-        yield {"null": name, "delta": found.delta[0], "null_mean": null.delta.mean(), "null_low": low, "null_high": high,
-               "p": controls.empirical_p(found.score[0], null.score, "greater"), "p_floor": 1 / (1 + len(curves)),
-               "head": found.size[0], "positions": int(own.counts.sum()), "documents": len(own.counts), "note": note}
+        low, median, high = np.quantile(null.score, [0.05, 0.5, 0.95])
+        yield {"null": name, "delta": found.delta[0], "score": found.score[0], "null_median": median, "null_low": low,
+               "null_high": high, "p": controls.empirical_p(found.score[0], null.score, "greater"),
+               "p_floor": 1 / (1 + len(curves)), "head": found.size[0], "positions": int(own.counts.sum()), "documents": len(own.counts), "note": note}
 
 
 @table(LastAndFirst, reads=influences.CURVE)
