@@ -275,7 +275,7 @@ def _measured(model, positions, run):
                f"extrapolated from {c['sample']} neurons; (c)/(d) = {whole['c'] / d[middle]['seconds']:,.0f}")
     for n in positions:
         yield _row(f"(d) this kernel, {every:,} neurons", n, d[n]["seconds"], d[n]["peak"],
-                   f"{d[n]['fallback']:.2%} of the pairs exact; {d[n]['share']:.0%} of the matrix-product speed")
+                   f"{d[n]['fallback']:.2%} of the pairs by the exact sum; {d[n]['share']:.0%} of the matrix-product speed")
     yield _row("error against float64", error["positions"], None, None,
                f"at most {error['largest']:.1e} nats, {error['of_tolerance']:.2g} of the tolerance, "
                f"over {error['neurons']} neurons")

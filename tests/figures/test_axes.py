@@ -13,6 +13,7 @@ import planted_heads as planted
 import pytest
 from matplotlib.colors import to_hex
 
+from rare_token_neurons.curve import heads
 from rare_token_neurons.figures import axes as plots, words
 
 
@@ -129,10 +130,10 @@ def test_phases_are_shaded_as_the_fit_found_them_with_the_cliff_hatched(ax):
     assert ends == [1, 20.5, 30.5, 150.5, 1000]
 
 
-@pytest.mark.parametrize("word", ["outliers", "rounded", "on the line"])
-def test_only_a_plateau_has_a_shelf(word, ax):
+@pytest.mark.parametrize("word", heads.WORDS)
+def test_a_head_with_a_cliff_has_a_shelf_whatever_its_word(word, ax):
     plots.shade_phases(ax, planted.fit(word))
-    assert stretches(ax)[:2] == ["head\n2.0 %", "cliff\n1.0 %"]
+    assert stretches(ax)[:2] == ["shelf\n2.0 %", "cliff\n1.0 %"]
 
 
 @pytest.mark.parametrize("changes, shown", [

@@ -138,6 +138,8 @@ def test_what_the_models_say_together_names_all_some_or_none(monkeypatch):
     assert "** In none of the models: cannot be told in small (" in together
     assert linear_maps.endswith("** In some models: yes in small (2 of 3 neurons of the head); no in plain (0 of 2 neurons of "
                                 "the rare group).")
+    held = found.assign(reason=found["reason"].replace("not in the paper's direction", claim_figures.UNDECIDED))
+    assert "; not shown in plain (rounded; interval includes" in claim_figures.together(held, None).splitlines()[0]
     one = claim_figures.together(found[found["model"] == "small"], None).splitlines()
     assert "** In all models: yes in small (plateau" in one[0] and "plain" not in "".join(one)
     assert claim_figures.together(found[found["model"] == "owner/one"], None) == "- not measured yet."

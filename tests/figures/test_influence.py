@@ -1,5 +1,7 @@
 """The ranked curves of one model: what is drawn and said is what the tables hold."""
 
+import re
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -18,9 +20,12 @@ def found():
 def test_by_hand_a_curve_stands_where_its_table_says():
     told = influence.by_hand(planted.curve(), planted.fit())
     assert told.index.tolist() == [1, 3, 10, 30, 100, 300, 1000]
-    assert told.loc[[30, 100], "δ (e-folds)"].abs().max() < 1e-9 and told.loc[300, "δ (e-folds)"] < -1
+    height = told["height above it (e-folds)"]
+    assert height[[30, 100]].abs().max() < 1e-9 and height[300] < -1
     said = influence.of_mean(planted.curve(), planted.fit(head=planted.SHELF, delta=0.8))
-    assert "over the head's 20 ranks is **+0.8" in said and "The table says +0.800. So the head has 2.23 times" in said
+    assert "over the head's 20 ranks is **+0.8" in said
+    assert "The table says Δ = +0.800. So the head has 2.23 times" in said
+    assert "over the head's 1 rank is" in influence.of_mean(planted.curve(), planted.fit(head=1))
     assert influence.of_mean(planted.curve(), planted.fit(head=0)).startswith("The law begins at rank 1")
     assert "cannot be tested" in influence.of_mean(planted.curve(), planted.missing(planted.fit()))
 
@@ -30,7 +35,8 @@ def test_the_fits_stand_side_by_side_and_the_papers_rule_is_one_row(found):
     assert told.loc["rare"].index.tolist() == ["fitted head", "fixed head", "paper's rule"]
     row = told.loc[("rare", "fitted head")]
     assert row["Δ (e-folds)"] == "0.80 [0.72, 0.88]" and row["head / law / decay (%)"] == "3.0 / 12.0 / 85.0"
-    assert row["law (ranks)"] == "30 to 150" and row["cliff from rank"] == "20" and row["word"] == "plateau"
+    assert (row["head (neurons)"], row["cliff from rank"], row["law (ranks)"]) == (30, "21", "31 to 150")  # at the next rank
+    assert row["word"] == "plateau" and told.loc[("common", "fitted head"), "law (ranks)"] == "28 to 150"
     assert told.loc[("common", "fitted head"), "cliff from rank"] == "none"
     assert told.loc[("rare", "paper's rule"), ["Δ (e-folds)", "word", "cliff from rank"]].tolist() == ["0.80", "",
                                                                                                        "none"]
@@ -41,7 +47,7 @@ def test_chances_at_their_floor_are_words(found):
     assert "paper's rule" not in told.index.get_level_values("rule")
     assert told.loc[("rare", "fitted head"), "as high: the law itself"] == "none of 200 null curves"
     assert told.loc[("common", "fitted head"), "as high: the law itself"] == "p = 0.90"
-    assert told.loc[("rare", "fixed head"), "Δ of the law's samples, 95 %"] == "-0.50 to +0.45"
+    assert told.loc[("rare", "fixed head"), "score"] == "+4.4"  # sqrt(30 / 2) 0.8 / 0.7
 
 
 @pytest.mark.parametrize("word", [*heads.WORDS, ""])
@@ -55,8 +61,8 @@ def test_the_word_of_the_table_is_all_that_names_a_head(found, word):
 def test_heads_are_said_with_their_numbers(found):
     rare, common = influence.of_heads(found).splitlines()
     assert rare.startswith("- **Rare tokens: plateau** (it stands above its law and is flatter). The head holds 30 "
-                           "neurons. They have 2.23 times the influence")
-    assert "Δ = +0.80 e-folds (95 %: +0.72 to +0.88). As high by chance" in rare
+                           "neurons, with 2.23 times the influence")
+    assert "Δ = +0.80 e-folds (95 %: +0.72 to +0.88). Its score is 4.4; as high by chance" in rare
     assert "comes nearest: none of 200 null curves." in rare
     assert "in 97 % of the draws" in rare and "in up to 60 %." in rare
     assert common.startswith("- **Common tokens: rounded**") and "p = 0.90" in common
@@ -68,14 +74,17 @@ def test_heads_are_said_with_their_numbers(found):
 
 
 def test_titles_give_the_word_and_delta(found):
-    assert influence.finding("Rare", found.iloc[0]) == "Rare: plateau, 2.2 times its law\nΔ = +0.80 e-folds (+0.72 to +0.88)"
+    delta = "\nΔ = +0.80 e-folds (+0.72 to +0.88)"
+    assert influence.finding("Rare", found.iloc[0]) == f"Rare: plateau, 2.2 times its law{delta}"
+    undecided = influence.finding("Rare", planted.fit(heads.WORDS[-1], p_lognormal=0.075))
+    assert undecided == f"Rare: {heads.WORDS[-1]}, p = 0.075{delta}"
     assert influence.finding("Rare", None) == "Rare: cannot be tested"
 
 
 def test_a_curve_has_its_own_legend_and_leaves_the_nulls_to_the_figures(ax, legend):
     influence.curve(ax, planted.curve(), planted.fit(), "rare", axes.COLORS["rare"])
     own = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert own == ["rare (n = 2,000, 300 documents; 95 %)", "line: the law, carried to rank 1 (κ = 0.70)"]
+    assert own == ["rare, 2,000 positions\n(band: 95 % over 300 documents)", "line: the law, carried to rank 1 (κ = 0.70)"]
     rest = set(legend()) - set(own)
     assert rest == {"null: the law itself, 95 %", "null: lognormal, 95 %", "null: half-normal, 95 %"}
 
@@ -90,26 +99,41 @@ def test_signs_are_drawn_apart_and_said_where_they_cannot_be_tested(found):
     assert "too few neurons" in panels[1].texts[0].get_text()
     plt.close(figure)
     told = influence.signs(found)
-    assert told.loc[("rare", "boost")].tolist() == ["plateau", "+0.80 [+0.72, +0.88]", "none of 200 null curves", "30",
-                                                    "1,000"]
-    assert told.loc[("common", "suppress")].tolist() == ["cannot be tested", "", "", "", ""]
+    assert told.loc[("rare", "boost")].tolist() == ["plateau", "+0.80 [+0.72, +0.88]", "+4.4",
+                                                    "none of 200 null curves", "30", "1,000"]
+    assert told.loc[("common", "suppress")].tolist() == ["cannot be tested", "", "", "", "", ""]
 
 
-def prominence(**contrast):
+def prominence(verdict="not rejected", **contrast):
     rows = [{"group": "rare", "statistic": "ratio", "size": 10},
-            {"group": "rare", "statistic": "law", "verdict": "not rejected"},
+            {"group": "rare", "statistic": "law", "verdict": verdict},
             {"group": "rare", "statistic": "contrast", "value": 0.5, "low": 0.3, "high": 0.7, "p_laws": 1 / 201,
              "p_swap": 0.02} | contrast]
     return pd.DataFrame(rows).set_index(["group", "statistic"])
 
 
+def told(found, verdict="not rejected", **changes):
+    """What is said of plateau, power law and decay where the pooled curves have these values."""
+    said = influence.seen(found.assign(**changes), prominence(verdict))
+    return re.findall(r"\*\*(?:Plateau|power law|rapid decay): (\w+)\*\*", said)
+
+
+def test_each_phase_is_seen_or_not_or_undecided(found):
+    assert told(found) == ["yes", "yes", "yes"]
+    assert [told(found, word=word)[0] for word in heads.WORDS] == ["yes", "undecided", "no", "undecided"]
+    assert told(found, "rejected")[1] == "no" and told(found, "cannot tell it from a lognormal")[1] == "undecided"
+    assert [told(found, decay_draws=share)[2] for share in (0.95, 0.94, 0.06, 0.05)] == ["yes", "undecided", "undecided", "no"]
+    assert told(found, decay_null=1.0)[2] == "undecided"  # any sample has one
+    assert influence.seen(found.assign(word=""), prominence()).startswith("The three phases cannot be tested")
+
+
 def test_lead_and_summary_tell_the_numbers_of_their_tables(found):
-    lead = pd.Series({"size": 26.0, "neurons": 1536.0, "value": 8.25, "low": 7.0, "high": 9.5, "null": 3.5,
+    lead = pd.Series({"size": 27.0, "neurons": 1536.0, "value": 8.25, "low": 7.0, "high": 9.5, "null": 3.5,
                       "null_low": 3.25,
                       "null_high": 3.75, "p_half_normal": 1 / 1001, "matched": 2.5})
     said = influence.of_lead(lead)
-    assert said.startswith("The rare group has 26 of 1,536 neurons. Its influence on rare tokens is **8.2 times** the "
-                           "median neuron's (95 %: 7.0 to 9.5)")
+    assert said.startswith("The rare group has 27 of 1,536 neurons: 1.7 %, rounded up to a whole neuron, which makes 1.8 %. "
+                           "Its influence on rare tokens is **8.2 times** the median neuron's (95 %: 7.0 to 9.5)")
     assert "as much as here: none of 1,000 draws. Groups alike in activation scale and output-weight norm have 2.5" in said
     falling = np.geomspace(1, 1e-3, 1000)
     neurons = pd.concat([pd.DataFrame({"group": group, "neuron": range(1000), "mean_abs": values}) for group, values
@@ -166,12 +190,14 @@ def test_the_mean_over_all_positions_is_the_influence_of_the_table(ax):
 
 def test_the_strongest_neurons_of_either_group_are_listed():
     rows = pd.DataFrame([{"group": group, "neuron": neuron, "mean_abs": 1 / (1 + neuron), "sem": 0.01, "positions": 100,
-                          "mean": 0.1 if neuron else -0.1, "fallback": 0.0125}
+                          "mean": 0.1 if neuron else -0.1, "fallback": 0.0125 if group == "rare" else 0.005}
                          for group in ("common", "rare") for neuron in range(9)])
     told = influence.strongest(rows)
     assert told.index.tolist() == ["rare"] * 4 + ["common"] * 4 and told["neuron"].tolist() == [0, 1, 2, 3] * 2
     assert told["on average the loss"].tolist()[:2] == ["falls (suppress)", "rises (boost)"]
-    assert influence.of_kernel(rows).startswith("Measured: 9 neurons at 200 positions. 1.2 % of the pairs")
+    said = influence.of_kernel(rows)
+    assert said.startswith("Measured: 9 neurons at 200 positions. The exact sum was needed for 1.2 % of the pairs of a rare")
+    assert said.endswith("and for 0.5 % of those of a common one.")
 
 
 def test_ranked_on_the_same_tokens_a_head_seems_larger():

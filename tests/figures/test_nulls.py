@@ -24,14 +24,16 @@ def test_drawn_numbers_have_their_head_below_their_law_and_a_planted_shelf_above
 def heads(**values):
     return pd.DataFrame({"null": ["lognormal", "law", "shuffled labels", "common, same loss"],
                          "delta": [1.5, 1.5, 1.2, 1.2],
-                         "null_low": -1.0, "null_high": 1.0, "null_mean": 0.0, "p": [1 / 201, 0.02, 1 / 201, 0.4],
+                         "score": [7.5, 7.5, 6.0, 0.5], "null_low": -1.0, "null_high": 1.0, "null_median": 0.0,
+                         "p": [1 / 201, 0.02, 1 / 201, 0.4],
                          "p_floor": 1 / 201,
                          "positions": [900, 900, 250, 250], "note": "as hard"} | values)
 
 
-def test_heights_lie_beside_their_nulls(ax):
-    nulls.heights(ax, heads())
-    assert [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "o"] == [1.5, 1.5, 1.2, 1.2]
+def test_scores_lie_beside_their_nulls(ax):
+    nulls.by_null(ax, heads())
+    assert [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "o"] == [7.5, 7.5, 6.0, 0.5]
+    assert ax.get_xlabel().startswith("score of the head")  # of which p is the chance
     assert [label.get_text() for label in ax.get_yticklabels()] == [
         "lognormal\nnone of 200 curves", "the law itself\np = 0.020", "shuffled labels\nnone of 200 curves",
                                                                     "common, same loss\np = 0.40"]
@@ -43,7 +45,7 @@ def test_each_null_has_its_own_place_and_all_places_the_same_ends():
     bands = pd.concat([pd.DataFrame({"null": name, "rank": ranks, "influence": 1 / ranks, "low": 0.5 / ranks, "high": 2 / ranks})
                        for name in heads()["null"]])
     figure, places = nulls.frames(heads())
-    assert list(places) == ["heights", *heads()["null"]]
+    assert list(places) == ["scores", *heads()["null"]]
     limits = nulls.ends(bands)
     for row in heads().to_dict("records"):
         nulls.beside_null(places[row["null"]], bands, row, limits)
@@ -60,7 +62,7 @@ def test_each_null_has_its_own_place_and_all_places_the_same_ends():
 def test_nulls_and_laws_are_shown_in_words():
     shown = nulls.listed(heads())
     assert shown.index.tolist() == ["lognormal", "the law itself", "shuffled labels", "common, same loss"]
-    assert shown["its 95 %"].tolist() == ["-1.00 to +1.00"] * 4
+    assert shown["5 % to 95 %"].tolist() == ["-1.0 to +1.0"] * 4 and shown["its score"].tolist() == [7.5, 7.5, 6.0, 0.5]
     assert shown["as high by chance"].tolist()[:2] == ["none of 200 curves", "p = 0.020"]
     laws = pd.DataFrame({"group": "rare", "part": ["middle", "upper tail"], "n": [600, 900], "alpha": 2.799, "low": 0.00632,
                          "high": [0.02301, np.nan], "p_fit": 0.069, "ratio": -0.59, "verdict": ["rejected", "not rejected"]})
@@ -130,7 +132,7 @@ def test_without_the_calibration_its_command_is_said(tmp_path, monkeypatch):
 def test_the_head_is_set_beside_each_null():
     said = nulls.of_heads(heads())
     assert "At all positions the head stands +1.50 e-folds above its law" in said
-    assert "by **3 of the 4 nulls**, but not by: common, same loss." in said
+    assert "in **3 of the 4 nulls**, but not in: common, same loss." in said
     assert "smaller part of the text Δ is +1.20." in said and "same loss: as hard. As high a head there: p = 0.40." in said
     assert said.endswith("So positions that are not rare have as high a head: common, same loss.")
     assert nulls.of_heads(heads(p=1 / 201)).endswith("So positions that are not rare have no head as high.")

@@ -76,10 +76,10 @@ def test_sentences_set_the_top_neurons_beside_the_others():
     beside, deeds, summary = (say(table) for say in (portrait_figures.beside_others, portrait_figures.deeds,
                                                      portrait_figures.summary))
     assert beside.startswith("The median of the other 20 neurons changes the loss by 0.0100 nats on rare and by 0.0100 on")
-    assert beside.endswith("2 of the 2 put a larger share on rare targets than the median neuron.")
-    assert "Of the 2 neurons, **1 help** rare targets" in deeds
-    assert "**1 hurt** them. For common targets it is 0 and 0" in deeds
-    assert "2 mostly read a word token (50 % of all positions do)" in deeds
+    assert beside.endswith("A larger share on rare targets than the median neuron's: 2 of the 2.")
+    assert "Of the 2 neurons, rare targets are **helped by 1**" in deeds
+    assert "**hurt by 1**; common ones are helped by 0 and hurt by 0" in deeds
+    assert "mostly reading a word token: 2 (50 % of all positions do)" in deeds
     assert "the 2 here put 67 % (median)" in summary
     assert "rare targets 20 times" in summary and "common targets 10 times" in summary
     assert summary.endswith("not confined to rare tokens.")
@@ -115,7 +115,8 @@ def test_titles_and_sentences_tell_which_tokens_are_raised():
     assert said.startswith("In own the top neurons raise mostly **common tokens**") and "**5 of the 10** push" in said
     rare = portrait_figures.writes("own", table.assign(promoted=0.1))
     assert "mostly **rare tokens**" in rare and "0 of the 10 raise" in rare
-    assert "1 neurons of the layer do the opposite" in portrait_figures.rivals(table)
+    said = portrait_figures.rivals(table)
+    assert "is done by 1 neuron of the layer, the first of rank 11" in said and "lists share 10 neurons" in said
 
 
 def test_the_neurons_stand_in_one_table_with_units():
@@ -147,8 +148,8 @@ def test_neurons_of_the_head_are_counted_that_are_linear_and_always_on():
     told = portrait_figures.traits(linear_table()).loc["rare"]
     assert told["head, median"].tolist() == [1.0, 0.1, 0.95]
     assert told["other neurons, median"].tolist() == [0.5, 2.0, 0.2]
-    assert portrait_figures.linear_title(linear_table()) == ("Exploratory: of the head's 10 neurons 7 are linear maps that "
-                                                             "are always on")
+    title = portrait_figures.linear_title(linear_table())
+    assert title == "Exploratory: linear maps that are always on, 7 of the head's 10 neurons"
     table = linear_table().assign(openness=0.5, gated=False, direction=0.1)
     said = portrait_figures.made_of(table)
     assert "**0** are" in said and "**most do not work as linear maps" in said

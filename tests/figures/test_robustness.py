@@ -67,7 +67,8 @@ def test_the_last_layer_stands_behind_the_earlier_ones(ax):
         for layer, verdict in enumerate((claims.NOT, claims.REPRODUCED))])
     robustness.layers(ax, table)
     deep, last = (container.lines[0] for container in ax.containers)
-    assert deep.get_xdata().tolist() == [0, 1] and (last.get_xdata().tolist(), last.get_ydata().tolist()) == ([2], [0.3])
+    assert deep.get_xdata().tolist() == [1, 2] and (last.get_xdata().tolist(), last.get_ydata().tolist()) == ([3], [0.3])
+    assert ax.get_xlabel().startswith("layer, 1 to 3")
     assert ax.get_title(loc="left").startswith("In 1 of 2 earlier layers")
 
 
@@ -83,8 +84,8 @@ def test_choices_are_counted_statistic_by_statistic():
         {"factor": "halves", "setting": "1"}, {"factor": "counts", "setting": "text", "verdict": claims.UNTESTED})]
         + [row(factor="layer", setting="0", statistic=robustness.LEAN, low=-0.8, high=1.2, verdict=claims.NOT)])
     said = robustness.of_choices(cells, pd.DataFrame({"layer": [0] * 12 + [1] * 12})).splitlines()
-    assert said[0] == ("- **head**: reproduced by default. Of 2 other testable settings 1 give the same verdict, and 1 lie "
-                       "on the paper's side (called plateau 2).")
+    assert said[0] == ("- **head**: reproduced by default. Other testable settings: 2, with the same verdict: 1, on the "
+                       "paper's side: 1 (called plateau 2).")
     assert len(said) == 6 and "quarter of 12 sampled neurons" in said[-1] and "in 0 of 1 earlier layers" in said[-1]
     assert f"windows of {claims.WINDOW} tokens" in said[-1]
     assert "half of one is 1.00 in the median, by default 0.10" in said[-1]

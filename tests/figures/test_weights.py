@@ -150,7 +150,7 @@ def test_layers_are_counted_from_one_and_the_title_says_whether_the_last_stands_
         ax.clear()
         weights.by_layer(ax, pd.DataFrame({"matrix": np.repeat(["mlp.a", "attention"], layers), "alpha": np.tile(
             np.arange(layers), 2), "layer": np.tile(np.arange(layers), 2)}), "alpha")
-        assert ax.lines[0].get_xdata()[[0, -1]].tolist() == [1, layers]
+        assert ax.lines[0].get_xdata()[[0, -1]].tolist() == [1, layers] and f"1 to {layers}" in ax.get_xlabel()
         assert ax.get_title(loc="left").startswith(f"The last layer {words}")
 
 

@@ -95,8 +95,9 @@ def test_the_head_stands_beside_every_null(planted):
     for name in ("lognormal", "half-normal", "law"):  # as everywhere
         assert found["p"][name] == verdicts[heads.DECIDES].p[name]
     assert (found["delta"].iloc[:5] == fit.own[heads.DECIDES].delta[0]).all() and found["delta"].iloc[5:].nunique() == 1
-    assert (table["delta"] > table["null_high"])[:4].all() and (table["p"] < 0.05)[:4].all()
-    assert (table["p_floor"] == 1 / 201).all() and (table["null_low"] <= table["null_mean"]).all()
+    assert found["score"]["law"] == fit.own[heads.DECIDES].score[0]
+    assert (table["score"] > table["null_high"]).equals(table["p"] < 0.05) and (table["p"] < 0.05)[:4].all()
+    assert (table["p_floor"] == 1 / 201).all() and (table["null_low"] <= table["null_median"]).all()
     assert found["head"]["law"] == pytest.approx(20, abs=12) and (found["positions"] == 400).all()
     assert found["note"]["common, same loss"] == "mean loss 2.90 nats, of the rare ones 3.00"
     assert list(bands) == ["null", "rank", "influence", "low", "high"] and set(bands["null"]) == set(found.index)

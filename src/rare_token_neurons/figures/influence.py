@@ -284,7 +284,7 @@ def curve(ax, rows, fit, label, color):
 
     rows : one curve's of table `rank_curves` ; fit : its row of table `phases` ; label : in the axes' own legend.
     """
-    rank_curve(ax, rows, fit, label=f"{label}: {fit['positions']:,} positions\n(band: 95 % over "
+    rank_curve(ax, rows, fit, label=f"{label}, {fit['positions']:,} positions\n(band: 95 % over "
                                     f"{fit['documents']:,} documents)", color=color)
     own = [(line, line.get_label()) for line in ax.lines if line.get_label().startswith((label, "line: "))]
     ax.legend(*zip(*own[::-1]), loc="upper right", borderaxespad=0.2, frameon=True, facecolor="white", edgecolor="none",

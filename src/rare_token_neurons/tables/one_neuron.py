@@ -20,7 +20,7 @@ def one_neuron(settings):
     Returns
     -------
     DataFrame with block, t, group, document, target, half (see `positions`), neuron, activation, reference (what the
-    ablation puts in its place), change (of the loss, nats, by the closed form); loss_before, loss_after (nats, the
+    ablation puts in its place), change (of the loss, nats, from one pass of the model); loss_before, loss_after (nats, the
     whole model run twice, at 5 rare positions evenly spaced; missing at the others)
     """
     revision = passes.revisions(settings)[-1]
