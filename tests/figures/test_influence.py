@@ -181,7 +181,7 @@ def test_by_hand_and_in_the_table_it_is_the_same_number_or_it_is_said_that_it_is
 def test_the_mean_over_all_positions_is_the_influence_of_the_table(ax):
     stored = pd.DataFrame({"group": ["rare"], "neuron": [7], "mean_abs": [0.5]})
     said = influence.of_one(one_neuron(), stored)
-    assert "rises 75 % of the time when neuron 7 is ablated" in said
+    assert "the loss rises at 75 % when neuron 7 is ablated" in said
     assert "mean change is +0.400 nats" in said and "is **0.500** nats. The table of all neurons has 0.500" in said
     influence.changes(ax, one_neuron())
     assert ax.get_title(loc="left") == "Neuron 7 moves the loss of rare targets\n5.0 times as far as that of common ones"

@@ -76,8 +76,8 @@ def of_one(one, influence):
     """
     rows, neuron = one.loc[one["group"] == "rare", "change"], one["neuron"].iloc[0]
     stored = influence.set_index(["group", "neuron"]).loc[("rare", neuron)]
-    return (f"At the {len(rows):,} rare positions the loss rises {percent((rows > 0).mean())} of the time when neuron "
-            f"{neuron} is ablated, and falls otherwise. The mean change is {rows.mean():+.3f} nats. The mean "
+    return (f"Of the {len(rows):,} rare positions the loss rises at {percent((rows > 0).mean())} when neuron {neuron} is "
+            f"ablated, and falls at the others. The mean change is {rows.mean():+.3f} nats. The mean "
             f"*absolute* change is **{rows.abs().mean():.3f}** nats. The table of all neurons has "
             f"{stored['mean_abs']:.3f}: this is the neuron's **influence**.")
 
@@ -330,7 +330,7 @@ def seen(found, prominence):
         return f"The three phases {UNTOLD}: {MEANS[UNTOLD]}."
     draws, null = row["decay_draws"], row["decay_null"]
     steep = "yes" if draws >= STEEP > null else "no" if draws <= 1 - STEEP else "undecided"
-    return (f"**Plateau: {PLATEAU[row['word']]}** (the head is called *{row['word']}*: {MEANS[row['word']]}); **power "
+    return (f"**Plateau: {PLATEAU[row['word']]}** (the head is called *{row['word']}*; {MEANS[row['word']]}); **power "
             f"law: {STRAIGHT.get(verdict, 'undecided')}** (its test says: {verdict}); **rapid decay: {steep}** (a steeper stretch follows the law in {percent(draws)} "
             f"of the draws of documents, and in up to {percent(null)} of the null curves).")
 
