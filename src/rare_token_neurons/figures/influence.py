@@ -180,7 +180,7 @@ def fits(found):
             "law (ranks)": f"{row['law_start']:.0f} to {row['law_end']:.0f}",
             "head / law / decay (%)": stretches(row),
             "Δ (e-folds)": _with_interval(row, "delta"), "κ of the law": _with_interval(row, "kappa"),
-            "slope of the head": _with_interval(row, "slope"), "word": row["word"]}
+            "slope of the shelf": _with_interval(row, "slope"), "word": row["word"]}
     made = pd.DataFrame.from_dict(rows, orient="index").rename_axis(["targets", "rule"])
     return made.assign(**{"cliff from rank": made["cliff from rank"].map("{:.0f}".format)}).replace("nan", "none")
 
@@ -217,8 +217,9 @@ def of_heads(found):
             said[-1] += (
                 f" The head holds {row['head']} neurons. They have {np.exp(row['delta']):.2f} times the influence that "
                 f"the law gives them: Δ = {row['delta']:+.2f} e-folds (95 %: {between(row, 'delta', '+.2f')}). As high "
-                f"by chance, in the null that comes nearest: {largest(row)}. The head falls with a slope of "
-                f"{row['slope']:.2f}, the law with {row['kappa']:.2f}. The fixed head ({fixed['head']} neurons) is "
+                f"by chance, in the null that comes nearest: {largest(row)}. The shelf falls with a slope of "
+                f"{row['slope']:.2f}, the law with {row['kappa']:.2f} (as flat by chance: "
+                f"{level(row['p_flat'], row['p_floor'])}). The fixed head ({fixed['head']} neurons) is "
                 f"called *{named(fixed)}*, with Δ = {fixed['delta']:+.2f}. A steeper stretch follows the law in "
                 f"{percent(row['decay_draws'])} of the draws of documents. Null curves have one in up to "
                 f"{percent(row['decay_null'])}.")
