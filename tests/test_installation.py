@@ -68,10 +68,11 @@ def test_another_python_is_refused_in_one_sentence(tmp_path):
         "PYTHON=/path/to/python3.11.\n"
 
 
-@pytest.mark.parametrize("own, policy", [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
-def test_threads_sleep_while_they_wait_unless_the_user_has_set_otherwise(own, policy):
+@pytest.mark.parametrize("name, ours, own", [("OMP_WAIT_POLICY", "PASSIVE", "ACTIVE"), ("THP_MEM_ALLOC_ENABLE", "1", "0")])
+def test_torch_is_told_how_to_wait_and_to_lay_out_memory_unless_the_user_has(name, ours, own):
     """The package says so before torch is loaded: in a kernel, a row of a grid, a command or a script."""
-    code = "import os, sys, rare_token_neurons\nprint(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | own
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == [policy, "False"]
+    code = f"import os, sys, rare_token_neurons\nprint(os.environ['{name}'], 'torch' in sys.modules)"
+    bare = {one: value for one, value in os.environ.items() if one != name}
+    for given, expected in (({}, ours), ({name: own}, own)):
+        done = subprocess.run([sys.executable, "-c", code], env=bare | given, capture_output=True, text=True, check=True)
+        assert done.stdout.split() == [expected, "False"]

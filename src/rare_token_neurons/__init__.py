@@ -9,7 +9,10 @@ import os
 import warnings
 
 warnings.filterwarnings("ignore", "IProgress not found")  # tqdm asks for widgets; progress is plain text here
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that spin cost 3 to 10 times beside other work
+# read by torch when it is loaded: threads that spin cost 3 to 10 times beside other work; tensors of 2 MB and more in huge pages
+# (pytorch pull request 115990) make a forward pass a tenth faster
+for _name, _value in {"OMP_WAIT_POLICY": "PASSIVE", "THP_MEM_ALLOC_ENABLE": "1"}.items():
+    os.environ.setdefault(_name, _value)
 
 _HOMES = {"load": "models.checkpoints.load", "capture": "ablation.capture.capture",
           "loss_changes": "ablation.neurons.loss_changes", "influence": "ablation.neurons.influence",

@@ -135,18 +135,25 @@ def test_a_sample_of_a_law_is_not_raised_but_beside_families_alone_it_would_be()
     assert raised <= 1 < beyond_families
 
 
-@pytest.mark.parametrize("low, high, flatter, p, expected", [
-    (0.2, 0.9, True, 0.01, "plateau"),
-    (0.2, 0.9, False, 0.01, "outliers"),
-    (0.2, 0.9, True, 0.05, "on the line"),      # no better than one of the nulls
-    (-0.1, 0.9, True, 0.01, "on the line"),
-    (-0.9, -0.2, True, 0.99, "rounded"),
+@pytest.mark.parametrize("low, high, flat, p, expected", [
+    (0.2, 0.9, 0.01, 0.01, "plateau"),
+    (0.2, 0.9, 0.05, 0.01, "outliers"),
+    (0.2, 0.9, 0.01, 0.05, "on the line"),      # no better than one of the nulls
+    (-0.1, 0.9, 0.01, 0.01, "on the line"),
+    (-0.9, -0.2, 0.01, 0.99, "rounded"),
 ])
-def test_the_word_follows_from_interval_p_and_slopes(low, high, flatter, p, expected):
-    slope, kappa = (np.full(9, value) for value in ((0.1, 0.7) if flatter else (1.2, 0.7)))
-    drawn = {"fitted": SimpleNamespace(slope=slope, kappa=kappa)}
-    found = SimpleNamespace(interval=lambda head, name: (low, high), drawn=drawn)
-    assert heads.word(found, "fitted", {"lognormal": 0.001, "law": p}) == expected
+def test_the_word_follows_from_interval_p_and_flatness(low, high, flat, p, expected):
+    found = SimpleNamespace(interval=lambda head, name: (low, high))
+    assert heads.word(found, "fitted", {"lognormal": 0.001, "law": p}, flat) == expected
+
+
+def test_the_slope_of_a_head_is_that_of_its_shelf_and_not_of_the_cliff():
+    ranks = np.arange(1, N + 1) - 0.5
+    cliff, step = (calibration.shelf(ranks, 30, 1.0, tail=TAIL, cliff=cliff) for cliff in (2.0, 1.0))
+    found = heads.find(cliff)
+    assert 25 < found.shelf[0] < 35 < found.size[0]
+    assert found.slope == pytest.approx(heads.find(step).slope, abs=0.02) and found.slope[0] < 0.15
+    assert heads.slopes(cliff[None], found.size)[0] > 0.3
 
 
 def test_the_measured_curve_holds_the_truth_and_its_draws_their_documents():

@@ -15,7 +15,7 @@ def fit(word="plateau", **changes):
     ends = {f"{name}_{end}": value * by for name, value in row.items() for end, by in (("low", 0.9), ("high", 1.1))}
     return row | ends | {
         "neurons": NEURONS, "decay_draws": 0.97, "decay_null": 0.6, "word": word, "p_lognormal": 1 / 201,
-        "p_half_normal": 1 / 201, "p_law": 1 / 201, "p_floor": 1 / 201, "null_sd": 0.25, "null_delta_law_low": -0.5,
+        "p_half_normal": 1 / 201, "p_law": 1 / 201, "p_flat": 1 / 201, "p_floor": 1 / 201, "null_sd": 0.25, "null_delta_law_low": -0.5,
         "null_delta_law_high": 0.45, "reliability": 0.8, "detectable": 2e-4, "positions": 2_000, "documents": 300} | changes
 
 

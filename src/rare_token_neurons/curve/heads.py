@@ -3,10 +3,11 @@
 A plateau stands ABOVE the power law that is carried back to it, and is flatter. A head BELOW the law is what any sorted
 sample shows; it is called rounded. Two heads are looked at. The *fixed* one has the paper's share of the neurons, and the law
 is fitted beyond it. The *fitted* one is whatever comes before the law in a line with three breaks: a shelf that ends in a cliff
-needs three. Which of the two decides was settled on planted samples (`calibration`), before the claims were looked at. Which
-stretch is the law was mended twice after that, again on planted samples, since titles called visible shelves "on the line":
-where no decay follows a law, a flat place of it was taken for the law; and where a cliff leads to a law that begins beyond a
-tenth of the neurons in some draws, these draws had no head.
+needs three. Which of the two decides was settled on planted samples (`calibration`), before the claims were looked at. Three
+things were mended after that, again on planted samples, since words contradicted visible shelves. Where no decay follows a
+law, a flat place of it was taken for the law. Where a cliff leads to a law that begins beyond a tenth of the neurons in some
+draws, these draws had no head. And the cliff counted to the slope of the head, which made shelves outliers: now the slope is
+that of the shelf, and is held against samples of the law over the same ranks.
 
 Influence v(r) by rank r; the law is ln v = beta - kappa ln r; delta(r) = ln v(r) - (beta - kappa ln r), in e-folds of
 influence. Every draw of documents and every null curve goes through all steps: ranking, head, law.
@@ -45,7 +46,7 @@ class Heads:
     size : neurons of the head; 0 where the law begins at rank 1.
     delta : mean of delta(r) over the head, e-folds of influence; 0 without a head.
     kappa, beta : of the law.   start, end : first and last rank of the law.
-    slope : of the head, as kappa is of the law; kappa without a head.
+    slope : of the head up to its shelf, as kappa is of the law; kappa without a head.
     shelf : last rank of the head before the cliff that leads down to the law; `start` without a cliff.
     decay : whether a steeper stretch follows the law.
     """
@@ -99,12 +100,18 @@ def find(curves: np.ndarray, head: str = DECIDES) -> Heads:
     counted = np.maximum(size, 1)
     mean = _at(np.cumsum(np.log(curves), axis=1), counted - 1) / counted
     rank = np.cumsum(np.log(np.arange(1, n + 1)))[counted - 1] / counted
-    slope, _ = _straight(x, y, x <= np.log(np.maximum(size, 2) + 0.5)[:, None])
     fall = np.pad(-line.slopes, ((0, 0), (1, 1)), constant_values=-np.inf)
     cliff = (law > 1) & (_at(fall, law) > _at(fall, law + 1))
-    shelf = np.where(cliff, _at(places, np.maximum(law - 1, 0)), first)
+    shelf = np.exp(np.where(cliff, _at(places, np.maximum(law - 1, 0)), first))
+    slope = slopes(curves, np.minimum(size, shelf))
     return Heads(size, np.where(size > 0, mean - beta + kappa * rank, 0.0), kappa, beta, np.exp(first), np.exp(last),
-                 np.where(size > 0, slope, kappa), np.exp(shelf), _at(fall, law + 2) > _at(fall, law + 1))
+                 np.where(size > 0, slope, kappa), shelf, _at(fall, law + 2) > _at(fall, law + 1))
+
+
+def slopes(curves: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """Minus the slope of ln v over ln r, of each curve (curves, neurons) up to its last rank (curves,), at least 2: (curves,)."""
+    starts, x = piecewise.bins(curves.shape[1])
+    return _straight(x, piecewise.in_bins(curves, starts), x <= np.log(np.maximum(last, 2) + 0.5)[:, None])[0]
 
 
 def _at(values, places):
@@ -264,12 +271,14 @@ class Verdict:
     """What a head is, and by what.
 
     word : one of WORDS.   p : null -> chance of a score as high, one-sided.   floor : the smallest p that the draws can give.
+    flat : chance that a sample of the law is as flat over the ranks of the shelf.
     delta : null -> (draws,) Delta of its curves.   decay : null -> share of its curves with a decay.
     """
 
     word: str
     p: dict[str, float]
     floor: float
+    flat: float
     delta: dict[str, np.ndarray]
     decay: dict[str, float]
 
@@ -313,24 +322,26 @@ def judge(found: Measured, curves: dict[tuple[str, str], np.ndarray]) -> dict[st
     made = {}
     for head in dict.fromkeys(head for _, head in curves):
         null = {name: find(drawn, head) for (name, of), drawn in curves.items() if of == head}
-        p = {name: empirical_p(found.own[head].score[0], one.score, "greater") for name, one in null.items()}
-        made[head] = Verdict(word(found, head, p), p, 1 / (1 + min(len(one.score) for one in null.values())),
+        own, of_law = found.own[head], curves["law", head]
+        p = {name: empirical_p(own.score[0], one.score, "greater") for name, one in null.items()}
+        shelf = np.full(len(of_law), min(own.size[0], own.shelf[0]))
+        flat = empirical_p(own.slope[0], slopes(of_law, shelf), "less")
+        made[head] = Verdict(word(found, head, p, flat), p, 1 / (1 + min(len(one.score) for one in null.values())), flat,
                              {name: one.delta for name, one in null.items()},
                              {name: float(one.decay.mean()) for name, one in null.items()})
     return made
 
 
-def word(found: Measured, head: str, p: dict[str, float]) -> str:
+def word(found: Measured, head: str, p: dict[str, float], flat: float) -> str:
     """What a head is called, one of WORDS; no other function decides it.
 
-    Raised: Delta's interval lies above 0, and p is below 0.05 against every null. A raised head is a plateau where it is
-    flatter than the law beyond the interval of the two slopes' difference, else it is made of outliers. Rounded: Delta's
-    interval lies below 0. What is neither is on the line.
+    Raised: Delta's interval lies above 0, and p is below 0.05 against every null. A raised head is a plateau where its shelf
+    is flatter than all but 5 % of the law's samples over the same ranks, else it is made of outliers: their own influences
+    fall as a law's do. Rounded: Delta's interval lies below 0. What is neither is on the line.
     """
     low, high = found.interval(head, "delta")
-    flatter = documents.percentile(found.drawn[head].slope - found.drawn[head].kappa)[1] < 0
     if low > 0 and max(p.values()) < LEVEL:
-        return "plateau" if flatter else "outliers"
+        return "plateau" if flat < LEVEL else "outliers"
     return "rounded" if high < 0 else "on the line"
 
 

@@ -196,7 +196,7 @@ def fits(found):
         rows[group, rule] = {
             "head (neurons)": row["head"], **_ranks(row), "head / law / decay (%)": stretches(row),
             "Δ (e-folds)": _with_interval(row, "delta"), "κ of the law": _with_interval(row, "kappa"),
-            "slope of the head": _with_interval(row, "slope"), "word": row["word"]}
+            "slope of the shelf": _with_interval(row, "slope"), "word": row["word"]}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["targets", "rule"]).replace("nan", "none")
 
 
@@ -236,8 +236,9 @@ def of_heads(found):
             said[-1] += (
                 f" The head holds {many(row['head'], 'neuron')}, with {np.exp(row['delta']):.2f} times the influence "
                 f"that the law gives: Δ = {row['delta']:+.2f} e-folds (95 %: {between(row, 'delta', '+.2f')}). Its "
-                f"score is {score(row):.1f}; as high by chance, in the null that comes nearest: {largest(row)}. The "
-                f"head falls with a slope of {row['slope']:.2f}, the law with {row['kappa']:.2f}. The fixed head "
+                f"score is {score(row):.1f}; as high by chance, in the null that comes nearest: {largest(row)}. Up to "
+                f"its cliff, if any, the head falls with a slope of {row['slope']:.2f}, the law with {row['kappa']:.2f} "
+                f"(as flat by chance: {level(row['p_flat'], row['p_floor'])}). The fixed head "
                 f"({many(fixed['head'], 'neuron')}) is called *{named(fixed)}*, with Δ = {fixed['delta']:+.2f}. A "
                 f"steeper stretch follows the law in {percent(row['decay_draws'])} of the draws of documents. Null "
                 f"curves have one in up to {percent(row['decay_null'])}.")

@@ -137,7 +137,7 @@ RULES = {"fitted head": "fitted", "fixed head": "fixed"}  # in tables -> in `hea
 NULLS = {name: name.replace("-", "_") for name in (*heads.FAMILIES, "law")}  # in `heads` -> in columns
 QUANTITIES = ("head", "shelf", "law_start", "law_end", "head_share", "law_share", "decay_share",
               "delta", "kappa", "beta", "slope")  # of a fit and of each draw
-WORDED = ("word", *(f"p_{name}" for name in NULLS.values()), "p_floor", "null_sd")  # what judges a Delta
+WORDED = ("word", *(f"p_{name}" for name in NULLS.values()), "p_flat", "p_floor", "null_sd")  # what judges a head
 FITTED = (*(f"{name}{end}" for name in QUANTITIES for end in ("", "_low", "_high")), "decay_draws", "decay_null", *WORDED,
           "null_delta_law_low", "null_delta_law_high")
 MISSING = dict.fromkeys(FITTED, np.nan) | {"word": ""}
@@ -227,8 +227,8 @@ def head_rows(found, verdicts, neurons):
             of_law = verdict.delta["law"]
             low, high = documents.percentile(of_law)
             row |= {"decay_draws": found.drawn[head].decay.mean(), "decay_null": max(verdict.decay.values()),
-                    "word": verdict.word, "p_floor": verdict.floor, "null_sd": heads.spread(of_law), "null_delta_law_low": low,
-                    "null_delta_law_high": high} | {f"p_{name}": verdict.p[null] for null, name in NULLS.items()}
+                    "word": verdict.word, "p_flat": verdict.flat, "p_floor": verdict.floor, "null_sd": heads.spread(of_law),
+                    "null_delta_law_low": low, "null_delta_law_high": high} | {f"p_{name}": verdict.p[null] for null, name in NULLS.items()}
         yield row
 
 
@@ -276,11 +276,11 @@ def phases(settings, revision, group):
     "paper's rule"), neurons; head (neurons of it), shelf (its last rank before a cliff), law_start, law_end (ranks),
     head_share, law_share, decay_share (of the neurons, together 1: what lies between a fixed head and the law counts to the
     law, dead neurons to the decay), delta (mean of log influence less the law's line over the head, e-folds), kappa, beta
-    (of the law), slope (of the head, as kappa is), each with _low and _high (95 % over documents; missing by the paper's
+    (of the law), slope (of the head's shelf, as kappa is), each with _low and _high (95 % over documents; missing by the paper's
     rule); decay_draws (share of the draws with a steeper stretch after the law), decay_null (of null curves, the largest);
     word (plateau, outliers, rounded, on the line; "" by the paper's rule, and where the curve cannot be tested),
-    p_lognormal, p_half_normal, p_law (chance of a head as far above its law), p_floor (the smallest p that the draws can
-    give), null_sd, null_delta_law_low, null_delta_law_high (of Delta of the law's null curves: standard deviation, 95 %);
+    p_lognormal, p_half_normal, p_law (chance of a head as far above its law), p_flat (of the law's samples to be as flat
+    over the ranks of the shelf), p_floor (the smallest p that the draws can give), null_sd, null_delta_law_low, null_delta_law_high (of Delta of the law's null curves: standard deviation, 95 %);
     reliability (split halves), detectable (median smallest mean change, nats, that can be told from 0), positions, documents
     """
     rows = []
