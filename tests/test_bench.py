@@ -55,7 +55,8 @@ def test_the_baseline_is_the_definition(tiny, kind):
 
 def test_operations_are_those_of_a_hand_count():
     subject = bench.subject_of(TOY, whole=False)
-    # 300 x 16 x 32 (B), three of 10 x 300 x 32 (B^2, B^3), four of 10 x 16 x 300 (mean rows, logits), two operations each
+    # 300 x 16 x 32 (B), three of 10 x 300 x 32 (B^2, B^3), four of 10 x 16 x 300 (mean rows, logits), two operations
+    # each
     assert bench.operations(subject, 10, 32) == 2 * (300 * 16 * 32 + 3 * 10 * 300 * 32 + 4 * 10 * 16 * 300)
 
 
@@ -65,7 +66,8 @@ def test_each_measurement_has_a_process_of_its_own():
 
 def test_bad_arguments_are_named_before_anything_runs(monkeypatch, capsys):
     monkeypatch.setattr(bench, "bench", lambda *arguments, **named: pytest.fail("something ran"))
-    monkeypatch.setattr(bench.checkpoints, "locate", lambda model: (_ for _ in ()).throw(FileNotFoundError(f"no {model}")))
+    monkeypatch.setattr(bench.checkpoints, "locate",
+                        lambda model: (_ for _ in ()).throw(FileNotFoundError(f"no {model}")))
     for arguments, message in ((["pythia-70b"], "no pythia-70b"), (["pythia-70m", "--positions", "0"], "positions")):
         with pytest.raises(SystemExit):
             bench.main(arguments)

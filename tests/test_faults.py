@@ -1,4 +1,5 @@
-"""What breaks in long runs really breaks here: processes are killed, disks fill up, files are damaged, two runs collide."""
+"""What breaks in long runs really breaks here: processes are killed, disks fill up, files are damaged,
+two runs collide."""
 
 import json
 import os
@@ -39,8 +40,8 @@ def cache(places):
 
 def lines(mode, folder):
     """What tests/helpers/killed.py saw."""
-    done = subprocess.run([sys.executable, HERE / "helpers" / "killed.py", mode, folder], capture_output=True, text=True,
-                          env=os.environ | {"PYTHONPATH": str(HERE.parent / "src")})
+    done = subprocess.run([sys.executable, HERE / "helpers" / "killed.py", mode, folder], capture_output=True,
+                          text=True, env=os.environ | {"PYTHONPATH": str(HERE.parent / "src")})
     assert done.returncode == 0, done.stderr
     assert ("No locks where" in done.stderr) == (mode == "unlocked")
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -55,7 +56,8 @@ def test_a_process_killed_at_any_moment_loses_and_repeats_nothing_that_was_finis
 
 @pytest.mark.parametrize("mode", ["race", "unlocked"])
 def test_processes_that_do_the_same_at_once_end_alike(tmp_path, mode):
-    """With locks each table is computed once; on a file system without them some work is done again, and is as whole."""
+    """With locks each table is computed once; on a file system without them some work is done again,
+    and is as whole."""
     *results, end = lines(mode, tmp_path)
     assert len(results) == 4 and len({line["result"] for line in results}) == 1
     assert end["codes"] == [0] * 4 and end["equal"]
@@ -185,7 +187,8 @@ def figure(path):
 
 WRITERS = {
     "table": lambda path: files.write_table(path, TABLE.assign(b=TABLE["influence"][::-1].to_numpy())),
-    "cached table": lambda path: stage.table_at(path, "key", lambda: TABLE.assign(b=TABLE["influence"][::-1].to_numpy())),
+    "cached table": lambda path: stage.table_at(path, "key",
+                                                lambda: TABLE.assign(b=TABLE["influence"][::-1].to_numpy())),
     "tensors": lambda path: stage.tensors("model", "key", lambda: {"a": torch.zeros(500_000)}),
     "folder": weights, "figure": figure,
 }
@@ -203,7 +206,8 @@ def test_a_full_disk_is_one_sentence_and_costs_nothing(small_disk, monkeypatch, 
     filler = small_disk / "filler"
     filler.write_bytes(b"x" * 600_000)
     before = {path: path.read_bytes() for path in small_disk.rglob("*") if path.is_file()}
-    with pytest.raises(OSError, match=r"No space left on the disk for .*; what was finished is kept, and the same command"):
+    with pytest.raises(OSError,
+                       match=r"No space left on the disk for .*; what was finished is kept, and the same command"):
         WRITERS[kind](small_disk / "made")
     assert {path: path.read_bytes() for path in small_disk.rglob("*") if path.is_file()} == before
     pd.testing.assert_frame_equal(kept(), small)
@@ -239,7 +243,8 @@ def test_a_damaged_table_of_the_repository_is_named_where_it_is_drawn_from(tmp_p
 
 
 def test_no_flipped_byte_of_a_table_goes_unseen(tmp_path):
-    """Whatever byte is flipped: the table is read as it was, or it is named. (Without checksums of its pages, it is not.)"""
+    """Whatever byte is flipped: the table is read as it was, or it is named. (Without checksums of its pages,
+    it is not.)"""
     path = tmp_path / "small.parquet"
     table = TABLE.head(40).assign(name=[f"neuron {row}" for row in range(40)])
     files.write_table(path, table)

@@ -1,4 +1,5 @@
-"""Input that means harm, or only looks like it: parameters are data, files are opened without running anything in them."""
+"""Input that means harm, or only looks like it: parameters are data,
+files are opened without running anything in them."""
 
 import json
 import pickle
@@ -22,8 +23,9 @@ from rare_token_neurons.tables import checkpoints as passes
 from rare_token_neurons.text import documents as texts, rarity
 
 TOUCH = "__import__('pathlib').Path('owned').touch()"
-CODE = [TOUCH, f'"; {TOUCH} #', f"'; {TOUCH} #", f"\n{TOUCH}", f"{{{TOUCH}}}", "{model}", "$(touch owned)", "`touch owned`",
-        "a\\", "\\", 'a"b\'c\\n{d}', "%run x", "!touch owned", "=cmd|'/C touch owned'!A0", "\u2028", "\U0001f600", "a\rb"]
+CODE = [TOUCH, f'"; {TOUCH} #', f"'; {TOUCH} #", f"\n{TOUCH}", f"{{{TOUCH}}}", "{model}", "$(touch owned)",
+        "`touch owned`", "a\\", "\\", 'a"b\'c\\n{d}', "%run x", "!touch owned", "=cmd|'/C touch owned'!A0", "\u2028",
+        "\U0001f600", "a\rb"]
 DECLARED = 'model: str = "m"  # a\ntext: str = "mini-pile"  # b\nsteps: list = []  # c\nseed: int = 0  # d'
 
 
@@ -58,8 +60,10 @@ def test_yaml_makes_no_objects(tree, capsys, given):
 
 def test_a_value_that_would_fill_the_memory_is_one_short_sentence(tree, capsys):
     write(tree, "01_one")
-    bomb = "a: &a0 [x,x,x,x,x,x,x,x,x,x]\n" + "".join(f"b{n}: &a{n + 1} [{','.join([f'*a{n}'] * 10)}]\n" for n in range(12))
-    for arguments in (["-y", f"{bomb}steps: *a12"], ["-y", "seed: " + "[x, " * 9 + "]" * 9], ["-p", "steps", "[" * 100_000]):
+    bomb = "a: &a0 [x,x,x,x,x,x,x,x,x,x]\n" + "".join(f"b{n}: &a{n + 1} [{','.join([f'*a{n}'] * 10)}]\n"
+                                                      for n in range(12))
+    for arguments in (["-y", f"{bomb}steps: *a12"], ["-y", "seed: " + "[x, " * 9 + "]" * 9],
+                      ["-p", "steps", "[" * 100_000]):
         assert run.main(arguments) == 2
         assert len(capsys.readouterr().err) < 2_000
 
@@ -118,7 +122,8 @@ def test_code_that_a_models_files_name_is_never_run(folder, tmp_path, monkeypatc
     for name in ("evil", "modeling_evil", "tokenization_evil"):
         (folder / f"{name}.py").write_text("open('owned', 'w')\nclass C: pass\nclass M: pass\nclass T: pass\n")
     edit_config(folder, model_type=kind, auto_map={"AutoConfig": "evil.C", "AutoModelForCausalLM": "modeling_evil.M",
-                                                   "AutoTokenizer": ["tokenization_evil.T", None]}, trust_remote_code=True)
+                                                   "AutoTokenizer": ["tokenization_evil.T", None]},
+                trust_remote_code=True)
     config = json.loads((folder / "tokenizer_config.json").read_text())
     config |= {"auto_map": {"AutoTokenizer": ["tokenization_evil.T", "tokenization_evil.T"]}, "tokenizer_class": "T",
                "chat_template": "{{ ''.__class__.__mro__[1].__subclasses__() }}"}
@@ -138,7 +143,8 @@ def test_activations_that_overflow_are_named(folder):
             weight.mul_(1e25)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     subject = checkpoints.load(str(folder))
-    with pytest.raises(ValueError, match=r"^The (activations|residual stream) of .* holds? values that are not finite\.$"):
+    with pytest.raises(ValueError,
+                       match=r"^The (activations|residual stream) of .* holds? values that are not finite\.$"):
         capture(subject, torch.randint(0, 40, (2, 16)))
 
 
@@ -188,12 +194,14 @@ def test_a_file_that_says_its_encoding_is_read_by_it(tmp_path, encoding):
 
 @pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-16-le", "utf-16-be", "utf-32-le", "shift-jis"])
 def test_a_file_in_another_encoding_is_named_not_garbled(tmp_path, encoding):
-    content = "\u6d77\u306e\u4e2d\u306e\u9be8 " if encoding == "shift-jis" else "le caf\u00e9 o\u00f9 \u00e9tait la baleine "
+    french = "le caf\u00e9 o\u00f9 \u00e9tait la baleine "
+    content = "\u6d77\u306e\u4e2d\u306e\u9be8 " if encoding == "shift-jis" else french
     with pytest.raises(ValueError, match=r"^The text file own.txt is not UTF-8 .*; save it as UTF-8, .* iconv\.$"):
         texts.documents(own(tmp_path, (content * 40).encode(encoding)))
 
 
-@pytest.mark.parametrize(("unit", "cut"), [("the whale ", " "), ("whale\n", "\n"), ("x", None), ("\u00e9\u3000", "\u3000")])
+@pytest.mark.parametrize(("unit", "cut"), [("the whale ", " "), ("whale\n", "\n"), ("x", None),
+                                           ("\u00e9\u3000", "\u3000")])
 def test_a_line_of_megabytes_is_cut_and_nothing_of_it_is_lost(tmp_path, unit, cut):
     content = unit * (3_000_000 // len(unit))
     found = texts.documents(own(tmp_path, content))["text"]
@@ -264,8 +272,8 @@ def test_a_group_without_a_spectrum_is_one_sentence(weights, group, message):
         spectra.measure(weights[group][None], fits=0)
 
 
-@pytest.mark.parametrize("matrix", [np.zeros((0, 8)), np.zeros((8, 0)), np.full((8, 8), np.nan), np.full((8, 8), np.inf),
-                                    np.zeros(8)])
+@pytest.mark.parametrize("matrix", [np.zeros((0, 8)), np.zeros((8, 0)), np.full((8, 8), np.nan),
+                                    np.full((8, 8), np.inf), np.zeros(8)])
 def test_weightwatcher_is_given_no_matrix_without_a_spectrum(matrix):
     with pytest.raises(ValueError, match="^The matrix W_in must have rows and columns of finite numbers"):
         spectra.metrics({"W_in": matrix})

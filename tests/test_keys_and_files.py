@@ -1,4 +1,5 @@
-"""Files are whole or absent, damage is seen, and a table is computed exactly when something that decides it has changed."""
+"""Files are whole or absent, damage is seen, and a table is computed exactly when something that decides it has
+changed."""
 
 import ast
 import json
@@ -101,7 +102,8 @@ def test_equal_tables_give_equal_bytes(tmp_path):
 
 
 def test_files_are_read_and_written_as_utf_8_whatever_the_locale(tmp_path):
-    """In the C locale Python would read and write ASCII; every file that it opens without naming an encoding is an error."""
+    """In the C locale Python would read and write ASCII; every file that it opens without naming an encoding is an
+    error."""
     (tmp_path / "own.txt").write_text("the caf\u00e9 \u2014 \u201ca whale\u201d", "utf-8")
     (tmp_path / "own.jsonl").write_text('{"text": "the caf\u00e9"}\n', "utf-8")
     (tmp_path / "own.csv").write_text("text\nthe caf\u00e9\n", "utf-8")
@@ -133,7 +135,8 @@ assert all(report.processor())"""
 # ---- keys
 
 
-@pytest.mark.parametrize("odd", [object(), {1: "a"}, {None: 1}, [{"a": {2, 3}}], paths.ROOT, b"bytes", torch.zeros(2), 1j])
+@pytest.mark.parametrize("odd", [object(), {1: "a"}, {None: 1}, [{"a": {2, 3}}], paths.ROOT, b"bytes", torch.zeros(2),
+                                 1j])
 def test_only_plain_data_has_a_digest(odd):
     """Two objects that print alike would share a key; so would the names 1 and "1"."""
     with pytest.raises(TypeError, match="^A content key is made of plain data, not of "):
@@ -148,9 +151,11 @@ def test_the_digest_of_plain_data_is_what_it_was_in_any_order():
 
 def test_a_key_differs_when_any_part_differs():
     seed, weights, modules = {"seed": 0}, {"weights": "aa"}, ["text.rarity"]
-    parts = [(seed, weights, modules), *((other, weights, modules) for other in ({"seed": 1}, {"seeds": 0}, {"seed": "0"})),
-             *((seed, other, modules) for other in ({"weights": "ab"}, {"weight": "aa"})), (seed | weights, {}, modules),
-             *((seed, weights, other) for other in (["text.rarity", "curve.phases"], ["curve.phases"]))]
+    parts = [(seed, weights, modules), *((other, weights, modules)
+                                         for other in ({"seed": 1}, {"seeds": 0}, {"seed": "0"})),
+             *((seed, other, modules) for other in ({"weights": "ab"}, {"weight": "aa"})),
+             (seed | weights, {}, modules), *((seed, weights, other)
+                                              for other in (["text.rarity", "curve.phases"], ["curve.phases"]))]
     assert len({keys.key(*part) for part in parts}) == len(parts) == 9
     assert keys.key(*parts[0]) == keys.key({"seed": 0}, {"weights": "aa"}, ["text.rarity"])
 
@@ -193,7 +198,8 @@ PLAIN, BEFORE = keys.TEXTS, hashes()
 
 @pytest.fixture
 def renewed(monkeypatch):
-    """A function: the tables that have another hash of the source behind them, were these sources (dict) the package's."""
+    """A function: the tables that have another hash of the source behind them,
+    were these sources (dict) the package's."""
 
     def renewed(edits):
         monkeypatch.setattr(keys, "TEXTS", PLAIN | edits)
@@ -229,7 +235,8 @@ MORE = "\n\nLATER = 1\n"
 
 
 def test_docstrings_comments_and_the_words_of_errors_change_no_key_in_whatever_file(renewed):
-    edits = {name: f"# a comment\n{ast.unparse(Reworded().visit(ast.parse(text)))}" for name, text in keys.TEXTS.items()}
+    edits = {name: f"# a comment\n{ast.unparse(Reworded().visit(ast.parse(text)))}"
+             for name, text in keys.TEXTS.items()}
     assert "other words" in edits["curve.nulls"] and "Another docstring." in edits["curve.nulls"]
     assert renewed(edits) == set()
 
@@ -253,7 +260,8 @@ def graph():
 
 @pytest.mark.parametrize("edited", ARITHMETIC)
 def test_a_statement_changes_the_keys_of_the_tables_that_stand_on_its_file_and_of_no_other(renewed, graph, edited):
-    above = {name.removeprefix(f"{keys.PACKAGE}.") for name in graph.find_downstream_modules(f"{keys.PACKAGE}.{edited}")}
+    above = {name.removeprefix(f"{keys.PACKAGE}.")
+             for name in graph.find_downstream_modules(f"{keys.PACKAGE}.{edited}")}
     found = renewed({edited: keys.TEXTS[edited] + MORE})
     assert found == {name for name, module in keys.makers().items() if module in above}
 
@@ -293,7 +301,8 @@ def test_a_stage_computes_once_even_where_a_committed_table_lies(places, work):
     pd.testing.assert_frame_equal(pd.read_parquet(shown(places)), TABLE)
 
 
-@pytest.mark.parametrize("change", [{"settings": {"seed": 1}}, {"inputs": {"weights": "ab"}}, {"modules": ("text.rarity",)}])
+@pytest.mark.parametrize("change", [{"settings": {"seed": 1}}, {"inputs": {"weights": "ab"}},
+                                    {"modules": ("text.rarity",)}])
 def test_a_stage_computes_again_when_what_decides_it_changes_and_both_results_are_kept(places, work, change):
     run(places, work)
     pd.testing.assert_frame_equal(run(places, lambda: ZERO, **change), ZERO)
@@ -308,7 +317,8 @@ def test_two_tables_of_one_key_do_not_meet(places, work):
 
 
 def test_recompute_always_computes_every_time_and_never_reads_the_table_as_it_is(places, work):
-    with pytest.raises(FileNotFoundError, match=r"^There is no table influence.parquet to draw; run with recompute=changed"):
+    with pytest.raises(FileNotFoundError,
+                       match=r"^There is no table influence.parquet to draw; run with recompute=changed"):
         run(places, work, recompute="never")
     for _ in range(2):
         run(places, work, recompute="always")
@@ -338,7 +348,8 @@ def test_a_stage_that_fails_changes_no_file(places, work):
 
 @pytest.mark.parametrize("ending, damage", [("parquet", damage) for damage in DAMAGE]
                          + [("sha256", damage) for damage in (*DAMAGE, os.remove)])
-def test_a_damaged_table_is_named_and_made_again_and_a_damaged_seal_costs_the_work_again(places, work, capsys, ending, damage):
+def test_a_damaged_table_is_named_and_made_again_and_a_damaged_seal_costs_the_work_again(places, work, capsys, ending,
+                                                                                         damage):
     run(places, work)
     cached = next((places / "cache").rglob(f"*.{ending}"))
     damage(cached)

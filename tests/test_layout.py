@@ -16,7 +16,8 @@ from rare_token_neurons.runner.jobs import find
 MODULES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = sorted(path.parent for path in PACKAGE.glob("*/__init__.py"))
 MOST_LINES, MOST_FILES = 450, 14  # of a file; in a room
-SAID_IN_ONE_LINE = {"blocks", "positions", "influence_over_training", "claims"}  # tables whose first line names the columns
+# tables whose first line names the columns
+SAID_IN_ONE_LINE = {"blocks", "positions", "influence_over_training", "claims"}
 
 
 def python(code):

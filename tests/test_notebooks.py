@@ -42,7 +42,8 @@ def copied(root):
 
 @pytest.fixture(scope="session")
 def tree(tmp_path_factory):
-    """A copy of the repository (part of its data as links, nothing computed), so that no test touches the committed tables."""
+    """A copy of the repository (part of its data as links, nothing computed),
+    so that no test touches the committed tables."""
     root = copied(tmp_path_factory.mktemp("repository"))
     (root / "data/results/mini-pythia").mkdir(parents=True)
     for name in ("mini-pile", "mini-pythia"):
@@ -72,8 +73,8 @@ SMOKE = {"model": "mini-pythia", "positions": POSITIONS}
 def by_hand(tree):
     """A kernel in which notebooks are opened from their folder as JupyterLab does, and typed into.
 
-    Yields a function that runs all cells of a notebook, with `values` and one more line in its parameters, in a namespace
-    emptied before unless it is run `again`, and returns what the code cells show.
+    Yields a function that runs all cells of a notebook, with `values` and one more line in its parameters, in a
+    namespace emptied before unless it is run `again`, and returns what the code cells show.
     """
     client = NotebookClient(nbformat.v4.new_notebook(), timeout=900, kernel_name="python3",
                             resources={"metadata": {"path": str(tree / "notebooks")}})
@@ -119,7 +120,7 @@ def smoke(tree):
             made = shown(nbformat.read(runs(tree, notebook) / notebook.name, as_version=4))
             for again in (False, True)[: 1 + (notebook.name[:2] == TWICE)]:
                 said = run(notebook, SMOKE | {"recompute": "never"}, again=again)
-                assert said == made, f"{notebook.name} says something else when it is drawn from its tables (again: {again})"
+                assert said == made, f"{notebook.name} says something else when drawn from its tables (again: {again})"
         with pytest.raises(CellExecutionError, match="There is no parameter 'positons'"):
             run(notebook, SMOKE, "\npositons: int = 300", again=True)
     assert not {"torch", "transformers", "weightwatcher"} & set(run.loaded.strip("'").split())
@@ -128,7 +129,8 @@ def smoke(tree):
 
 def runs(tree, notebook):
     """Where the runner leaves what it knows of a notebook with the smoke setting."""
-    return tree / "data/cache/runs" / (SETTING if "model" in defaults(notebook) else f"all-models/positions={POSITIONS}")
+    return tree / "data/cache/runs" / (SETTING if "model" in defaults(notebook)
+                                       else f"all-models/positions={POSITIONS}")
 
 
 def read(tree, *names):
@@ -208,7 +210,8 @@ def check_04(tree):
 
 
 def check_05(tree):
-    dimension, variance, training = read(tree, "activation_dimension", "activation_variance", "activations_over_training")
+    dimension, variance, training = read(tree, "activation_dimension", "activation_variance",
+                                         "activations_over_training")
     rows = dimension.set_index(["where", "group", "statistic"]).sort_index()
     for where in ("rare", "all"):
         exact, whole = (rows.loc[(where, "rare", name)] for name in ("effective dimension", "whole components"))
@@ -220,7 +223,8 @@ def check_05(tree):
     few, many = (rows.loc[(where, "rare", "effective dimension")] for where in ("rare", "all"))
     assert many["tokens"] > 10 * few["tokens"] and few["random"] < many["random"]  # few positions, few dimensions
     assert set(training["step"]) == set(read(tree, "losses")["step"])
-    last = training.query("step == step.max() and where == 'rare' and group == 'rare'").set_index(["statistic", "measure"])
+    last = training.query("step == step.max() and where == 'rare' and group == 'rare'").set_index(["statistic",
+                                                                                                   "measure"])
     assert last["value"]["effective dimension", "correlation"] == pytest.approx(few["value"], abs=1e-5)
 
 
@@ -335,7 +339,8 @@ def check_11(tree):
     assert 2.5 < mine.null["C1"] < 4.1 and mine.low["C1"] < mine.value["C1"] < mine.high["C1"]
     fits = read(tree, "phases").query("sign == 'pooled'").set_index(["group", "rule"])
     for name, group in (("C2 head", "rare"), ("C7 common", "common")):
-        assert (mine.value[name], mine.word[name]) == tuple(fits.loc[(group, f"{heads.DECIDES} head"), ["delta", "word"]])
+        assert (mine.value[name], mine.word[name]) == tuple(fits.loc[(group, f"{heads.DECIDES} head"),
+                                                                     ["delta", "word"]])
     for name, source in (("C4", "activation_dimension"), ("C5 within", "coactivation"), ("C8", "modules")):
         rows = read(tree, source)
         assert any(np.isclose(rows[f"less_{kind}"], mine.value[name]).any() for kind in ("random", "matched"))

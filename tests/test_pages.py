@@ -82,7 +82,8 @@ def test_the_first_page_is_a_page():
 
 
 def test_the_caption_of_figure_3_says_what_the_tables_say():
-    """Left a plateau that ends in a cliff, most of it above the line; right one too, unless the head is fixed; no power law."""
+    """Left a plateau that ends in a cliff, most of it above the line; right one too, unless the head is fixed;
+    no power law."""
     phases = files.read_table(paths.RESULTS / "smollm2/phases.parquet")
     rows = phases[(phases["sign"] == "pooled") & (phases["rule"] == f"{heads.DECIDES} head")].set_index("group")
     rare, common = rows.loc["rare"], rows.loc["common"]

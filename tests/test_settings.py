@@ -1,4 +1,5 @@
-"""Parameters: each declared once, checked by name, type and value, and written into every notebook as it is declared."""
+"""Parameters: each declared once, checked by name, type and value,
+and written into every notebook as it is declared."""
 
 import json
 import os
@@ -15,24 +16,28 @@ from rare_token_neurons.runner import jobs
 from rare_token_neurons.text import documents as texts
 
 WRONG = [
-    ({"modell": "smollm2"}, "There is no parameter 'modell': did you mean model? the notebook has model, steps, stage, device, "),
+    ({"modell": "smollm2"},
+     "There is no parameter 'modell': did you mean model? the notebook has model, steps, stage, device, "),
     ({"seed": "one"}, "seed is 'one'; it must be a whole number (of every random choice)."),
     ({"seed": -1}, "seed is -1; it must be 0 or more."),
     ({"positions": 0}, "positions is 0; it must be 1 or more."),
     ({"rare_percentile": 100}, "rare_percentile is 100; it must lie between 0 and 100, both excluded."),
     ({"rare_percentile": float("nan")}, "rare_percentile is nan; it must lie between 0 and 100, both excluded."),
     ({"words_only": 1}, "words_only is 1; it must be true or false ("),
-    ({"steps": [0, -4]}, "steps is [0, -4]; it must be a list of whole numbers of 0 or more (training steps, such as [0, 512]"),
+    ({"steps": [0, -4]}, "steps is [0, -4]; it must be a list of whole numbers of 0 or more (training steps, such as "
+                         "[0, 512]"),
     ({"neurons": [5.5]}, "neurons is [5.5]; it must be a list of whole numbers of 0 or more (neurons to portray"),
     ({"model": 3}, "model is 3; it must be text (smollm2, gemma3, mini-pythia, a folder, a GGUF file, or a hub id)."),
     ({"model": " "}, "model is empty; it must be smollm2, gemma3, mini-pythia, a folder, a GGUF file, or a hub id."),
     ({"model": "."}, f"model is '{paths.ROOT}'; a model's folder cannot be one that holds this repository."),
     ({"model": "x" * 300}, "model is longer than the name of a folder may be."),
     ({"text": "x" * 300}, "text is 'xxx"),
-    ({"text": "no.txt"}, "text is 'no.txt'; it must be mini-pile, or a file that is there (a table's column: a.jsonl:body), "
+    ({"text": "no.txt"}, "text is 'no.txt'; it must be mini-pile, or a file that is there (a table's column: "
+                         "a.jsonl:body), "
      "or rows of the hub, such as stas/c4-en-10k[:500]."),
-    ({"counts": "no.npy"}, "counts is 'no.npy'; it must be auto or wordfreq or text, or a file that is there (a table's "
-     "column: a.jsonl:body)."),
+    ({"counts": "no.npy"},
+     "counts is 'no.npy'; it must be auto or wordfreq or text, or a file that is there (a table's column: "
+     "a.jsonl:body)."),
     ({"device": "tpu"}, "device is 'tpu'; this machine has cpu"),
     *(({one.name: "Both"}, f"{one.name} is 'Both'; it may be {' or '.join(one.metadata['choices'])}.")
       for one in fields(parameters.Settings) if one.metadata["choices"]),
@@ -47,7 +52,8 @@ def test_what_is_wrong_is_one_sentence_that_names_the_parameter(values, sentence
 
 
 def test_values_come_in_their_types_or_as_text():
-    as_text = {"steps": "[512, 0, 512]", "words_only": "False", "rare_percentile": "15", "positions": "200", "seed": "3"}
+    as_text = {"steps": "[512, 0, 512]", "words_only": "False", "rare_percentile": "15", "positions": "200",
+               "seed": "3"}
     as_values = {"steps": [512, 0], "words_only": False, "rare_percentile": 15, "positions": 200, "seed": 3}
     found = parameters.check(as_text)
     assert found == parameters.check(as_values) == parameters.Settings(
@@ -78,7 +84,8 @@ def test_a_default_is_what_may_be_and_nothing_is_declared_without_a_meaning():
 
 @pytest.fixture
 def typed(tree, monkeypatch, tmp_path_factory):
-    """Where a command is typed: a folder outside the repository, itself below the home; each holds a model and a text."""
+    """Where a command is typed: a folder outside the repository, itself below the home;
+    each holds a model and a text."""
     here = tmp_path_factory.mktemp("home", numbered=True) / "work"
     for name, place in {"notebooks": tree / "notebooks", "root": tree, "work": here, "home": here.parent}.items():
         (place / f"{name}-model").mkdir(parents=True)
@@ -112,7 +119,8 @@ def test_one_model_has_one_folder_however_it_is_spelled(typed, tree):
     names = ["notebooks/notebooks-model", "./notebooks/notebooks-model/", f"{tree}/notebooks//notebooks-model",
              "link/notebooks-model", f"{os.path.relpath(tree)}/notebooks/notebooks-model"]
     assert {parameters.check({"model": name}).folder for name in names} == {"notebooks--notebooks-model"}
-    outside = {parameters.check({"model": name}).folder for name in ("work-model", "./work-model/", "~/work/work-model")}
+    outside = {parameters.check({"model": name}).folder for name in ("work-model", "./work-model/",
+                                                                     "~/work/work-model")}
     assert len(outside) == 1
     same = [parameters.check({"model": name}).model for name in ("data/mini-pythia", paths.MINI_PYTHIA.as_posix())]
     assert same[1:] == ["mini-pythia"]
@@ -132,7 +140,8 @@ def test_words_and_hub_names_stay_unless_a_file_is_there(typed):
 def test_a_table_has_one_spelling_and_so_has_its_column(typed):
     (typed / "rows.jsonl").write_text('{"text": "a whale", "body": "a cat"}')
     for name in ("text", "counts"):
-        spelled = [getattr(parameters.check({name: f"./rows.jsonl{column}"}), name) for column in ("", ":text", ":body")]
+        spelled = [getattr(parameters.check({name: f"./rows.jsonl{column}"}), name)
+                   for column in ("", ":text", ":body")]
         assert spelled == [f"{typed}/rows.jsonl"] * 2 + [f"{typed}/rows.jsonl:body"]
     (typed / "rows.jsonl:body").write_text("a whale")
     assert parameters.check({"text": "rows.jsonl:body"}).text == f"{typed}/rows.jsonl:body"  # a file of that name

@@ -23,7 +23,8 @@ def several_batches(monkeypatch):
 
 
 def whole(subject, tokens, positions, module=None, columns=None, reference=0.0, at=slice(None)):
-    """Losses (n,) and final-layer activations (n, neurons), one whole forward pass with a module's input overwritten."""
+    """Losses (n,) and final-layer activations (n, neurons), one whole forward pass with a module's input
+    overwritten."""
     read, (block, t) = [], positions.unbind(1)
 
     def overwrite(_, inputs):
@@ -89,15 +90,18 @@ def test_neurons_of_any_layer_against_hooks(tiny, tokens, kind, how):
 
 
 def test_where_only_some_layers_attend_to_a_window(tokens):
-    """Each layer keeps its own mask; one position at a time is refused where the keys of its window are not all kept."""
+    """Each layer keeps its own mask; one position at a time is refused where the keys of its window are not all
+    kept."""
     torch.manual_seed(0)
-    config = Qwen2Config(vocab_size=VOCABULARY, **LLAMA_LIKE, use_sliding_window=True, sliding_window=4, max_window_layers=1)
+    config = Qwen2Config(vocab_size=VOCABULARY, **LLAMA_LIKE, use_sliding_window=True, sliding_window=4,
+                         max_window_layers=1)
     config._attn_implementation, config.initializer_range = "eager", 0.3
     subject = dissect(Qwen2ForCausalLM(config).double(), model_id="own")
     assert config.layer_types == ["full_attention", "sliding_attention"]
     recording, truth = layers.record_blocks(subject, tokens, POSITIONS), whole(subject, tokens, POSITIONS)[0]
     assert all(layers.rerun(recording, layer, [])[0] == pytest.approx(truth, abs=1e-6) for layer in range(2))
-    with pytest.raises(ValueError, match="^Some layers of own attend to fewer than the 10 tokens of a window: take shorter"):
+    with pytest.raises(ValueError,
+                       match="^Some layers of own attend to fewer than the 10 tokens of a window: take shorter"):
         layers.record_windows(subject, tokens[:, :11])
     layers.record_windows(subject, tokens[:, :4])
 

@@ -18,8 +18,8 @@ from rare_token_neurons.models import checkpoints
 
 DOCUMENTS = torch.tensor([0, 0, 1, 2, 2, 3])
 POSITIONS = torch.tensor([(block, t) for block in range(6) for t in (3, 7, 14)])
-CASES = [("mean", None), ("zero", None), ("resample", None), ("mean", "unigram"), ("mean", "scale"), ("resample", "unigram"),
-         ("zero", "scale")]
+CASES = [("mean", None), ("zero", None), ("resample", None), ("mean", "unigram"), ("mean", "scale"),
+         ("resample", "unigram"), ("zero", "scale")]
 NORMED = ("olmo2", "gemma3-tied")  # a norm follows the MLP
 WITH_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 DEVICES = ["cpu", pytest.param("cuda", marks=WITH_CUDA)]
@@ -58,15 +58,16 @@ def test_changes_match_hooks_on_the_whole_model(tiny, tokens, kind, ablated, fre
         changes = loss_changes(subject, kept, positions, **where)
         found = influence(subject, kept, positions, torch.arange(len(positions)), **where)
         assert changes.dtype == subject.dtype
-        for part, truth, floor in ((changes, loss, least), (found.change_sum, loss, least), (found.unigram_sum, unigram, least),
-                                   (found.entropy_sum, entropy, of_entropy)):
+        for part, truth, floor in ((changes, loss, least), (found.change_sum, loss, least),
+                                   (found.unigram_sum, unigram, least), (found.entropy_sum, entropy, of_entropy)):
             assert ((part - truth).abs() <= (relative * truth.abs()).clamp_min(floor)).all()
 
 
 @pytest.mark.parametrize("how", ["mean", "zero"])
 def test_a_capture_at_some_positions_alone_gives_what_the_whole_one_gives_there(usual, how):
     subject, kept = usual
-    whole, alone = influence(subject, kept, POSITIONS, ablation=how), influence(subject, kept.only(POSITIONS), ablation=how)
+    whole, alone = influence(subject, kept, POSITIONS, ablation=how), influence(subject, kept.only(POSITIONS),
+                                                                                ablation=how)
     assert alone.n.tolist() == [6, 3, 6, 3] and (alone.abs_sum > 0).any()
     for name in ("documents", "n", "change_sum", "abs_sum", "unigram_sum"):
         torch.testing.assert_close(getattr(alone, name), getattr(whole, name), rtol=1e-6, atol=1e-9)
@@ -132,8 +133,8 @@ def test_the_fallback_is_for_few_pairs(real):
 
 
 @pytest.mark.parametrize("how", ["as it is", "unembedding x 10", "one row for all"])
-@pytest.mark.parametrize(("kind", "freeze"), [("neox-parallel", None), ("neox-parallel", "unigram"), ("llama-tied", None),
-                                              ("olmo2", None), ("olmo2", "unigram")])
+@pytest.mark.parametrize(("kind", "freeze"), [("neox-parallel", None), ("neox-parallel", "unigram"),
+                                              ("llama-tied", None), ("olmo2", None), ("olmo2", "unigram")])
 def test_moments_are_those_over_the_vocabulary(tiny, tokens, kind, freeze, how):
     subject = tiny(kind)
     if how == "one row for all":  # what the tokens share must not drown what tells them apart
@@ -241,7 +242,8 @@ def test_influence_sums_by_document_and_its_error_is_the_documents(usual):
 def test_influence_of_some_neurons_without_entropy_or_counts(usual):
     subject, kept = usual
     some = influence(subject, kept, POSITIONS, neurons=torch.tensor([40, 2]), entropy=False)
-    torch.testing.assert_close(some.mean_abs, influence(subject, kept, POSITIONS).mean_abs[[40, 2]], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(some.mean_abs, influence(subject, kept, POSITIONS).mean_abs[[40, 2]], rtol=1e-4,
+                               atol=1e-6)
     assert some.entropy_sum is None and some.unigram_sum is not None
     subject.unigram_counts = None
     assert influence(subject, kept, POSITIONS).unigram_sum is None

@@ -1,4 +1,5 @@
-"""The curve's tests keep their promises on planted samples (few runs here, more in the notebook, 1,000 by `calibrate`)."""
+"""The curve's tests keep their promises on planted samples (few runs here, more in the notebook,
+1,000 by `calibrate`)."""
 
 import numpy as np
 import pytest

@@ -88,7 +88,8 @@ def test_many_curves_are_found_as_one_by_one_and_units_do_not_matter():
         together = heads.find(curves, head)
         for place, curve in enumerate(curves):
             alone = vars(heads.find(curve, head))
-            assert [part[place] for part in vars(together).values()] == pytest.approx([part[0] for part in alone.values()])
+            assert [part[place] for part in vars(together).values()] == pytest.approx([part[0]
+                                                                                       for part in alone.values()])
         assert together.delta[0] == pytest.approx(together.delta[1]) and together.size[0] == together.size[1]
         assert together.beta[1] - together.beta[0] == pytest.approx(np.log(7e-5))
 
@@ -220,7 +221,8 @@ def test_swapped_labels_tell_what_differs_and_their_p_is_honest():
 
 def test_a_swapped_document_takes_its_positions_along(monkeypatch):
     (one, n_one), (two, n_two), seen = measured(SHELF, count=8), measured(LAW, seed=1, count=8), []
-    monkeypatch.setattr(documents, "curves_drawn", lambda sums, counts, *_, **__: seen.append((sums, counts)) or sums[:3])
+    monkeypatch.setattr(documents, "curves_drawn", lambda sums, counts, *_, **__: seen.append((sums, counts))
+                        or sums[:3])
     heads.swapped((one, n_one), (two, n_two), draws=5)
     assert len(seen) == 2 * 6 and np.array_equal(seen[0][0], one) and np.array_equal(seen[1][0], two)
     moved = 0

@@ -12,7 +12,8 @@ RULES = (phases.fit, phases.by_differences)
 
 
 def planted(raised=1.0, head=HEAD, tail=TAIL, kappa=0.7, decay=3.0):
-    """Influence by rank, (N,): a law that ends in a decay, before it a nearly flat shelf, `raised` e-folds above the law."""
+    """Influence by rank, (N,): a law that ends in a decay, before it a nearly flat shelf,
+    `raised` e-folds above the law."""
     x = np.log(RANKS)
     law = np.exp(-kappa * np.minimum(x, np.log(tail)) - decay * np.maximum(x - np.log(tail), 0))
     shelf = np.exp(raised - kappa * (np.log(head) - 1) - 0.05 * (np.log(RANKS / head) + 1))

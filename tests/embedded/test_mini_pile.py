@@ -1,4 +1,5 @@
-"""mini-pile as the repository carries it: every source, its size, its documents, and a data card that tells the truth."""
+"""mini-pile as the repository carries it: every source, its size, its documents,
+and a data card that tells the truth."""
 
 import lzma
 import re
@@ -54,7 +55,8 @@ def test_the_list_of_sources_equals_the_files(pile, listed):
     lengths = pile["text"].str.len().groupby(pile["source"])
     assert listed["documents"].to_dict() == lengths.size().to_dict()
     assert listed["characters"].to_dict() == lengths.sum().to_dict()
-    assert listed["compressed_bytes"].to_dict() == {name: (MINI_PILE / f"{name}.jsonl.xz").stat().st_size for name in SOURCES}
+    assert listed["compressed_bytes"].to_dict() == {name: (MINI_PILE / f"{name}.jsonl.xz").stat().st_size
+                                                    for name in SOURCES}
 
 
 def test_each_source_has_a_package_a_hash_and_a_licence(listed):
@@ -99,7 +101,8 @@ def test_the_packages_that_it_was_built_from_are_those_of_the_card(listed):
     assert sorted(build.SOURCES) == SOURCES
     for name, source in build.SOURCES.items():
         expected = listed.loc[name, ["title", "licence", "removed", "sha256"]].tolist()
-        assert [source.title, source.licence, source.removed, " + ".join(part.sha256 for part in source.packages)] == expected
+        assert [source.title, source.licence, source.removed,
+                " + ".join(part.sha256 for part in source.packages)] == expected
 
 
 def test_the_card_says_what_the_list_of_sources_says_and_is_as_it_was_written(listed, tmp_path, monkeypatch):

@@ -32,10 +32,12 @@ def test_the_table_holds_curve_and_heads(monkeypatch):
     made = seeds.table(FOLDER)
     assert set(made["group"]) == {"rare", "common"} and (made["seed"] == 1).all() and (made["steps"] == 1536).all()
     rare, measured = made[made["group"] == "rare"], found[0]
-    assert rare["rank"].is_unique and rare["influence"].iloc[0] == measured.curve[0] and (rare["low"] <= rare["high"]).all()
+    assert rare["rank"].is_unique and rare["influence"].iloc[0] == measured.curve[0]
+    assert (rare["low"] <= rare["high"]).all()
     row = rare.iloc[0]
     assert (row["delta"], row["kappa"]) == (measured.own["fixed"].delta[0], measured.own["fixed"].kappa[0])
-    assert (row["fitted_delta"], row["fitted_head"]) == (measured.own["fitted"].delta[0], measured.own["fitted"].size[0])
+    assert (row["fitted_delta"], row["fitted_head"]) == (measured.own["fitted"].delta[0],
+                                                         measured.own["fitted"].size[0])
     assert (row["delta_low"], row["delta_high"]) == measured.interval("fixed", "delta")
     assert row["fitted_word"] == found[1]["fitted"].word == "plateau" and row["fitted_delta_low"] > 0
     assert row["ratio"] == pytest.approx(measured.curve[:11].mean() / np.median(measured.curve))
@@ -47,8 +49,8 @@ def test_a_stored_curve_gives_the_heads_back_without_intervals_and_words():
     ranks = np.unique(np.geomspace(1, 600, 100).round().astype(int))
     again = stored.interpolated(ranks, curve[ranks - 1], 600)
     assert again[ranks - 1] == pytest.approx(curve[ranks - 1]) and np.abs(np.log(again / curve)).mean() < 0.05
-    old = pd.DataFrame({name: 1 for name in stored.KEPT} | {"rank": ranks, "influence": curve[ranks - 1], "neurons": 600,
-                                                            "group": "rare", "departure": -9.0})
+    old = pd.DataFrame({name: 1 for name in stored.KEPT} | {"rank": ranks, "influence": curve[ranks - 1],
+                                                            "neurons": 600, "group": "rare", "departure": -9.0})
     made = stored.completed(old)
     assert "departure" not in made and made["word"].eq("").all()
     assert made[["delta_low", "fitted_delta_high"]].isna().all(axis=None)

@@ -1,4 +1,5 @@
-"""The suite starts where Pythia starts, sees its text in a fixed order, and ends with the same bits however often it is killed."""
+"""The suite starts where Pythia starts, sees its text in a fixed order,
+and ends with the same bits however often it is killed."""
 
 import math
 import os
@@ -25,7 +26,8 @@ STEPS = 12
 
 @pytest.fixture(autouse=True, scope="module")
 def small():
-    """A row of the log every 4 steps, a state at every one; one thread: bit-identity is promised for one number of them."""
+    """A row of the log every 4 steps, a state at every one; one thread:
+    bit-identity is promised for one number of them."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
@@ -38,7 +40,8 @@ def small():
 def batches(seed=0):
     """Batches of a text of 14 documents, about two steps an epoch; a token depends on the one before it."""
     generator = np.random.default_rng(3)
-    return training.Batches([np.cumsum(generator.integers(1, 4, size)) % 61 for size in generator.integers(100, 2_000, 14)], seed)
+    return training.Batches([np.cumsum(generator.integers(1, 4, size)) % 61
+                             for size in generator.integers(100, 2_000, 14)], seed)
 
 
 class Stopped(training.Batches):
@@ -60,7 +63,8 @@ def train(path, *, steps=STEPS, stop=None, saved_steps=(), save=lambda model, st
     model, source = training.pythia(0, **TINY), Stopped(batches().ids, 0)
     source.stop, log = stop, None
     with suppress(KeyboardInterrupt):
-        log = training.train(model, source, steps, path / "state.pt", saved_steps=saved_steps, save=save, measure=measure)
+        log = training.train(model, source, steps, path / "state.pt", saved_steps=saved_steps, save=save,
+                             measure=measure)
     return model, log
 
 
@@ -81,8 +85,9 @@ def fresh():
 def test_step_0_is_pythias_initialisation(fresh):
     """N(0, 2 / (5 d)), and N(0, (2 / (layers sqrt(d)))^2) for what writes into the residual stream."""
     small, wang = math.sqrt(2 / (5 * 192)), 2 / (3 * math.sqrt(192))
-    expected = {"embed_in.weight": small, "embed_out.weight": small, "lm_head.weight": small, "query_key_value.weight": small,
-                "dense_h_to_4h.weight": small, "attention.dense.weight": wang, "dense_4h_to_h.weight": wang}
+    expected = {"embed_in.weight": small, "embed_out.weight": small, "lm_head.weight": small,
+                "query_key_value.weight": small, "dense_h_to_4h.weight": small, "attention.dense.weight": wang,
+                "dense_4h_to_h.weight": wang}
     seen = set()
     for name, weight in fresh.named_parameters():
         if weight.ndim == 2:
@@ -94,7 +99,8 @@ def test_step_0_is_pythias_initialisation(fresh):
             kurtosis = (weight / weight.std()).pow(4).mean().item()
             assert kurtosis == pytest.approx(3.0, abs=5 * math.sqrt(24 / weight.numel())), name  # normal, not uniform
         elif "norm" in name:
-            assert torch.equal(weight, torch.ones_like(weight) if name.endswith("weight") else torch.zeros_like(weight)), name
+            assert torch.equal(weight, torch.ones_like(weight) if name.endswith("weight")
+                               else torch.zeros_like(weight)), name
         else:
             assert not weight.any(), name
     assert len(seen) == 6  # all kinds of matrices, the unembedding under one of its two names
@@ -183,7 +189,8 @@ def test_train_lowers_the_loss(uninterrupted):
 
 @pytest.mark.parametrize("clip", [1.0, 1e-6])  # where clipping is strong, Adam's epsilon is felt
 def test_the_first_step_is_adam_with_clipping_and_weight_decay_on_matrices(tmp_path, monkeypatch, clip):
-    """One step by hand: p <- p (1 - lr w) - lr g / (|g| + eps) with the clipped gradient g (bias correction undoes beta)."""
+    """One step by hand: p <- p (1 - lr w) - lr g / (|g| + eps) with the clipped gradient g (bias correction undoes
+    beta)."""
     assert training.CLIP == 1.0
     monkeypatch.setattr(training, "CLIP", clip)
     before, expected = training.pythia(0, **TINY), training.pythia(0, **TINY)
@@ -246,7 +253,8 @@ KILLED = textwrap.dedent("""
 
 
 def test_a_run_that_was_killed_while_it_wrote_its_state_ends_with_the_same_bits(tmp_path, uninterrupted):
-    done = subprocess.run([sys.executable, "-c", KILLED, tmp_path, os.path.dirname(__file__)], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", KILLED, tmp_path, os.path.dirname(__file__)], capture_output=True,
+                          text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 6  # the last whole one
     assert_ends_alike(train(tmp_path), uninterrupted)
@@ -259,7 +267,8 @@ def test_a_run_that_was_killed_while_it_wrote_its_state_ends_with_the_same_bits(
 def test_losses_are_in_bfloat16_only_where_that_is_fast(monkeypatch, capability, fast):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     model, seen = training.pythia(0, **TINY), []
-    model.base_model.layers[0].mlp.dense_h_to_4h.register_forward_hook(lambda _, inputs, output: seen.append(output.dtype))
+    layer = model.base_model.layers[0].mlp.dense_h_to_4h
+    layer.register_forward_hook(lambda _, inputs, output: seen.append(output.dtype))
     training.token_losses(model, torch.zeros(1, 4, dtype=torch.int64))
     assert seen == [torch.bfloat16 if fast else torch.float32]
 
@@ -282,7 +291,8 @@ def test_a_new_run_replaces_the_checkpoints_of_an_old_one(tmp_path):
     for seed in (0, 1):
         training.save_checkpoint(training.pythia(seed, **TINY), tmp_path / "step0")
     found = AutoModelForCausalLM.from_pretrained(tmp_path / "step0").state_dict()
-    assert_equal_states(found, {name: weight.bfloat16() for name, weight in training.pythia(1, **TINY).state_dict().items()})
+    second = training.pythia(1, **TINY).state_dict()
+    assert_equal_states(found, {name: weight.bfloat16() for name, weight in second.items()})
     assert [path.name for path in tmp_path.iterdir()] == ["step0"]
 
 
@@ -324,13 +334,15 @@ def test_the_suite_has_the_shape_of_the_hubs(root):
     assert subject.step == 4 and len(subject.tokenizer) <= subject.n_vocab == training.VOCABULARY
     counts = np.load(folder / "unigram_counts.npy")
     train_text = texts.documents().query("split == 'train'")["text"]
-    np.testing.assert_array_equal(counts, rarity.unigram_counts(texts.encode(subject.tokenizer, train_text), training.VOCABULARY))
+    np.testing.assert_array_equal(counts, rarity.unigram_counts(texts.encode(subject.tokenizer, train_text),
+                                                                training.VOCABULARY))
     assert torch.equal(subject.unigram_counts, torch.from_numpy(counts).double())
 
 
 def test_starting_again_repeats_nothing_and_another_seed_or_length_leaves_the_suite_alone(root):
     def contents():
-        return {path: path.read_bytes() for path in root.rglob("*") if path.is_file() and path.name != "training-state.pt"}
+        return {path: path.read_bytes() for path in root.rglob("*") if path.is_file()
+                and path.name != "training-state.pt"}
 
     before = contents()
     training.suite(seed=0, steps=4)
@@ -340,7 +352,8 @@ def test_starting_again_repeats_nothing_and_another_seed_or_length_leaves_the_su
     assert before.items() < contents().items()
     others = "mini-pythia-seed1-steps4", "mini-pythia-seed0-steps2"
     assert {path.name for path in (root / "results").iterdir()} == {"mini-pythia", *others}
-    hashes = [checkpoints.weight_hash(str(root / name), "step2") for name in ("mini-pythia", *(f"cache/{name}" for name in others))]
+    hashes = [checkpoints.weight_hash(str(root / name), "step2")
+              for name in ("mini-pythia", *(f"cache/{name}" for name in others))]
     assert hashes[0] != hashes[1] and hashes[0] == hashes[2]  # a shorter run begins like a longer one
 
 

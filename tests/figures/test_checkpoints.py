@@ -36,8 +36,9 @@ def test_losses_by_decile_are_drawn_rarest_first(ax, legend):
 
 def test_the_summary_tells_the_gap_at_both_ends_and_how_long_it_got_worse():
     said = checkpoints.summary("own", losses(), 1_000)
-    assert said.startswith("At step 0 rare and common targets differ by 5.00 nats. At step 64 they differ by 3.00. Rare "
-                           "words get worse before they get better: up to step 16 their loss is above that at the start")
+    assert said.startswith("At step 0 rare and common targets differ by 5.00 nats. At step 64 they differ by 3.00. "
+                           "Rare words get worse before they get better: up to step 16 their loss is above that at the "
+                           "start")
     assert ("5.00 nats over all 100 scored positions, 7.00 on rare and 4.00 on common words. A blind guess costs "
             "6.91.") in said
     steady = checkpoints.summary("own", losses(rare=(9.0, 8.0, 7.0)), 1_000)
@@ -54,9 +55,9 @@ def test_the_last_losses_stand_beside_the_probabilities_that_they_mean():
 
 
 def audited(n=3, flagged=()):
-    return pd.DataFrame({"revision": [f"step{at}" for at in range(n)], "step": range(n), "weight_hash": ["0123456789ab"] * n,
-                         "distance": [np.nan, *[0.125] * (n - 1)], "turn": [np.nan, *[-0.5] * (n - 2), np.nan],
-                         "flagged": [at in flagged for at in range(n)],
+    return pd.DataFrame({"revision": [f"step{at}" for at in range(n)], "step": range(n),
+                         "weight_hash": ["0123456789ab"] * n, "distance": [np.nan, *[0.125] * (n - 1)],
+                         "turn": [np.nan, *[-0.5] * (n - 2), np.nan], "flagged": [at in flagged for at in range(n)],
                          "reason": ["repeats another" if at in flagged else "" for at in range(n)]})
 
 

@@ -132,12 +132,12 @@ def test_what_the_models_say_together_names_all_some_or_none(monkeypatch):
     found = table()
     plateau, contrast, together, linear_maps = claim_figures.together(found, None).splitlines()
     assert plateau.startswith("- **Is there a plateau") and plateau.endswith(
-        "(C2 head)** In some models: yes in small (plateau; beyond all controls); no in plain (rounded; not in the paper's "
-        "direction).")
-    assert "** In none of the models fully: in part in small (not beyond two laws); cannot be told in plain (" in contrast
+        "(C2 head)** In some models: yes in small (plateau; beyond all controls); no in plain (rounded; not in the "
+        "paper's direction).")
+    assert "** In none of the models fully: in part in small (not beyond two laws); cannot be told in plain" in contrast
     assert "** In none of the models: cannot be told in small (" in together
-    assert linear_maps.endswith("** In some models: yes in small (2 of 3 neurons of the head); no in plain (0 of 2 neurons of "
-                                "the rare group).")
+    assert linear_maps.endswith("** In some models: yes in small (2 of 3 neurons of the head); no in plain (0 of 2 "
+                                "neurons of the rare group).")
     held = found.assign(reason=found["reason"].replace("not in the paper's direction", claim_figures.UNDECIDED))
     assert "; not shown in plain (rounded; interval includes" in claim_figures.together(held, None).splitlines()[0]
     one = claim_figures.together(found[found["model"] == "small"], None).splitlines()

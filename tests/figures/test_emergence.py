@@ -108,10 +108,12 @@ def test_titles_tell_the_first_and_the_last_step():
 
 @pytest.mark.parametrize(("last", "way"), [(0.5, "part"), (0.99, "draw together"), (0.88, "keep their distance")])
 def test_rankings_part_only_beyond_the_interval(last, way):
-    rows = [{"first_group": "rare", "second_group": second, "first_step": step, "second_step": step, "correlation": value,
-             "correlation_low": value - 0.02, "correlation_high": value + 0.02}
-            for second, values in (("common", (0.9, last)), ("rare", (0.9, 0.8))) for step, value in zip((0, 256), values)]
-    assert emergence.of_agreement(pd.DataFrame(rows)) == (f"Rare and common rankings {way}:\n0.90 at step 0, {last:.2f} at "
+    rows = [{"first_group": "rare", "second_group": second, "first_step": step, "second_step": step,
+             "correlation": value, "correlation_low": value - 0.02, "correlation_high": value + 0.02}
+            for second, values in (("common", (0.9, last)), ("rare", (0.9, 0.8)))
+            for step, value in zip((0, 256), values)]
+    assert emergence.of_agreement(pd.DataFrame(rows)) == (f"Rare and common rankings {way}:\n0.90 at step 0, "
+                                                          f"{last:.2f} at "
                                                           "256 (ceiling 0.80)")
 
 
@@ -120,7 +122,8 @@ def test_the_last_two_checkpoints_are_beside_the_last_one_with_itself():
 
 
 def test_the_middle_of_the_ranking_is_followed():
-    curves = pd.concat([planted.curve(np.linspace(2, 0, 1000) * size, step=step) for step, size in zip(STEPS, (3, 1, 2, 4))])
+    curves = pd.concat([planted.curve(np.linspace(2, 0, 1000) * size, step=step)
+                        for step, size in zip(STEPS, (3, 1, 2, 4))])
     said = emergence.of_course(curves)
     assert "of 3.0030 nats at step 0. It falls to 1.0010 at step 16. At step 256 it has 4.0040." in said
     assert "falls" not in emergence.of_course(curves[curves["step"] != 0])

@@ -10,8 +10,8 @@ from rare_token_neurons.statistics import rankings
 
 def overlap():
     """Of four scores, boost and suppress neurons together and apart."""
-    scores = {"score": list(rankings.SCORES), "k": 10, "relative": [1, 2, 3, 4], "shared": [5, 6, 7, 8], "chance": 0.5, "p": 0.01,
-              "group": 0.25, "others": 0.004}
+    scores = {"score": list(rankings.SCORES), "k": 10, "relative": [1, 2, 3, 4], "shared": [5, 6, 7, 8], "chance": 0.5,
+              "p": 0.01, "group": 0.25, "others": 0.004}
     return pd.concat([pd.DataFrame(scores).assign(side=side) for side in ("all", *rankings.SIDES)])
 
 
@@ -41,7 +41,8 @@ def test_titles_table_and_sentences_take_each_number_from_the_overlaps():
     shown = frequency.by_score(overlap())
     assert shown.index[0] == "share through the unigram direction" and shown["shared"].tolist() == [1, 2, 3, 4]
     assert shown["median, the others"].tolist() == ["0.004"] * 4
-    assert "1 of the top 10 boost neurons (chance 0.5) and 1 of the top 10 suppress neurons" in frequency.of_sides(overlap())
+    said = frequency.of_sides(overlap())
+    assert "1 of the top 10 boost neurons (chance 0.5) and 1 of the top 10 suppress neurons" in said
     said = frequency.of_frequency(overlap())
     for words in ("**1 of the 10** most influential", "Chance gives 0.5.", "that share is 25 % of their effect",
                   "of the other neurons it is 0.4 %", "influence 2 of 10 stand out, by that of the entropy 3",

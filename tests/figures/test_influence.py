@@ -35,7 +35,8 @@ def test_the_fits_stand_side_by_side_and_the_papers_rule_is_one_row(found):
     assert told.loc["rare"].index.tolist() == ["fitted head", "fixed head", "paper's rule"]
     row = told.loc[("rare", "fitted head")]
     assert row["Δ (e-folds)"] == "0.80 [0.72, 0.88]" and row["head / law / decay (%)"] == "3.0 / 12.0 / 85.0"
-    assert (row["head (neurons)"], row["cliff from rank"], row["law (ranks)"]) == (30, "21", "31 to 150")  # at the next rank
+    # at the next rank
+    assert (row["head (neurons)"], row["cliff from rank"], row["law (ranks)"]) == (30, "21", "31 to 150")
     assert row["word"] == "plateau" and told.loc[("common", "fitted head"), "law (ranks)"] == "28 to 150"
     assert told.loc[("common", "fitted head"), "cliff from rank"] == "none"
     assert told.loc[("rare", "paper's rule"), ["Δ (e-folds)", "word", "cliff from rank"]].tolist() == ["0.80", "",
@@ -84,7 +85,8 @@ def test_titles_give_the_word_and_delta(found):
 def test_a_curve_has_its_own_legend_and_leaves_the_nulls_to_the_figures(ax, legend):
     influence.curve(ax, planted.curve(), planted.fit(), "rare", axes.COLORS["rare"])
     own = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert own == ["rare, 2,000 positions\n(band: 95 % over 300 documents)", "line: the law, carried to rank 1 (κ = 0.70)"]
+    assert own == ["rare, 2,000 positions\n(band: 95 % over 300 documents)",
+                   "line: the law, carried to rank 1 (κ = 0.70)"]
     rest = set(legend()) - set(own)
     assert rest == {"null: the law itself, 95 %", "null: lognormal, 95 %", "null: half-normal, 95 %"}
 
@@ -122,7 +124,8 @@ def test_each_phase_is_seen_or_not_or_undecided(found):
     assert told(found) == ["yes", "yes", "yes"]
     assert [told(found, word=word)[0] for word in heads.WORDS] == ["yes", "undecided", "no", "undecided"]
     assert told(found, "rejected")[1] == "no" and told(found, "cannot tell it from a lognormal")[1] == "undecided"
-    assert [told(found, decay_draws=share)[2] for share in (0.95, 0.94, 0.06, 0.05)] == ["yes", "undecided", "undecided", "no"]
+    assert [told(found, decay_draws=share)[2] for share in (0.95, 0.94, 0.06, 0.05)] == ["yes", "undecided",
+                                                                                         "undecided", "no"]
     assert told(found, decay_null=1.0)[2] == "undecided"  # any sample has one
     assert influence.seen(found.assign(word=""), prominence()).startswith("The three phases cannot be tested")
 
@@ -132,9 +135,11 @@ def test_lead_and_summary_tell_the_numbers_of_their_tables(found):
                       "null_low": 3.25,
                       "null_high": 3.75, "p_half_normal": 1 / 1001, "matched": 2.5})
     said = influence.of_lead(lead)
-    assert said.startswith("The rare group has 27 of 1,536 neurons: 1.7 %, rounded up to a whole neuron, which makes 1.8 %. "
-                           "Its influence on rare tokens is **8.2 times** the median neuron's (95 %: 7.0 to 9.5)")
-    assert "as much as here: none of 1,000 draws. Groups alike in activation scale and output-weight norm have 2.5" in said
+    assert said.startswith("The rare group has 27 of 1,536 neurons: 1.7 %, rounded up to a whole neuron, which makes "
+                           "1.8 %. Its influence on rare tokens is **8.2 times** the median neuron's (95 %: 7.0 to "
+                           "9.5)")
+    assert "as much as here: none of 1,000 draws. Groups alike in activation scale" in said
+    assert "and output-weight norm have 2.5 times." in said
     falling = np.geomspace(1, 1e-3, 1000)
     neurons = pd.concat([pd.DataFrame({"group": group, "neuron": range(1000), "mean_abs": values}) for group, values
                          in (("rare", falling), ("common", np.roll(falling, 5)))])
@@ -156,7 +161,8 @@ def one_neuron():
     return pd.DataFrame({
         "block": 0, "t": range(6), "group": ["rare"] * 4 + ["common"] * 2, "target": range(1, 7), "neuron": 7,
         "activation": 1.25, "reference": 0.5, "change": [0.4, -0.2, 0.6, 0.8, 0.1, -0.1],
-        "loss_before": [5.0, np.nan, np.nan, 6.0, np.nan, np.nan], "loss_after": [5.4, np.nan, np.nan, 6.8, np.nan, np.nan]})
+        "loss_before": [5.0, np.nan, np.nan, 6.0, np.nan, np.nan],
+        "loss_after": [5.4, np.nan, np.nan, 6.8, np.nan, np.nan]})
 
 
 TOKENS = pd.DataFrame({"token": [" a", " b", " c", " d", " e", " f", " g"]})
@@ -184,7 +190,8 @@ def test_the_mean_over_all_positions_is_the_influence_of_the_table(ax):
     assert "the loss rises at 75 % when neuron 7 is ablated" in said
     assert "mean change is +0.400 nats" in said and "is **0.500** nats. The table of all neurons has 0.500" in said
     influence.changes(ax, one_neuron())
-    assert ax.get_title(loc="left") == "Neuron 7 moves the loss of rare targets\n5.0 times as far as that of common ones"
+    title = "Neuron 7 moves the loss of rare targets\n5.0 times as far as that of common ones"
+    assert ax.get_title(loc="left") == title
     assert ax.lines[0].get_ydata().tolist() == [-0.2, 0.4, 0.6, 0.8]
 
 
@@ -196,7 +203,8 @@ def test_the_strongest_neurons_of_either_group_are_listed():
     assert told.index.tolist() == ["rare"] * 4 + ["common"] * 4 and told["neuron"].tolist() == [0, 1, 2, 3] * 2
     assert told["on average the loss"].tolist()[:2] == ["falls (suppress)", "rises (boost)"]
     said = influence.of_kernel(rows)
-    assert said.startswith("Measured: 9 neurons at 200 positions. The exact sum was needed for 1.2 % of the pairs of a rare")
+    assert said.startswith("Measured: 9 neurons at 200 positions. The exact sum was needed for 1.2 % of the pairs of a "
+                           "rare")
     assert said.endswith("and for 0.5 % of those of a common one.")
 
 

@@ -12,7 +12,8 @@ from rare_token_neurons.figures import nulls
 def test_drawn_numbers_have_their_head_below_their_law_and_a_planted_shelf_above(ax):
     ranked = np.sort(np.random.default_rng(0).lognormal(size=2048))[::-1]
     nulls.drawn(ax, ranked)
-    assert ax.get_title(loc="left").endswith(f"{abs(plateaus.find(ranked, 'fixed').delta[0]):.2f} e-folds below its law")
+    assert ax.get_title(loc="left").endswith(f"{abs(plateaus.find(ranked, 'fixed').delta[0]):.2f} e-folds below its "
+                                             f"law")
     curve, line = ax.lines
     assert curve.get_ydata()[0] < line.get_ydata()[0] and line.get_xdata()[0] == 1  # the law is carried to rank 1
     shelf = np.where(np.arange(2048) < plateaus.head_size(2048), 3 * ranked, ranked)
@@ -42,7 +43,8 @@ def test_scores_lie_beside_their_nulls(ax):
 
 def test_each_null_has_its_own_place_and_all_places_the_same_ends():
     ranks = np.arange(1, 101)
-    bands = pd.concat([pd.DataFrame({"null": name, "rank": ranks, "influence": 1 / ranks, "low": 0.5 / ranks, "high": 2 / ranks})
+    bands = pd.concat([pd.DataFrame({"null": name, "rank": ranks, "influence": 1 / ranks, "low": 0.5 / ranks,
+                                     "high": 2 / ranks})
                        for name in heads()["null"]])
     figure, places = nulls.frames(heads())
     assert list(places) == ["scores", *heads()["null"]]
@@ -64,8 +66,9 @@ def test_nulls_and_laws_are_shown_in_words():
     assert shown.index.tolist() == ["lognormal", "the law itself", "shuffled labels", "common, same loss"]
     assert shown["5 % to 95 %"].tolist() == ["-1.0 to +1.0"] * 4 and shown["its score"].tolist() == [7.5, 7.5, 6.0, 0.5]
     assert shown["as high by chance"].tolist()[:2] == ["none of 200 curves", "p = 0.020"]
-    laws = pd.DataFrame({"group": "rare", "part": ["middle", "upper tail"], "n": [600, 900], "alpha": 2.799, "low": 0.00632,
-                         "high": [0.02301, np.nan], "p_fit": 0.069, "ratio": -0.59, "verdict": ["rejected", "not rejected"]})
+    laws = pd.DataFrame({"group": "rare", "part": ["middle", "upper tail"], "n": [600, 900], "alpha": 2.799,
+                         "low": 0.00632, "high": [0.02301, np.nan], "p_fit": 0.069, "ratio": -0.59,
+                         "verdict": ["rejected", "not rejected"]})
     shown = nulls.tests(laws)
     assert shown["to (nats)"].tolist() == ["0.023", "the end"] and shown["from (nats)"].tolist() == ["0.0063"] * 2
     assert nulls.of_middle(laws) == "Rare targets: the middle\nis rejected as a power law"
@@ -107,7 +110,8 @@ def test_the_calibration_is_said_with_its_worst_cases():
     assert "a plateau in 80 %" in fitted
     assert "A rounded head is called one in 0.0 %. The decay is taken for the law in at most 3.0 %." in fitted
     assert "in 90 % to 97 %" in fitted
-    assert "at most 5.0 % of 1,000 pairs (two samples of one law). A shelf and a law are told apart in 70 % to 70 %." in contrasts
+    assert "at most 5.0 % of 1,000 pairs (two samples of one law)." in contrasts
+    assert "A shelf and a law are told apart in 70 % to 70 %." in contrasts
 
 
 def test_of_the_calibration_the_samples_that_matter_are_shown():
@@ -133,7 +137,8 @@ def test_the_head_is_set_beside_each_null():
     said = nulls.of_heads(heads())
     assert "At all positions the head stands +1.50 e-folds above its law" in said
     assert "in **3 of the 4 nulls**, but not in: common, same loss." in said
-    assert "smaller part of the text Δ is +1.20." in said and "same loss: as hard. As high a head there: p = 0.40." in said
+    assert "smaller part of the text Δ is +1.20." in said
+    assert "same loss: as hard. As high a head there: p = 0.40." in said
     assert said.endswith("So positions that are not rare have as high a head: common, same loss.")
     assert nulls.of_heads(heads(p=1 / 201)).endswith("So positions that are not rare have no head as high.")
     assert nulls.of_heads(heads().iloc[:2]).endswith("**2 of the 2 nulls**.")
@@ -144,16 +149,17 @@ def test_promises_are_counted():
     rows = pd.DataFrame({"promise": ["a", "b", "c"], "kept": [10, 7, 5], "runs": 10, "wanted": [85, 85, 0],
                          "holds": [True, False, True]})
     assert nulls.of_promises(rows) == (
-        "**1 of 2** promises hold. Each is tried on 10 planted samples. The test that errs most often answers rightly in 7 of "
-        "them. Not kept: b, 7 of 10, wanted 85 %.")
+        "**1 of 2** promises hold. Each is tried on 10 planted samples. The test that errs most often answers rightly "
+        "in 7 of them. Not kept: b, 7 of 10, wanted 85 %.")
     assert nulls.answers(rows).index.tolist() == ["a", "b"]  # of c nothing was promised
 
 
 def test_the_summary_takes_each_number_from_its_table():
     laws = pd.DataFrame({"verdict": ["rejected"], "alpha": [2.5], "p_fit": [0.01]})
-    promises = pd.DataFrame({"promise": ["the middle of a planted power law is not rejected"], "kept": [93], "runs": [100]})
-    head = pd.Series({"word": "outliers", "value": 0.9, "low": 0.7, "high": 1.1, "p_law": 1 / 201, "p_lognormal": 1 / 201,
-                      "p_half_normal": 1 / 201, "p_floor": 1 / 201})
+    promises = pd.DataFrame({"promise": ["the middle of a planted power law is not rejected"], "kept": [93],
+                             "runs": [100]})
+    head = pd.Series({"word": "outliers", "value": 0.9, "low": 0.7, "high": 1.1, "p_law": 1 / 201,
+                      "p_lognormal": 1 / 201, "p_half_normal": 1 / 201, "p_floor": 1 / 201})
     said = nulls.summary(head, laws, promises)
     for words in ("called **outliers**. It stands +0.90 e-folds above its law (95 %: +0.70 to +1.10).",
                   "as high a head is: none of 200 null curves.", "**rejected** (α = 2.50, goodness of fit p = 0.010)",

@@ -75,7 +75,8 @@ def test_sentences_set_the_top_neurons_beside_the_others():
     table = pd.concat([top, others], ignore_index=True)
     beside, deeds, summary = (say(table) for say in (portrait_figures.beside_others, portrait_figures.deeds,
                                                      portrait_figures.summary))
-    assert beside.startswith("The median of the other 20 neurons changes the loss by 0.0100 nats on rare and by 0.0100 on")
+    assert beside.startswith("The median of the other 20 neurons changes the loss by 0.0100 nats on rare and by 0.0100 "
+                             "on")
     assert beside.endswith("A larger share on rare targets than the median neuron's: 2 of the 2.")
     assert "Of the 2 neurons, rare targets are **helped by 1**" in deeds
     assert "**hurt by 1**; common ones are helped by 0 and hurt by 0" in deeds
@@ -90,8 +91,10 @@ def portrayed(n):
     top = pd.DataFrame([neuron_row(neuron=at, rank=at + 1, rank_common=at + 1, rare=0.3 - at / 200, rare_error=0.01,
                                    common_error=0.01, correlation=0.5, at_rare=(-1) ** at, promoted=0.9, suppressed=0.2)
                         for at in range(n)])
-    other = {"top": False, "rare": 0.01, "common": 0.01, "share": 0.5, "correlation": 0.1, "promoted": 0.5, "suppressed": 0.5}
-    others = pd.DataFrame([neuron_row(neuron=at, rank=at + 1, rank_common=at + 1, **other | ({"share": 0.2} if at == n else {}))
+    other = {"top": False, "rare": 0.01, "common": 0.01, "share": 0.5, "correlation": 0.1, "promoted": 0.5,
+             "suppressed": 0.5}
+    others = pd.DataFrame([neuron_row(neuron=at, rank=at + 1, rank_common=at + 1,
+                                      **other | ({"share": 0.2} if at == n else {}))
                            for at in range(n, n + 40)])
     return pd.concat([top, others], ignore_index=True)
 
@@ -110,7 +113,8 @@ def test_titles_and_sentences_tell_which_tokens_are_raised():
     portrait_figures.frequency(panels[0], table)
     portrait_figures.ends(panels[1], table)
     assert [ax.get_title(loc="left") for ax in panels] == [
-        "10 of 10 write by token frequency\n(by chance 0.5)", "When on, 10 of 10 raise common tokens\nand lower rare ones"]
+        "10 of 10 write by token frequency\n(by chance 0.5)",
+        "When on, 10 of 10 raise common tokens\nand lower rare ones"]
     said = portrait_figures.writes("own", table)
     assert said.startswith("In own the top neurons raise mostly **common tokens**") and "**5 of the 10** push" in said
     rare = portrait_figures.writes("own", table.assign(promoted=0.1))
@@ -141,10 +145,10 @@ def linear_table(raised=True, step=9):
 
 def test_neurons_of_the_head_are_counted_that_are_linear_and_always_on():
     said = portrait_figures.made_of(linear_table())
-    assert said.startswith("Of the 10 neurons of the head, **7** are linear maps that are always on at rare targets, and 0 "
-                           "at common ones. Of the other neurons 0 % are. So **most work as linear maps")
-    assert ("One direction holds 40 % of the sum of squares of their gate weights. That is more than random groups of 10, "
-            "which have 10 % (95 % from 5 % to 15 %)") in said
+    assert said.startswith("Of the 10 neurons of the head, **7** are linear maps that are always on at rare targets, "
+                           "and 0 at common ones. Of the other neurons 0 % are. So **most work as linear maps")
+    assert ("One direction holds 40 % of the sum of squares of their gate weights. That is more than random groups of "
+            "10, which have 10 % (95 % from 5 % to 15 %)") in said
     told = portrait_figures.traits(linear_table()).loc["rare"]
     assert told["head, median"].tolist() == [1.0, 0.1, 0.95]
     assert told["other neurons, median"].tolist() == [0.5, 2.0, 0.2]

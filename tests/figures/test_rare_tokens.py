@@ -21,7 +21,8 @@ def test_a_position_stands_in_its_text_with_the_target_in_bold():
 
 
 @pytest.mark.parametrize(("at", "words"), [
-    (3, "has a count of 30 (uses per billion words of general English). The threshold is 30. The count lies at or below"),
+    (3, "has a count of 30 (uses per billion words of general English). The threshold is 30. The count lies at or "
+        "below"),
     (1, "The count lies above it, so the token is **common**"), (2, "neither rare nor common")])
 def test_one_token_is_judged_by_the_threshold(at, words):
     assert words in rare_tokens.of_rule(TOKENS.loc[at], 30, "wordfreq")
@@ -43,7 +44,8 @@ def test_tables_have_words_for_columns():
 
 def test_sentences_count_tokens_and_positions():
     said = rare_tokens.of_tokens(TOKENS, 50, 0)
-    assert "5 tokens. 4 of them are words, and 4 of these have a count" in said and "6.0 % of all tokens are rare" in said
+    assert "5 tokens. 4 of them are words, and 4 of these have a count" in said
+    assert "6.0 % of all tokens are rare" in said
     assert "too few to test any claim" in rare_tokens.of_positions(POSITIONS, BLOCKS)
     many = pd.concat([POSITIONS] * 600)
     assert "**1,200 rare positions from 2 documents**" in rare_tokens.of_positions(many, BLOCKS)

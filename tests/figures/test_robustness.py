@@ -50,7 +50,8 @@ def test_the_lean_stands_in_the_rows_of_the_grid(ax):
                           row(factor="rarest 5 %", setting="zero", statistic=robustness.LEAN, verdict=claims.UNTESTED)])
     robustness.leans(ax, table)
     dots = ax.containers[0].lines[0]
-    assert dots.get_xdata().tolist() == [0.2, 0.1] and dots.get_ydata().tolist() == [0, 1] and ax.get_ylim() == (2.5, -0.5)
+    assert dots.get_xdata().tolist() == [0.2, 0.1] and dots.get_ydata().tolist() == [0, 1]
+    assert ax.get_ylim() == (2.5, -0.5)
 
 
 def test_all_marks_of_the_grid_are_explained():
@@ -67,7 +68,8 @@ def test_the_last_layer_stands_behind_the_earlier_ones(ax):
         for layer, verdict in enumerate((claims.NOT, claims.REPRODUCED))])
     robustness.layers(ax, table)
     deep, last = (container.lines[0] for container in ax.containers)
-    assert deep.get_xdata().tolist() == [1, 2] and (last.get_xdata().tolist(), last.get_ydata().tolist()) == ([3], [0.3])
+    assert deep.get_xdata().tolist() == [1, 2]
+    assert (last.get_xdata().tolist(), last.get_ydata().tolist()) == ([3], [0.3])
     assert ax.get_xlabel().startswith("layer, 1 to 3")
     assert ax.get_title(loc="left").startswith("In 1 of 2 earlier layers")
 
@@ -84,8 +86,8 @@ def test_choices_are_counted_statistic_by_statistic():
         {"factor": "halves", "setting": "1"}, {"factor": "counts", "setting": "text", "verdict": claims.UNTESTED})]
         + [row(factor="layer", setting="0", statistic=robustness.LEAN, low=-0.8, high=1.2, verdict=claims.NOT)])
     said = robustness.of_choices(cells, pd.DataFrame({"layer": [0] * 12 + [1] * 12})).splitlines()
-    assert said[0] == ("- **head**: reproduced by default. Other testable settings: 2, with the same verdict: 1, on the "
-                       "paper's side: 1 (called plateau 2).")
+    assert said[0] == ("- **head**: reproduced by default. Other testable settings: 2, with the same verdict: 1, on "
+                       "the paper's side: 1 (called plateau 2).")
     assert len(said) == 6 and "quarter of 12 sampled neurons" in said[-1] and "in 0 of 1 earlier layers" in said[-1]
     assert f"windows of {claims.WINDOW} tokens" in said[-1]
     assert "half of one is 1.00 in the median, by default 0.10" in said[-1]
@@ -118,7 +120,8 @@ def suites(tmp_path, monkeypatch):
 
 
 def test_seeds_are_collected_and_said_with_what_is_missing(suites):
-    assert not len(robustness.collected()) and robustness.of_seeds(robustness.collected()).count("not measured yet") == 3
+    assert not len(robustness.collected())
+    assert robustness.of_seeds(robustness.collected()).count("not measured yet") == 3
     for seed in (1, 2):
         files.write_table(suites / f"seed{seed}.parquet", seed_table(seed, ("plateau" if seed == 1 else "", "rounded")))
     both = robustness.collected()

@@ -96,7 +96,8 @@ class Handler(BaseHTTPRequestHandler):
         if busy := taken(self.hub.busy, path):
             return self.send(busy[1], headers=busy[2])
         file = re.fullmatch(r"/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<name>.+)", path)
-        api = re.fullmatch(r"/api/models/(?P<repo>[^/]+/[^/]+)/(?P<what>refs|revision|tree)(/(?P<revision>[^/]+))?", path)
+        api = re.fullmatch(r"/api/models/(?P<repo>[^/]+/[^/]+)/(?P<what>refs|revision|tree)(/(?P<revision>[^/]+))?",
+                           path)
         repository = (file or api or {"repo": ""})["repo"]
         if repository in self.hub.closed:
             status, code = self.hub.closed[repository]
@@ -115,7 +116,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.send(404, headers={"X-Error-Code": "RevisionNotFound"})
         commit, files = found
         if api and api["what"] == "revision":
-            return self.send_json({"id": repository, "sha": commit, "siblings": [{"rfilename": name} for name in files]})
+            return self.send_json({"id": repository, "sha": commit,
+                                   "siblings": [{"rfilename": name} for name in files]})
         if api:
             return self.send_json([entry(name, content, self.hub.large) for name, content in files.items()])
         if file["name"] not in files:

@@ -22,12 +22,14 @@ KEY = keys.key({"seed": 0}, {"weights": "aa"}, ["tables.stage"])
 
 
 def tell(**seen):
-    """One line to the output in one write: `print` may write its end by itself, and another process's line before that."""
+    """One line to the output in one write: `print` may write its end by itself,
+    and another process's line before that."""
     os.write(sys.stdout.fileno(), f"{json.dumps(seen)}\n".encode())
 
 
 def work(root, at_compute=lambda: None):
-    """Tensors, two tables of which the second needs the first, and a folder; a line in `trace` for each that it makes."""
+    """Tensors, two tables of which the second needs the first, and a folder;
+    a line in `trace` for each that it makes."""
     stage.CACHE = root / "cache"
 
     def made(name, result):

@@ -12,7 +12,8 @@ HEAD = ORDER[: ENDS[0]]
 
 
 def influence_rows(revision="step1"):
-    """Influence falling as a power law, the planted neurons first; ablated, even neurons raise the loss, odd ones lower it."""
+    """Influence falling as a power law, the planted neurons first; ablated, even neurons raise the loss,
+    odd ones lower it."""
     values = np.empty(NEURONS)
     values[ORDER] = np.arange(1, NEURONS + 1, dtype=float) ** -0.8
     rows = pd.DataFrame({"revision": revision, "group": "rare", "neuron": np.arange(NEURONS), "mean_abs": values,
@@ -21,7 +22,8 @@ def influence_rows(revision="step1"):
 
 
 def phase_rows(revisions, word="plateau"):
-    """What `influence.phases` says: on rare targets phases end at ENDS, and the fitted head is raised; no other head is."""
+    """What `influence.phases` says: on rare targets phases end at ENDS, and the fitted head is raised;
+    no other head is."""
     rare = {"head": ENDS[0], "law_start": ENDS[0] + 0.4, "law_end": ENDS[1] + 0.4, "word": word}
     other = {"head": SIZE, "law_start": SIZE + 0.4, "law_end": 400.0, "word": "on the line"}
     return pd.DataFrame([

@@ -8,32 +8,37 @@ KAPPA, BETA = 0.7, -1.0
 
 
 def fit(word="plateau", **changes):
-    """One row of the table `phases`: a shelf, a cliff, a law and a decay, Delta = 0.8; intervals of a tenth to either side."""
-    row = {"head": HEAD, "shelf": SHELF + 0.4, "law_start": HEAD + 0.4, "law_end": LAW + 0.4, "head_share": HEAD / NEURONS,
-           "law_share": (LAW - HEAD) / NEURONS, "decay_share": 1 - LAW / NEURONS, "delta": 0.8, "kappa": KAPPA, "beta": BETA,
-           "slope": 0.1}
+    """One row of the table `phases`: a shelf, a cliff, a law and a decay, Delta = 0.8;
+    intervals of a tenth to either side."""
+    row = {"head": HEAD, "shelf": SHELF + 0.4, "law_start": HEAD + 0.4, "law_end": LAW + 0.4,
+           "head_share": HEAD / NEURONS, "law_share": (LAW - HEAD) / NEURONS, "decay_share": 1 - LAW / NEURONS,
+           "delta": 0.8, "kappa": KAPPA, "beta": BETA, "slope": 0.1}
     ends = {f"{name}_{end}": value * by for name, value in row.items() for end, by in (("low", 0.9), ("high", 1.1))}
     return row | ends | {
         "neurons": NEURONS, "decay_draws": 0.97, "decay_null": 0.6, "word": word, "p_lognormal": 1 / 201,
-        "p_half_normal": 1 / 201, "p_law": 1 / 201, "p_flat": 1 / 201, "p_floor": 1 / 201, "null_sd": 0.25, "null_delta_law_low": -0.5,
-        "null_delta_law_high": 0.45, "reliability": 0.8, "detectable": 2e-4, "positions": 2_000, "documents": 300} | changes
+        "p_half_normal": 1 / 201, "p_law": 1 / 201, "p_flat": 1 / 201, "p_floor": 1 / 201, "null_sd": 0.25,
+        "null_delta_law_low": -0.5, "null_delta_law_high": 0.45, "reliability": 0.8, "detectable": 2e-4,
+        "positions": 2_000, "documents": 300} | changes
 
 
 def missing(row):
     """A row of `phases` of a curve that cannot be tested."""
     kept = ("neurons", "positions", "documents")
-    return {name: value if name in kept else "" if name == "word" else np.nan for name, value in row.items()} | {"head": pd.NA}
+    return {name: value if name in kept else "" if name == "word" else np.nan
+            for name, value in row.items()} | {"head": pd.NA}
 
 
 def phases():
     """The table `phases` of one revision: rare is a plateau, common rounded; common suppress neurons are too few."""
-    rounded = {"delta": -0.4, "delta_low": -0.5, "delta_high": -0.3, "p_law": 0.9, "head": 27, "shelf": 27.3, "law_start": 27.3}
+    rounded = {"delta": -0.4, "delta_low": -0.5, "delta_high": -0.3, "p_law": 0.9, "head": 27, "shelf": 27.3,
+               "law_start": 27.3}
     rows = []
     for group, changes in (("rare", {}), ("common", {"word": "rounded"} | rounded)):
-        for sign, rules in (("pooled", ("fitted head", "fixed head", "paper's rule")), ("boost", ("fitted head", "fixed head")),
-                            ("suppress", ("fitted head", "fixed head"))):
+        for sign, rules in (("pooled", ("fitted head", "fixed head", "paper's rule")),
+                            ("boost", ("fitted head", "fixed head")), ("suppress", ("fitted head", "fixed head"))):
             if (group, sign) != ("common", "suppress"):
-                rows += [{"revision": "", "group": group, "sign": sign, "rule": rule} | fit(**changes) for rule in rules]
+                rows += [{"revision": "", "group": group, "sign": sign, "rule": rule} | fit(**changes)
+                         for rule in rules]
     made = pd.DataFrame(rows).astype({"head": "Int64"})
     paper = made["rule"] == "paper's rule"
     made.loc[paper, "word"] = ""
@@ -51,7 +56,8 @@ def influence():
 def curve(values=None, **columns):
     """One curve's rows of the table `rank_curves`."""
     values = influence() if values is None else np.asarray(values, dtype=float)
-    nulls = {f"{name}_{end}": values * by for name in ("lognormal", "half_normal", "law") for end, by in (("low", 0.5), ("high", 2))}
+    nulls = {f"{name}_{end}": values * by for name in ("lognormal", "half_normal", "law")
+             for end, by in (("low", 0.5), ("high", 2))}
     return pd.DataFrame({"revision": "", "group": "rare", "sign": "pooled", "rank": np.arange(1, len(values) + 1),
                          "influence": values, "low": 0.9 * values, "high": 1.1 * values, **nulls,
                          "same_tokens": 1.2 * values} | columns)

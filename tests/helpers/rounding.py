@@ -1,11 +1,13 @@
-"""What another processor does to the same arithmetic: relative noise of its rounding, and how far a table moves by it."""
+"""What another processor does to the same arithmetic: relative noise of its rounding,
+and how far a table moves by it."""
 
 import numpy as np
 import pandas as pd
 from pandas.api.types import is_float_dtype
 
 ROUNDING, MOVED = 1e-6, 1e-4  # relative ; of a column's largest absolute value
-SWAPPED = 5e-3  # share of a curve's rows: two neurons that change places swap the values of the other half of the documents
+# share of a curve's rows: two neurons that change places swap the values of the other half of the documents
+SWAPPED = 5e-3
 
 
 def rounded(values, seed):
@@ -14,7 +16,8 @@ def rounded(values, seed):
 
 
 def assert_same(found, expected):
-    """Two tables tell the same: words, counts and members equal, numbers to MOVED of a column's largest, but for near ties."""
+    """Two tables tell the same: words, counts and members equal, numbers to MOVED of a column's largest,
+    but for near ties."""
     assert list(found.columns) == list(expected.columns) and len(found) == len(expected)
     for name in expected.columns:
         if is_float_dtype(expected[name]):

@@ -13,7 +13,8 @@ import nbformat
 import rare_token_neurons
 
 PACKAGE = Path(rare_token_neurons.__file__).parent
-PARAMETERS = 'model: str = "mini-pythia"  # the model\nsteps: list = []  # training steps\nseed: int = 0  # of every draw'
+PARAMETERS = ('model: str = "mini-pythia"  # the model\nsteps: list = []  # training steps\n'
+              'seed: int = 0  # of every draw')
 MARK = 'with open("marks.txt", "a") as file:\n    file.write("{name} {{}} {{}}\\n".format(seed, steps))'
 
 

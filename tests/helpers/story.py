@@ -16,8 +16,8 @@ ROUNDED = 0.01 * calibration.law(np.maximum(RANKS, 30))
 def checkpoints(seed=0):
     """(step, group) to per-document sums and counts; and which of the 60 documents are half A.
 
-    Rare: all alike at step 0; at 16 neuron i has rank i of a curve with a shelf above its law; at 64 the neurons have moved on
-    by half of the top group. Common: a curve with a rounded head, from the other end, at every step.
+    Rare: all alike at step 0; at 16 neuron i has rank i of a curve with a shelf above its law; at 64 the neurons have
+    moved on by half of the top group. Common: a curve with a rounded head, from the other end, at every step.
     """
     rng = np.random.default_rng(seed)
     truth = {"rare": (np.full(NEURONS, 0.01), CURVE, np.roll(CURVE, SIZE // 2)), "common": (ROUNDED[::-1],) * 3}

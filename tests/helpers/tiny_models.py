@@ -1,11 +1,12 @@
-"""Small random models whose final layer matters: norm gains and biases away from 1 and 0, losses that ablation moves."""
+"""Small random models whose final layer matters: norm gains and biases away from 1 and 0,
+losses that ablation moves."""
 
 from functools import partial
 
 import torch
-from transformers import (AutoModelForCausalLM, Gemma3TextConfig, GPT2Config, GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig,
-                          LlamaForCausalLM, MistralConfig, Olmo2Config, Olmo3Config, OlmoConfig, OPTConfig, PhiConfig,
-                          Qwen2Config, Qwen3Config, SmolLM3Config)
+from transformers import (AutoModelForCausalLM, Gemma3TextConfig, GPT2Config, GPTNeoXConfig, GPTNeoXForCausalLM,
+                          LlamaConfig, LlamaForCausalLM, MistralConfig, Olmo2Config, Olmo3Config, OlmoConfig, OPTConfig,
+                          PhiConfig, Qwen2Config, Qwen3Config, SmolLM3Config)
 
 from rare_token_neurons.models.subject import dissect
 
@@ -21,7 +22,8 @@ def _neox(parallel, vocabulary):
 def _llama(vocabulary):
     return LlamaForCausalLM(LlamaConfig(
         vocab_size=vocabulary, hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        intermediate_size=NEURONS, max_position_embeddings=LENGTH, tie_word_embeddings=True, attn_implementation="eager"))
+        intermediate_size=NEURONS, max_position_embeddings=LENGTH, tie_word_embeddings=True,
+        attn_implementation="eager"))
 
 
 def _other(config, vocabulary, **settings):
@@ -30,8 +32,8 @@ def _other(config, vocabulary, **settings):
 
 
 GPT2 = dict(n_embd=WIDTH, n_layer=2, n_head=4, n_inner=NEURONS, n_positions=LENGTH)
-OPT = dict(hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=4, ffn_dim=NEURONS, max_position_embeddings=LENGTH,
-           word_embed_proj_dim=WIDTH)
+OPT = dict(hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=4, ffn_dim=NEURONS,
+           max_position_embeddings=LENGTH, word_embed_proj_dim=WIDTH)
 LLAMA_LIKE = dict(hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
                   intermediate_size=NEURONS, max_position_embeddings=LENGTH)
 UNPADDED = LLAMA_LIKE | {"pad_token_id": None}
@@ -46,7 +48,8 @@ FAMILIES = {  # every family but those above, with a tied and an untied unembedd
         ("gemma3", Gemma3TextConfig, UNPADDED | MIXED | {"head_dim": 12}))
     for tied in (False, True)}
 BUILDERS = {"neox-parallel": partial(_neox, True), "neox-sequential": partial(_neox, False), "llama-tied": _llama}
-ONE_EACH = (*BUILDERS, *(kind for kind in FAMILIES if not kind.endswith("-tied")))  # where the unembedding does not matter
+# where the unembedding does not matter
+ONE_EACH = (*BUILDERS, *(kind for kind in FAMILIES if not kind.endswith("-tied")))
 
 
 def tiny_subject(kind, dtype=torch.float32, *, strength=8.0, vocabulary=VOCABULARY, device="cpu"):

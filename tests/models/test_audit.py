@@ -1,4 +1,5 @@
-"""Planted paths through weight space: training is clean; a repeat, an exchange, a stranger and a known issue are flagged."""
+"""Planted paths through weight space: training is clean; a repeat, an exchange,
+a stranger and a known issue are flagged."""
 
 import json
 import math
@@ -22,7 +23,8 @@ STEPS = [0, 1, 2, 4, 8, 16, 32, 64]
 
 
 def path(gaps, seed=0, size=4_000, decay=0.001):
-    """A random walk with weight decay, (len(gaps) + 1, size): a gap is the number of small steps to the next checkpoint."""
+    """A random walk with weight decay, (len(gaps) + 1, size): a gap is the number of small steps to the next
+    checkpoint."""
     rng = np.random.default_rng(seed)
     points = [rng.normal(size=size)]
     for gap in gaps:
@@ -127,11 +129,14 @@ def test_two_checkpoints_that_share_nothing_are_not_judged():
 
 def test_known_issues_are_flagged_by_model_and_step_and_left_out_of_the_path():
     every, single = [0, *(2**k for k in range(10)), *range(1_000, 144_000, 1_000)], ["model.safetensors"]
-    bad = [step for step in every if audit.known_issue("EleutherAI/pythia-2.8b", step, lambda: single).endswith("issues/205)")]
+    bad = [step for step in every if audit.known_issue("EleutherAI/pythia-2.8b", step,
+                                                       lambda: single).endswith("issues/205)")]
     assert len(bad) == 85 and {0, 512, 53_000, 65_000, 140_000} <= set(bad) and 143_000 not in bad and 66_000 not in bad
-    shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]  # what issue 205 does not speak of
+    # what issue 205 does not speak of
+    shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
     assert [step for step in every if audit.known_issue("EleutherAI/pythia-2.8b", step, lambda: shards)] == [1, 2]
-    assert [step for step in every if audit.known_issue("EleutherAI/pythia-70m-deduped", step, lambda: single)] == [1, 2]
+    assert [step for step in every if audit.known_issue("EleutherAI/pythia-70m-deduped", step,
+                                                        lambda: single)] == [1, 2]
     assert audit.known_issue("own/pythia-2.8b", 0, list) == audit.known_issue("mini-pythia", 1, list) == ""
     assert all(url.startswith("https://github.com/") and url.split("/")[-1].isdigit() for *_, url in audit.KNOWN)
     points = path(GRIDS["even"])
@@ -155,7 +160,8 @@ def trained(tmp_path_factory):
             return torch.cumsum(torch.randint(1, 3, (8, 24), generator=torch.Generator().manual_seed(step)), 1) % 96
 
     training.train(training.pythia(0, **TINY), Batches(), STEPS[-1], folder.parent / "state.pt", saved_steps=STEPS,
-                   save=lambda model, step: training.save_checkpoint(model, folder / f"step{step}"), measure=lambda model: {})
+                   save=lambda model, step: training.save_checkpoint(model, folder / f"step{step}"),
+                   measure=lambda model: {})
     return folder
 
 
@@ -165,7 +171,8 @@ def suite(trained, tmp_path):
     folder = tmp_path / "suite"
     for step in STEPS:
         (folder / f"step{step}").mkdir(parents=True)
-        save_file(load_file(trained / f"step{step}" / "model.safetensors"), folder / f"step{step}" / "model.safetensors")
+        save_file(load_file(trained / f"step{step}" / "model.safetensors"),
+                  folder / f"step{step}" / "model.safetensors")
     return folder
 
 
@@ -203,10 +210,12 @@ def test_a_real_training_is_clean_and_its_distances_are_those_of_all_its_tensors
     assert table["step"].tolist() == STEPS and not table["flagged"].any() and (table["reason"] == "").all()
     assert (table["repeat_of"] == "").all() and (table["turn"].iloc[1:-1] < 0.2).all()
     assert table["weight_hash"].tolist() == [checkpoints.weight_hash(str(trained), f"step{step}") for step in STEPS]
-    flat = [torch.cat([part.flatten().double() for _, part in sorted(tensors(trained, step).items())]) for step in STEPS]
+    flat = [torch.cat([part.flatten().double() for _, part in sorted(tensors(trained, step).items())])
+            for step in STEPS]
     expected = [(after - before).norm() / before.norm() for before, after in zip(flat, flat[1:])]
     np.testing.assert_allclose(table["distance"].iloc[1:], expected, rtol=1e-12)
-    assert np.isnan(table["distance"].iloc[0]) and passes.revisions(settings(trained), "all") == table["revision"].tolist()
+    assert np.isnan(table["distance"].iloc[0])
+    assert passes.revisions(settings(trained), "all") == table["revision"].tolist()
     assert left_out(settings(trained)) == "The audit of notebook 02 flags no checkpoint: none is left out."
 
 
@@ -245,10 +254,12 @@ DAMAGES = {
     "repeated": (lambda suite: put(suite, 32, tensors(suite, 2)), {32: "has the weights of step2"}),
     "other seed": (lambda suite: put_other_seed(suite, 4), {4: "shares nothing"}),
     "other start": (lambda suite: put_other_seed(suite, 0), {0: "shares nothing"}),
-    "other shapes at the start": (lambda suite: put(suite, 0, {"own": torch.ones(3, 3)}), {0: "has no embed_out.weight"}),
+    "other shapes at the start": (lambda suite: put(suite, 0, {"own": torch.ones(3, 3)}),
+                                  {0: "has no embed_out.weight"}),
     "other shape": (lambda suite: put(suite, 2, tensors(suite, 2) | {"embed_out.weight": torch.ones(3, 3)}),
                     {2: "has no embed_out.weight like that of the others"}),
-    "not finite": (lambda suite: put(suite, 64, tensors(suite, 64) | {"embed_out.weight": torch.full((96, 16), math.nan)}),
+    "not finite": (lambda suite: put(suite, 64, tensors(suite,
+                                                        64) | {"embed_out.weight": torch.full((96, 16), math.nan)}),
                    {64: "holds values that are not finite"}),
 }
 

@@ -1,4 +1,5 @@
-"""Loading a checkpoint from a folder: the same model whatever the file holds, or one sentence that says what is wrong."""
+"""Loading a checkpoint from a folder: the same model whatever the file holds,
+or one sentence that says what is wrong."""
 
 import contextlib
 import json
@@ -104,7 +105,8 @@ def test_a_suite_is_loaded_by_revision_and_the_last_without(suite):
 def test_a_steps_folder_can_be_named_on_its_own(suite):
     subject = checkpoints.load(str(suite / "step16"))
     assert (subject.revision, subject.step, len(subject.tokenizer)) == ("step16", 16, 30)
-    assert checkpoints.weight_hash(str(suite / "step16"), subject.revision) == checkpoints.weight_hash(str(suite), "step16")
+    assert checkpoints.weight_hash(str(suite / "step16"), subject.revision) == checkpoints.weight_hash(str(suite),
+                                                                                                       "step16")
 
 
 def test_what_is_there_is_never_looked_up_on_the_hub(folder, tmp_path, monkeypatch):
@@ -173,7 +175,8 @@ def test_what_cannot_be_a_model_is_one_sentence(model):
 
 LFS = b"version https://git-lfs.github.com/spec/v1\n"
 DAMAGED = [  # a file, what is in it or how much is left of it, the sentence
-    *(("model.safetensors", content, "The weights in own-model are damaged: ") for content in (0.5, b"", b"x" * 99, LFS)),
+    *(("model.safetensors", content, "The weights in own-model are damaged: ")
+      for content in (0.5, b"", b"x" * 99, LFS)),
     *(("config.json", content, "The model in own-model cannot be opened: ")
       for content in (b"", b"{", b"{}", b'{"model_type": "nonsense"}')),
     *(("tokenizer.json", content, "The tokenizer in own-model cannot be read: ")
@@ -229,14 +232,16 @@ def test_a_token_without_a_row_is_refused_where_a_text_needs_it(folder):
     text = "w1 w2 w3 w4 w5 w6 "
     for words_of, fits in ((text + "w7", True), (text + "extra", False)):
         tokens = torch.from_numpy(texts.encode(subject.tokenizer, [words_of])[0].astype(np.int64))[None]
-        with contextlib.nullcontext() if fits else refused(ValueError, "^Tokens must be between 0 and 39, the rows of the "
+        with contextlib.nullcontext() if fits else refused(ValueError,
+                                                           "^Tokens must be between 0 and 39, the rows of the "
                                                            "embedding of .*own-model; they lie between 1 and 40"):
             assert capture(subject, tokens).activations.shape == (1, 3, NEURONS)
 
 
 @pytest.mark.parametrize("n", [30, 31, VOCABULARY, VOCABULARY + 9])
 def test_counts_beside_the_weights_may_end_where_the_tokenizer_does(folder, n):
-    """The embedding is padded to a round number, and some count its rows, some the tokens with or without the added ones."""
+    """The embedding is padded to a round number, and some count its rows,
+    some the tokens with or without the added ones."""
     larger = words(30)
     larger.add_tokens(["extra"])
     larger.save_pretrained(folder)
@@ -247,7 +252,8 @@ def test_counts_beside_the_weights_may_end_where_the_tokenizer_does(folder, n):
 
 def test_counts_that_lack_a_token_are_refused(folder):
     np.save(folder / "unigram_counts.npy", np.arange(29))
-    with refused(ValueError, r"^unigram_counts.npy must hold one count for each of the 30 tokens; its shape is \(29,\)"):
+    with refused(ValueError,
+                 r"^unigram_counts.npy must hold one count for each of the 30 tokens; its shape is \(29,\)"):
         checkpoints.load(str(folder))
 
 

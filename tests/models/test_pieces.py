@@ -12,15 +12,16 @@ from rare_token_neurons.text import documents as texts, rarity
 
 sentencepiece = pytest.importorskip("sentencepiece", reason="the extra `sentencepiece` is not installed")
 PLAIN = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}
-ODD = ["The caf\u00e9 isn\u2019t 42 % \u2014 \u201ca whale\u201d\u2026\nin  the\tsea\u2019s ", " x", "\n\na", "", "  ", "\u65e5\u672c \uff21 \ufb01"]
+ODD = ["The caf\u00e9 isn\u2019t 42 % \u2014 \u201ca whale\u201d\u2026\nin  the\tsea\u2019s ", " x", "\n\na", "", "  ",
+       "\u65e5\u672c \uff21 \ufb01"]
 
 
 def train(folder, texts, size=1_000, **options):
     """A real tokenizer.model in a folder."""
     folder.mkdir(exist_ok=True)
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=(line for text in texts for line in text.split("\n") if line), model_prefix=str(folder / "tokenizer"),
-        vocab_size=size, hard_vocab_limit=False, minloglevel=9, **options)
+        sentence_iterator=(line for text in texts for line in text.split("\n") if line),
+        model_prefix=str(folder / "tokenizer"), vocab_size=size, hard_vocab_limit=False, minloglevel=9, **options)
     (folder / "tokenizer.vocab").unlink()
     return sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
 
@@ -30,7 +31,8 @@ def novel():
     return pd.read_json(paths.MINI_PILE / "austen.jsonl.xz", lines=True)["text"].head(12).tolist()
 
 
-@pytest.mark.parametrize("options", [{}, PLAIN, PLAIN | {"add_dummy_prefix": False}], ids=["nfkc", "identity", "no prefix"])
+@pytest.mark.parametrize("options", [{}, PLAIN, PLAIN | {"add_dummy_prefix": False}],
+                         ids=["nfkc", "identity", "no prefix"])
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
 @pytest.mark.parametrize("fallback", [True, False])
 def test_texts_are_cut_as_sentencepiece_cuts_them(tmp_path, novel, options, kind, fallback):
@@ -57,7 +59,8 @@ def test_a_model_whose_folder_has_only_the_pieces_is_loaded(tmp_path, novel):
 def test_what_is_to_be_installed_is_named(tmp_path, novel, monkeypatch, package):
     train(tmp_path / "own", novel)
     monkeypatch.setitem(sys.modules, package, None)
-    with refused(ValueError, r"^The tokenizer in own cannot be read: a SentencePiece model needs the packages sentencepiece and "
+    with refused(ValueError,
+                 r"^The tokenizer in own cannot be read: a SentencePiece model needs the packages sentencepiece and "
                              r"protobuf \(pip install -e '\.\[sentencepiece\]'\)$"):
         checkpoints.load_tokenizer(str(tmp_path / "own"))
 

@@ -7,7 +7,8 @@ from rare_token_neurons.models import steps
 NAMES = {  # of a branch, a tag or a folder: step, stage
     "step0": (0, ""), "step143000": (143_000, ""),  # Pythia, PolyPythias
     "step1000-tokens4B": (1_000, ""),  # OLMo-1
-    "stage1-step1000-tokens5B": (1_000, "stage1"), "stage2-ingredient1-step1000-tokens5B": (1_000, "stage2-ingredient1"),
+    "stage1-step1000-tokens5B": (1_000, "stage1"), "stage2-ingredient1-step1000-tokens5B": (1_000,
+                                                                                            "stage2-ingredient1"),
     "checkpoint-400": (400, ""),  # stanford-crfm's tags, folders of a Trainer run
     "step-1200000": (1_200_000, ""), "stage3-step-4720000": (4_720_000, "stage3"),  # SmolLM2, SmolLM3
 }
@@ -39,7 +40,8 @@ def test_the_first_stage_is_taken_with_the_names_that_have_none_and_another_on_r
 
 
 def test_stages_that_go_on_counting_are_one_path():
-    assert [steps.step_of(name) for name in steps.path(SMOLLM3)] == [100, 200, 300, 400, 500] and not steps.left(SMOLLM3)
+    assert [steps.step_of(name) for name in steps.path(SMOLLM3)] == [100, 200, 300, 400, 500]
+    assert not steps.left(SMOLLM3)
     assert steps.path(SMOLLM3, "stage1") == ["stage1-step-100", "stage1-step-200"]
     assert steps.path([*SMOLLM3, "stage11-step-500"])[-1] == "stage10-step-500"  # it begins where another one ends
 

@@ -28,7 +28,8 @@ by_kind = pytest.mark.parametrize("kind", FAMILIES)
 def save(model, folder):
     """A checkpoint with a tokenizer of one word."""
     model.save_pretrained(folder)
-    PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"w": 0}, unk_token="w"))).save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"w": 0},
+                                                                        unk_token="w"))).save_pretrained(folder)
 
 
 # ---- supported
@@ -49,7 +50,8 @@ def test_changes_match_hooks_on_the_whole_model(tiny, tokens, kind, ablated, fre
 @by_kind
 def test_the_pieces_have_one_shape_and_rebuild_the_logits(tiny, tokens, kind):
     subject, seen = tiny(kind), {}
-    assert subject.w_out.shape == (WIDTH, NEURONS) and {part.shape for part in subject.w_in.values()} == {(NEURONS, WIDTH)}
+    assert subject.w_out.shape == (WIDTH, NEURONS)
+    assert {part.shape for part in subject.w_in.values()} == {(NEURONS, WIDTH)}
     assert subject.norm_gain.shape == (WIDTH,) and subject.unembedding.shape == (VOCABULARY, WIDTH)
     tied = subject.unembedding.data_ptr() == subject.model.get_input_embeddings().weight.data_ptr()
     assert tied == kind.endswith("-tied") and subject.n_layers == 2
@@ -122,10 +124,12 @@ def test_a_saved_checkpoint_gives_the_same_pieces(tiny, tmp_path, kind):
 
 
 def test_gpt2_is_read_as_the_hub_holds_it(tiny, tmp_path):
-    """The first files' names have no prefix, and its mask is among them (https://github.com/onnxruntime/mobius/pull/113)."""
+    """The first files' names have no prefix, and its mask is among them
+    (https://github.com/onnxruntime/mobius/pull/113)."""
     made = tiny("gpt2-tied")
     save(made.model, tmp_path)
-    tensors = {name.removeprefix("transformer."): part for name, part in load_file(tmp_path / "model.safetensors").items()}
+    tensors = {name.removeprefix("transformer."): part for name, part in load_file(tmp_path
+                                                                                   / "model.safetensors").items()}
     tensors |= {f"h.{layer}.attn.bias": torch.ones(1, 1, 16, 16).tril() for layer in range(2)}
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     found = checkpoints.load(str(tmp_path))
@@ -153,7 +157,8 @@ def test_weight_spectra_find_every_matrix(tiny, kind):
 
 @pytest.mark.parametrize("kind", ["gpt2", "opt-tied"])
 def test_blocks_longer_than_the_learned_positions_are_refused(tiny, kind):
-    with pytest.raises(ValueError, match="^Blocks of 17 tokens are too long for the model, which has embeddings for 16"):
+    with pytest.raises(ValueError,
+                       match="^Blocks of 17 tokens are too long for the model, which has embeddings for 16"):
         capture(tiny(kind), torch.zeros(2, 17, dtype=torch.int64))
 
 

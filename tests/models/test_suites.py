@@ -1,4 +1,5 @@
-"""Suites on the hub as public ones are: how they name their steps, which files they hold, and what is wrong with some."""
+"""Suites on the hub as public ones are: how they name their steps, which files they hold,
+and what is wrong with some."""
 
 import os
 import re
@@ -100,7 +101,8 @@ def audited(*arguments, model=SUITE):
 def test_shards_are_measured_where_a_stale_single_file_lies_beside_them(hub, made, capsys):
     """pythia-2.8b, https://github.com/EleutherAI/pythia/issues/205"""
     stale = {SINGLE: made(9)[SINGLE], "consolidated.safetensors": made(8)[SINGLE],
-             "adapter_model.safetensors": made(8)[SINGLE], "adapter_config.json": b'{"base_model_name_or_path": "lab/o"}'}
+             "adapter_model.safetensors": made(8)[SINGLE],
+             "adapter_config.json": b'{"base_model_name_or_path": "lab/o"}'}
     hub.repositories = {SUITE: {"main": made(9)} | {f"step{step}": made(step, shards=True) | stale for step in (0, 1)}}
     hashes = {name: checkpoints.weight_hash(SUITE, name) for name in ("step0", "step1", "main")}
     assert len(set(hashes.values())) == 3 and not [path for _, path, _ in hub.log if path.endswith(".safetensors")]
@@ -109,8 +111,8 @@ def test_shards_are_measured_where_a_stale_single_file_lies_beside_them(hub, mad
     asked = {path.rsplit("/", 1)[-1] for _, path, _ in hub.log if "/resolve/" in path and path.endswith(".safetensors")}
     assert asked == {name for name in made(0, shards=True) if name.endswith(".safetensors")}
     said = capsys.readouterr().err
-    assert said.count("'lab/suite' at step1 holds model.safetensors beside an index: the files that the index names are "
-                      "measured; the single file, by its sha256 that of main, is not.\n") == 1
+    assert said.count("'lab/suite' at step1 holds model.safetensors beside an index: the files that the index names "
+                      "are measured; the single file, by its sha256 that of main, is not.\n") == 1
     code, table = audited()
     assert code == 0 and table["weight_hash"].tolist() == [hashes["step0"], hashes["step1"]]
     difference = [(one - other).detach().norm() for one, other in zip(network(1).parameters(), network(0).parameters())]
@@ -158,7 +160,8 @@ def test_a_revision_without_weights_is_a_flagged_row_and_a_skipped_step(hub, mad
     hub.repositories = {SUITE: {"main": made(4), "step3": bare, "step5": bare} | whole}
     word = "lacks 'model-00002-of-00011.safetensors', which its" if kind == "half" else "holds no weights: neither"
     code, table = audited()
-    assert code == 1 and table["step"].tolist() == [0, 1, 2, 3, 4, 5] and table["reason"].str.startswith(word).tolist() == [
+    assert code == 1 and table["step"].tolist() == [0, 1, 2, 3, 4, 5]
+    assert table["reason"].str.startswith(word).tolist() == [
         False, False, False, True, False, True]
     assert table.loc[[3, 5], "weight_hash"].tolist() == ["", ""] and table.loc[[3, 5], "flagged"].all()
     assert "are flagged" in capsys.readouterr().out
@@ -176,7 +179,7 @@ def test_pickles_are_refused_and_converted_on_request(hub, made, tmp_path, capsy
     """PolyPythias, OPT-125m, stanford-crfm: the hub announces the sha256 of a pickle."""
     steps = {f"step{step}": made(step, pickles=True) for step in (0, 1, 2)}
     hub.repositories = {SUITE: {"main": made(2, pickles=True)} | steps}
-    words = "^The hub repository 'lab/suite', step1, holds its weights as pickles alone.*: -p pickles convert reads the te"
+    words = "^The hub repository 'lab/suite', step1, holds its weights as pickles alone.*: -p pickles convert reads the"
     with refused(weights.Refused, words):
         checkpoints.load(SUITE, "step1")
     assert not hub.asked(".bin") and audited()[0] == 2 and "-p pickles convert" in capsys.readouterr().err
@@ -197,7 +200,8 @@ def test_one_converted_pickle_is_held_at_a_time(hub, made, tmp_path):
     hub.repositories = {SUITE: {"main": {}} | {f"step{step}": made(step, pickles=True) for step in (0, 1)}}
     for step in (0, 1):
         assert place_of(SUITE, f"step{step}", pickles="convert", keep_weights=False) == step
-        assert len(list((tmp_path / "pickles").glob("*.safetensors"))) == 1 and not list((tmp_path / "hub").rglob("*.bin"))
+        assert len(list((tmp_path / "pickles").glob("*.safetensors"))) == 1
+        assert not list((tmp_path / "hub").rglob("*.bin"))
 
 
 def test_a_pickle_that_is_not_what_the_hub_announces_is_not_opened(hub, made, tmp_path, monkeypatch):
@@ -210,7 +214,8 @@ def test_a_pickle_that_is_not_what_the_hub_announces_is_not_opened(hub, made, tm
         checkpoints.load(SUITE, "step0", pickles="convert")
     hub.large = 10**9
     hub.repositories["lab/small"] = {"main": made(0, pickles=True)}
-    with refused(weights.Refused, "^The hub repository 'lab/small', main, holds pickles whose sha256 the hub does not ann"):
+    with refused(weights.Refused,
+                 "^The hub repository 'lab/small', main, holds pickles whose sha256 the hub does not ann"):
         checkpoints.load("lab/small", pickles="convert")
 
 
@@ -227,7 +232,8 @@ PUBLIC = {
 @pytest.mark.parametrize("names", PUBLIC.values(), ids=PUBLIC)
 @pytest.mark.parametrize("tags", [False, True], ids=["branches", "tags"])
 def test_every_step_is_loaded_by_its_name_and_asked_for_by_its_number(hub, made, names, tags):
-    hub.repositories = {SUITE: {"main": made(9)} | {name: made(seed) for seed, name in reversed(list(enumerate(names)))}}
+    hub.repositories = {SUITE: {"main": made(9)} | {name: made(seed)
+                                                    for seed, name in reversed(list(enumerate(names)))}}
     hub.tags = {SUITE: names if tags else []}
     assert checkpoints.revisions(SUITE) == names
     for seed, name in enumerate(names):
@@ -255,9 +261,11 @@ def test_of_several_stages_the_first_is_taken_and_another_on_request(hub, made, 
     assert passes.asked_for(other) == ["stage2-ingredient1-step1000-tokens5B", "stage2-ingredient1-step3000-tokens13B"]
     assert passes.asked_for(settings()) == ["step150-tokens1B", "stage1-step1000-tokens5B", "stage1-step2000-tokens9B"]
     assert other.folder != settings().folder and "stage=stage2-ingredient1" in other.folder
-    with refused(FileNotFoundError, "has no revision 'step3000'; it has step150.*; -p stage stage2-ingredient1 has that"):
+    with refused(FileNotFoundError,
+                 "has no revision 'step3000'; it has step150.*; -p stage stage2-ingredient1 has that"):
         passes.revisions(settings(steps=[3000]))
-    with refused(ValueError, "^Of 'lab/suite' there is no stage 'stage3'; there is stage1, stage2-ingredient1, stage2-"):
+    with refused(ValueError,
+                 "^Of 'lab/suite' there is no stage 'stage3'; there is stage1, stage2-ingredient1, stage2-"):
         passes.revisions(settings(stage="stage3"))
     code, table = audited("-p", "stage", "stage2-ingredient1")
     assert code == 0 and table["weight_hash"].tolist() == [checkpoints.weight_hash(SUITE, name)
@@ -279,7 +287,8 @@ def test_names_that_say_no_step_are_listed_and_no_training_is_shown(hub, made, c
     assert capsys.readouterr().err == f"{sentence}\n"
     with refused(ValueError, f"^{sentence}$"):
         Notebook(settings(), "04").revisions()
-    with refused(FileNotFoundError, "has no revision 'step1'; it has no checkpoints, but branches or tags named epoch-1, "):
+    with refused(FileNotFoundError,
+                 "has no revision 'step1'; it has no checkpoints, but branches or tags named epoch-1, "):
         passes.revisions(settings(steps=[1]))
     assert passes.revisions(settings()) == [None] and place_of(SUITE) == 9  # a finished model with other branches
     assert audited(model="lab/plain")[0] == 0 and "there is nothing to audit" in capsys.readouterr().out
@@ -344,8 +353,8 @@ def test_the_table_of_public_suites_names_tests_that_are_there():
 
 
 def test_a_sharded_suite_in_stages_goes_through_audit_and_sweep_with_its_own_weights(tmp_path):
-    """OLMo-2 through notebooks 03 and 04: shards with a stale single file beside them, and a step that repeats another one.
-    What is measured is what a folder with the right shards alone gives."""
+    """OLMo-2 through notebooks 03 and 04: shards with a stale single file beside them, and a step that repeats another
+    one. What is measured is what a folder with the right shards alone gives."""
     folder, suite = tmp_path / "saved", {"main": {}}
     for name, place in {"stage1-step1000-tokens5B": 1, "stage1-step2000-tokens9B": 2, "stage1-step3000-tokens13B": 2,
                         "stage2-ingredient1-step1000-tokens5B": 3, "main": 9}.items():
@@ -368,13 +377,15 @@ def test_a_sharded_suite_in_stages_goes_through_audit_and_sweep_with_its_own_wei
     (root / "grid.csv").write_text(grid)
     with Hub({SUITE: suite}) as hub:
         environment = os.environ | {"PYTHONPATH": str(root / "src"), "HF_ENDPOINT": hub.url, "OMP_NUM_THREADS": "1",
-                                    "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1"}
+                                    "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "0",
+                                    "NO_PROXY": "127.0.0.1"}
         command = [sys.executable, "-m", "rare_token_neurons"]
         audit = subprocess.run([*command, "audit", SUITE], cwd=root, env=environment, capture_output=True, text=True)
         assert audit.returncode == 1
         assert "1 is flagged: stage1-step3000-tokens13B has the weights of stage1-step2000-tokens9B" in audit.stdout
         assert "by its sha256 that of main, is not" in audit.stderr and "another: stage2-ingredient1" in audit.stderr
-        done = subprocess.run([*command, "sweep", "grid.csv"], cwd=root, env=environment, capture_output=True, text=True)
+        done = subprocess.run([*command, "sweep", "grid.csv"], cwd=root, env=environment, capture_output=True,
+                              text=True)
         assert done.returncode == 0, done.stdout + done.stderr
         assert not [path for _, path, _ in hub.log if path.endswith("/" + SINGLE)]
     tables = sorted((root / "data/results").rglob("influence.parquet"), key=lambda path: "lab--suite" not in str(path))

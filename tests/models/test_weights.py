@@ -64,8 +64,8 @@ def test_the_shards_are_measured_hashed_and_audited_not_the_single_file_beside_t
     assert all(torch.equal(plain[name], part) for name, part in network(seed=2).state_dict().items())
     checkpoints._tell_of_second.cache_clear()
     assert measured(shards) == 1 and checkpoints.weight_hash(str(shards)) == hashed
-    said = ("shards holds model.safetensors beside an index: the files that the index names are measured; the single file, "
-            "which holds other tensors, is not.\n")
+    said = ("shards holds model.safetensors beside an index: the files that the index names are measured; the single "
+            "file, which holds other tensors, is not.\n")
     assert capsys.readouterr().err.count(said) == 1
     found = checkpoints.locate(str(shards)).weights
     assert {path.name for path in found} == {path.name for path in shards.glob("model-*.safetensors")}
@@ -77,7 +77,8 @@ def test_a_single_file_with_the_same_tensors_is_said_to_hold_them(shards, tmp_pa
 
 
 def test_nothing_else_in_the_folder_is_read(tmp_path, monkeypatch):
-    """Leftovers of other formats, pickles, an adapter that names another model, a configuration that names another file."""
+    """Leftovers of other formats, pickles, an adapter that names another model,
+    a configuration that names another file."""
     monkeypatch.chdir(tmp_path)
     path = written(tmp_path / "single", 1)
     hashed = checkpoints.weight_hash(str(path))
@@ -85,14 +86,16 @@ def test_nothing_else_in_the_folder_is_read(tmp_path, monkeypatch):
     for name in ("consolidated.safetensors", "adapter_model.safetensors", "model-00001-of-00001.safetensors"):
         (path / name).write_bytes(other)
     (path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tmp_path / "other")}))
-    for name in ("pytorch_model.bin", "training_args.bin", "optimizer.pt", "tokenizer.pkl", "tokenizer.model", "counts.pkl"):
+    for name in ("pytorch_model.bin", "training_args.bin", "optimizer.pt", "tokenizer.pkl", "tokenizer.model",
+                 "counts.pkl"):
         (path / name).write_bytes(pickle.dumps(Bomb()))
     edit_config(path, transformers_weights="consolidated.safetensors")
     assert measured(path) == 1 and checkpoints.weight_hash(str(path)) == hashed and not Path("owned").exists()
 
 
 @pytest.mark.parametrize("content, words", [
-    ({"a": "model-00009-of-00009.safetensors"}, "lacks 'model-00009-of-00009.safetensors', which its model.safetensors.in"),
+    ({"a": "model-00009-of-00009.safetensors"},
+     "lacks 'model-00009-of-00009.safetensors', which its model.safetensors.in"),
     ({"a": "../stale/model.safetensors"}, "lacks '../stale/model.safetensors', which its model.safetensors.index.json"),
     ({"a": "pytorch_model.bin"}, "lacks 'pytorch_model.bin', which"), ({"a": 3}, "lacks 3, which"),
     ({}, "has a model.safetensors.index.json that names no file"), (None, "names no file"), ([], "names no file")])
@@ -118,7 +121,8 @@ def test_a_folder_without_weights_says_so(tmp_path):
     path = written(tmp_path / "bare", 0)
     (path / "model.safetensors").rename(path / "consolidated.safetensors")
     for call in (checkpoints.load, checkpoints.weight_hash):
-        with refused(weights.NoWeights, "^The folder bare of '.*' holds no weights: neither model.safetensors nor shards"):
+        with refused(weights.NoWeights,
+                     "^The folder bare of '.*' holds no weights: neither model.safetensors nor shards"):
             call(str(path))
     assert len(checkpoints.load_tokenizer(str(path))) == 30
 
@@ -144,7 +148,8 @@ def pickled(path, seed=1, parts=1):
 @pytest.mark.parametrize("parts", [1, 3])
 def test_pickles_are_refused_and_on_request_give_the_numbers_of_the_safetensors(tmp_path, parts):
     path = pickled(tmp_path / "pickled", parts=parts)
-    with refused(weights.Refused, "^The folder pickled of .* holds its weights as pickles alone.*: -p pickles convert "):
+    with refused(weights.Refused,
+                 "^The folder pickled of .* holds its weights as pickles alone.*: -p pickles convert "):
         checkpoints.load(str(path))
     assert not weights.FOLDER.exists()
     assert measured(path, pickles="convert") == 1
@@ -183,7 +188,8 @@ def test_views_are_stored_as_what_they_show(tmp_path):
     torch.save({"whole": base, "row": base[1], "turned": base.T, "empty": torch.zeros(0, 3)}, tmp_path / "views.bin")
     found = load_file(weights.safe(tmp_path / "views.bin"))
     assert found.keys() == {"whole", "row", "turned", "empty"} and found["empty"].shape == (0, 3)
-    assert torch.equal(found["row"], base[1]) and torch.equal(found["turned"], base.T) and torch.equal(found["whole"], base)
+    assert torch.equal(found["row"], base[1]) and torch.equal(found["turned"], base.T)
+    assert torch.equal(found["whole"], base)
 
 
 def zipped(content):
@@ -228,8 +234,9 @@ HARMFUL = {
     "a tar": (tarred(), ZIP), "the old format": (old_format(), ZIP), "nothing": (b"", ZIP),
     "a torn zip": (b"PK\3\4abc", ""),
     "a module": (saved(torch.nn.Linear(2, 2)), ""), "a list": (saved([torch.ones(2)]), ELSE),
-    "a nest": (saved({"model": {"a": torch.ones(2)}}), ELSE), "a number": (saved({"a": torch.ones(2), "step": 3}), ELSE),
-    "numbers as names": (saved({1: torch.ones(2)}), ELSE), "sparse": (saved({"a": torch.eye(3).to_sparse()}), ELSE),
+    "a nest": (saved({"model": {"a": torch.ones(2)}}), ELSE),
+    "a number": (saved({"a": torch.ones(2), "step": 3}), ELSE), "numbers as names": (saved({1: torch.ones(2)}), ELSE),
+    "sparse": (saved({"a": torch.eye(3).to_sparse()}), ELSE),
     "a terabyte of one value": (saved({"a": torch.ones(1).expand(2**40)}), ELSE),
     "meta": (saved({"a": torch.ones(3, device="meta")}), ELSE),
 }

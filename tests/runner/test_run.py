@@ -135,9 +135,11 @@ def test_recompute_never_and_always_are_not_skipped(tree):
 
 
 def test_a_failing_notebook_is_kept_and_ends_what_waits_for_it(tree, capsys):
-    """03 and 04 are of the same stage as 02 and after it; those of the other model go on, one about all models does not."""
+    """03 and 04 are of the same stage as 02 and after it; those of the other model go on,
+    one about all models does not."""
     write(tree, "01_one")
-    write(tree, "02_fails", "\n# a comment\nif model == 'mini-pythia':\n    raise ValueError('there is no rare position')")
+    write(tree, "02_fails",
+          "\n# a comment\nif model == 'mini-pythia':\n    raise ValueError('there is no rare position')")
     write(tree, "03_beside")
     write(tree, "04_after")
     write(tree, "05_all", declared="seed: int = 0\nsteps: list = []")
@@ -330,13 +332,15 @@ def test_dry_run_starts_nothing_and_tells_minutes(tree, capsys):
 @pytest.mark.parametrize(("values", "sentence"), [
     ({"model": "smollm2", "steps": [512]}, "'smollm2' has no revision 'step512'; it has no checkpoints."),
     ({"model": "mini-pythia", "steps": [0, 7]}, "'mini-pythia' has no revision 'step7'; it has step0, step16, "),
-    ({"model": "no/where"}, "There is no model 'no/where': neither smollm2 nor gemma3 nor mini-pythia, no folder here, and no such hub"),
+    ({"model": "no/where"},
+     "There is no model 'no/where': neither smollm2 nor gemma3 nor mini-pythia, no folder here, and no such hub"),
     ({"model": "none.gguf"}, "There is no GGUF file none.gguf."),
     ({"model": "bare"}, "The folder bare of 'bare' holds no weights: neither "),
     ({"model": "lab/suite", "steps": [5]}, "'lab/suite' has no revision 'step5'; it has step1, step2."),
     ({"model": "lab/suite", "steps": [2]}, ""), ({"model": "lab/plain"}, ""), ({"model": "smollm2"}, ""),
     ({"model": "any.gguf"}, ""), ({"model": "no/where", "recompute": "never"}, "")])
-def test_dry_run_finds_a_model_or_step_that_is_not_there_and_fetches_nothing(tree, monkeypatch, capsys, values, sentence):
+def test_dry_run_finds_a_model_or_step_that_is_not_there_and_fetches_nothing(tree, monkeypatch, capsys, values,
+                                                                             sentence):
     write(tree, "01_one", declared=f'{PARAMETERS}\nrecompute: str = "changed"  # what')
     write(tree, "02_all", declared="seed: int = 0  # of every draw")
     (tree / "bare").mkdir()
@@ -460,11 +464,14 @@ def test_the_closing_table_says_whether_the_committed_tables_come_from_this_kind
     write(tree, "01_one")
     planned = jobs.plan()
     record = {"seconds": {"all": 1.0}, "figures": [], "deviation": 1e-7}
-    assert "deviation (another kind of processor)" in report.closing_table(planned, [record], [], 1.0)  # nobody said where
+    # nobody said where
+    assert "deviation (another kind of processor)" in report.closing_table(planned, [record], [], 1.0)
     report.save_processor()
     assert "deviation (same kind of processor)" in report.closing_table(planned, [record], [], 1.0)
     name, _, cores = report.processor()
-    monkeypatch.setattr(report, "processor", lambda: ("a later model", *report.files.read_json(paths.RESULTS / report.PROCESSOR)["processor"][1:]))
+    monkeypatch.setattr(report, "processor", lambda: ("a later model",
+                                                      *report.files.read_json(paths.RESULTS
+                                                                              / report.PROCESSOR)["processor"][1:]))
     assert "deviation (same kind of processor)" in report.closing_table(planned, [record], [], 1.0)
     monkeypatch.setattr(report, "processor", lambda: (name, "no vectors", cores))
     assert "deviation (another kind of processor)" in report.closing_table(planned, [record], [], 1.0)

@@ -48,7 +48,8 @@ def test_a_missing_grid_is_one_sentence(capsys):
 
 
 def test_a_row_is_a_command_and_what_two_lines_ask_for_is_there_once(grid):
-    rows = sweep.read(grid("model,notebooks,seed,ablation\nmini-pythia,01 03,1,zero\nsmollm2,01 11,,\nsmollm2,1,,\n,11,0,\n"))
+    rows = sweep.read(grid("model,notebooks,seed,ablation\nmini-pythia,01 03,1,zero\nsmollm2,01 "
+                           "11,,\nsmollm2,1,,\n,11,0,\n"))
     (what, models), (closing, alls) = sweep.waves(rows)
     assert (what, closing) == ("rows", "runs of notebooks about all models")
     assert [(row.line, row.arguments) for row in models] == [
@@ -60,7 +61,8 @@ def test_a_row_is_a_command_and_what_two_lines_ask_for_is_there_once(grid):
 
 
 def test_two_rows_that_would_overwrite_each_other_are_refused(grid):
-    with pytest.raises(ValueError, match="line 3: 03_neuron_influence would write to the folder smollm2 as line 2 does, with "
+    with pytest.raises(ValueError,
+                       match="line 3: 03_neuron_influence would write to the folder smollm2 as line 2 does, with "
                                          "another recompute; keep one of the two"):
         sweep.read(grid("notebooks,recompute\n03,changed\n03,always\n"))
 
@@ -113,7 +115,8 @@ The row's process was ended by SIGKILL; most often the machine had no memory lef
     assert """run 01 02 -y '{"ablation": "zero"}'""" in log.read_text()
 
     assert sweep.main([str(grid("ablation\nmean\n"))]) == 0
-    assert "line 2 (ablation mean): unchanged\n\n1 of 1 rows done.\n" in capsys.readouterr().out and len(marks(small)) == 4
+    assert "line 2 (ablation mean): unchanged\n\n1 of 1 rows done.\n" in capsys.readouterr().out
+    assert len(marks(small)) == 4
 
 
 def test_the_row_of_a_killed_dask_worker_goes_to_another_one_and_none_is_done_twice(small, grid, capsys):
@@ -130,7 +133,8 @@ with open("ends.txt", "a") as file:
         try:
             wait_for((small / "ends.txt").exists)  # a row is finished
             wait_for(lambda: (small / "kernel-1").exists() and (small / "kernel-1").read_text())
-            above, pids = psutil.Process(int((small / "kernel-1").read_text())).parents(), client.run(os.getpid).values()
+            above, pids = psutil.Process(int((small
+                                              / "kernel-1").read_text())).parents(), client.run(os.getpid).values()
             killed.extend(process for process in above if process.pid in pids)
             below = killed[0].children(recursive=True)
             killed[0].kill()
@@ -141,8 +145,10 @@ with open("ends.txt", "a") as file:
     with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs="CRITICAL") as cluster, \
             cluster.get_client() as client, ThreadPoolExecutor(1) as helper:
         murder = helper.submit(kill, client)
-        code = sweep.main([str(grid("notebooks,seed\n02,0\n01 02,1\n02,2\n")), "--scheduler", cluster.scheduler_address])
+        code = sweep.main([str(grid("notebooks,seed\n02,0\n01 02,1\n02,2\n")), "--scheduler",
+                           cluster.scheduler_address])
         murder.result()
     assert code == 0 and "3 of 3 rows done." in capsys.readouterr().out
     assert sorted((small / "ends.txt").read_text().split()) == ["0", "1", "2"]
-    assert sorted(marks(small)) == ["01_one 1 []", "02_two 0 []", "02_two 1 []", "02_two 1 []", "02_two 2 []"]  # 01 stays
+    # 01 stays
+    assert sorted(marks(small)) == ["01_one 1 []", "02_two 0 []", "02_two 1 []", "02_two 1 []", "02_two 2 []"]

@@ -162,7 +162,8 @@ def test_the_table_has_one_row_a_part_in_order_and_names_what_is_wrong():
         family = claims.of_mlp(gated)
         table = claims.judge({}, family)
         assert table.name.tolist() == [claim.name for claim in family] and table.name.is_unique
-        assert set(table.verdict) == {UNTESTED} and table.id.drop_duplicates().tolist() == [f"C{i}" for i in range(1, 9)]
+        assert set(table.verdict) == {UNTESTED}
+        assert table.id.drop_duplicates().tolist() == [f"C{i}" for i in range(1, 9)]
         assert table.name[table.id == "C6"].tolist() == parts
         assert table.name[table.id == "C2"].tolist() == ["C2 head", "C2 law", "C2 decay"]
     assert table.set_index("name").paper["C4"] == pytest.approx(-0.07)

@@ -70,7 +70,8 @@ def test_matching_features_leave_out_what_is_constant():
 def test_windows_cut_the_pool_along_the_scale():
     scale, pool = np.array([5.0, 1.0, 9.0, 3.0, 7.0, 4.0, 8.0]), np.array([0, 1, 3, 4, 5, 6])
     assert controls.windows(scale, pool, 2).tolist() == [[6, 4], [0, 5], [3, 1]]
-    assert controls.windows(scale, pool, 4).tolist() == [[6, 4, 0, 5]] and controls.windows(scale, pool, 7).shape == (0, 7)
+    assert controls.windows(scale, pool, 4).tolist() == [[6, 4, 0, 5]]
+    assert controls.windows(scale, pool, 7).shape == (0, 7)
 
 
 def test_empirical_p():
@@ -78,7 +79,8 @@ def test_empirical_p():
     assert controls.empirical_p(1000, null, "greater") == pytest.approx(0.01)
     assert controls.empirical_p(1000, null, "less") == 1.0
     assert controls.empirical_p(49, null, "greater") == pytest.approx(0.51)  # ties count as extreme
-    assert controls.empirical_p(-1, null) == pytest.approx(0.02) and controls.empirical_p(0, null) == pytest.approx(0.04)
+    assert controls.empirical_p(-1, null) == pytest.approx(0.02)
+    assert controls.empirical_p(0, null) == pytest.approx(0.04)
     assert controls.empirical_p(50, null) == 1.0
     assert controls.empirical_p(97, [*null, np.nan], "greater") == pytest.approx(0.03)
     assert np.isnan(controls.empirical_p(np.nan, null)) and np.isnan(controls.empirical_p(1.0, [np.nan]))
@@ -112,7 +114,8 @@ def made(planted, seed=0):
     values = rng.normal(size=(TOKENS, NEURONS)) - 0.5
     if planted:
         values[:, GROUP] += 0.6 * rng.normal(size=(TOKENS, 1))
-    return controls.sample(values.astype(np.float32), np.arange(TOKENS) * DOCUMENTS // TOKENS, rng.normal(size=(8, NEURONS)))
+    return controls.sample(values.astype(np.float32), np.arange(TOKENS) * DOCUMENTS // TOKENS,
+                           rng.normal(size=(8, NEURONS)))
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +149,8 @@ def test_values_are_those_of_the_whole_sample(planted, nulls, measure, monkeypat
     monkeypatch.setattr(controls, "COLUMNS", 37)  # parts of unequal size
     values, centred = planted.values.astype(np.float64), controls.MEASURES[measure]
     matrix = np.corrcoef(values.T) if centred else cosine(values)
-    inside = rows_of(controls.within(planted, GROUP, nulls, controls.PAIRS, controls.pairs, centred=centred, resamples=20))
+    inside = rows_of(controls.within(planted, GROUP, nulls, controls.PAIRS, controls.pairs, centred=centred,
+                                     resamples=20))
     outside = rows_of(controls.between(planted, GROUP, nulls, centred=centred, resamples=20))
     blocks = geometry.pairs(matrix[np.ix_(GROUP, GROUP)]), np.delete(matrix[GROUP], GROUP, axis=1)
     for rows, block in zip((inside, outside), blocks):
@@ -159,7 +163,8 @@ def test_values_are_those_of_the_whole_sample(planted, nulls, measure, monkeypat
 def test_a_planted_group_is_told_from_random_and_matched_ones(planted, nulls):
     found = rows_of(controls.within(planted, GROUP, nulls, controls.PAIRS, controls.pairs, baselines=20, resamples=200))
     dimension = rows_of(controls.within(planted, GROUP, nulls, controls.DIMENSIONS,
-                                           lambda block: controls.dimensions(block, TOKENS), baselines=20, resamples=200))
+                                           lambda block: controls.dimensions(block, TOKENS), baselines=20,
+                                        resamples=200))
     for kind in ("random", "matched"):
         assert found["mean"][f"p_{kind}"] < 0.01 and found["mean"][f"less_{kind}_low"] > 0
         for row in (dimension["effective dimension"], dimension["participation ratio"]):
@@ -191,7 +196,8 @@ def test_a_planted_avoidance_is_seen_between():
 
 def test_the_difference_has_the_spread_of_documents_and_of_controls():
     rng = np.random.default_rng(0)
-    samples, base = rng.normal(5, 0.3, size=(4000, 1)), 4 + rng.normal(0, 0.4, size=(50, 1, 1)) + np.zeros((50, 4000, 1))
+    samples, base = rng.normal(5, 0.3, size=(4000, 1)), 4 + rng.normal(0, 0.4,
+                                                                       size=(50, 1, 1)) + np.zeros((50, 4000, 1))
     row, = controls.beside({"x": "greater"}, np.array([5.0]), samples, {"random": base[:, 0]}, {"random": base})
     assert row["less_random"] == pytest.approx(5 - base.mean())
     width = row["less_random_high"] - row["less_random_low"]
@@ -260,7 +266,8 @@ def test_constant_neurons_are_no_controls_and_a_silent_one_ends_no_bootstrap():
     rows = controls.within(sample, np.arange(6), nulls, controls.DIMENSIONS,
                               lambda block: controls.dimensions(block, 90), resamples=50)
     assert all(np.isfinite(row[name]) for row in rows for name in ("value", "low", "high"))
-    assert all(np.isfinite(row["low"]) for row in controls.between(sample, np.arange(6), nulls, resamples=50, baselines=2))
+    assert all(np.isfinite(row["low"]) for row in controls.between(sample, np.arange(6), nulls, resamples=50,
+                                                                   baselines=2))
 
 
 def test_a_correction_that_the_tokens_cannot_carry_is_missing():
@@ -274,7 +281,8 @@ def test_one_seed_gives_one_result(planted, nulls):
     first, second = (controls.within(planted, GROUP, controls.control_groups(planted, GROUP, seed=4), controls.PAIRS,
                                         controls.pairs, resamples=30, baselines=3, seed=4) for _ in range(2))
     assert first == second
-    assert first != controls.within(planted, GROUP, nulls, controls.PAIRS, controls.pairs, resamples=30, baselines=3, seed=5)
+    assert first != controls.within(planted, GROUP, nulls, controls.PAIRS, controls.pairs, resamples=30, baselines=3,
+                                    seed=5)
 
 
 def test_a_constant_neuron_is_no_yardstick_of_matching_even_with_rounding():

@@ -24,7 +24,8 @@ def test_documents_are_drawn_after_the_split():
 def test_resamples_are_multinomial_draws_below_every_document_once():
     found = documents.resamples(12, 40, (3, 1))
     assert found.shape == (41, 12) and (found[0] == 1).all()
-    np.testing.assert_array_equal(found[1:], np.random.default_rng([3, 1]).multinomial(12, np.full(12, 1 / 12), size=40))
+    np.testing.assert_array_equal(found[1:], np.random.default_rng([3, 1]).multinomial(12, np.full(12, 1 / 12),
+                                                                                       size=40))
 
 
 def test_split_half_curve_has_no_winners_curse():
@@ -180,7 +181,8 @@ def test_an_interval_covers_the_truth_of_what_it_is_for(kind, plant):
 
 
 def test_the_held_interval_errs_towards_the_null():
-    """What the twenty most influential neurons have less of than all others: chance members have it, none in the draws less."""
+    """What the twenty most influential neurons have less of than all others: chance members have it,
+    none in the draws less."""
     trait = np.where(TRUE >= np.sort(TRUE)[-20], 0.0, 1.0) + 0.3 * np.random.default_rng(2).normal(size=200)
     truth = trait[rankings.top(TRUE, 20)].mean()
     for run in range(40):
@@ -199,8 +201,8 @@ def test_a_planted_group_is_set_apart_from_its_controls_and_another_is_not():
              for group in groups]
     everyone, samples = np.array([value for value, _ in found]), np.stack([sample for _, sample in found], axis=1)
     for kind in ("basic", "centred"):
-        (value, low, high), other = (documents.against(everyone[one], samples[:, one], everyone[2:].mean(), samples[:, 2:].T,
-                                                       kind) for one in (0, 1))
+        (value, low, high), other = (documents.against(everyone[one], samples[:, one], everyone[2:].mean(),
+                                                       samples[:, 2:].T, kind) for one in (0, 1))
         assert low < value < high and low > 0.1 and value == pytest.approx(0.2, abs=0.03)
         assert other[1] < 0 < other[2]
     assert documents.against(0.5, samples[:, 0], 0.3, [], "basic") == pytest.approx((0.2, np.nan, np.nan), nan_ok=True)
@@ -216,7 +218,8 @@ def test_with_endless_text_a_group_like_any_other_is_not_set_apart():
     everyone, samples = np.array([value for value, _ in found]), np.stack([sample for _, sample in found], axis=1)
     others, excluded = np.arange(20, 40), 0
     for one in range(20):
-        _, low, high = documents.against(everyone[one], samples[:, one], everyone[others].mean(), samples[:, others].T, "basic")
+        _, low, high = documents.against(everyone[one], samples[:, one], everyone[others].mean(), samples[:, others].T,
+                                         "basic")
         excluded += not low < 0 < high
     assert excluded <= 4
 

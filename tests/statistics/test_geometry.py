@@ -134,7 +134,8 @@ def test_planted_modules_are_found(rng):
     assert sorted(map(sorted, found)) == [list(range(8)), list(range(8, 16)), list(range(16, 24))]
     edges = np.maximum(block, 0) - np.eye(24)
     degree, total = edges.sum(axis=1), edges.sum()
-    by_hand = sum(edges[8 * c: 8 * c + 8, 8 * c: 8 * c + 8].sum() / total - (degree[8 * c: 8 * c + 8].sum() / total) ** 2
+    by_hand = sum(edges[8 * c: 8 * c + 8, 8 * c: 8 * c + 8].sum() / total
+                  - (degree[8 * c: 8 * c + 8].sum() / total) ** 2
                   for c in range(3))
     assert geometry.modularity(block) == pytest.approx(by_hand) and by_hand > 0.5
 

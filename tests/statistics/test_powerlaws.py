@@ -79,11 +79,13 @@ def test_a_lognormal_is_never_favoured():
 
 
 def test_a_law_in_the_middle_is_told_from_a_lognormal_there():
-    law = np.concatenate([truncated(4, alpha=2.4, high=50.0), np.full(20, 50.0), 0.9 * np.random.default_rng(4).random(500)])
+    law = np.concatenate([truncated(4, alpha=2.4, high=50.0), np.full(20, 50.0),
+                          0.9 * np.random.default_rng(4).random(500)])
     assert powerlaws.middle(law, 1.0, 49.9, draws=30).verdict == "not rejected"
     values = lognormal(5, n=3000)
     assert powerlaws.middle(values, *np.quantile(values, [0.3, 0.99]), draws=30).verdict == "rejected"
-    assert powerlaws.middle(values, *np.quantile(values, [0.9, 0.97]), draws=30).verdict == "cannot tell it from a lognormal"
+    assert powerlaws.middle(values, *np.quantile(values, [0.9, 0.97]),
+                            draws=30).verdict == "cannot tell it from a lognormal"
 
 
 def test_refit_chooses_a_range_for_every_sample():
@@ -101,7 +103,8 @@ def test_refit_chooses_a_range_for_every_sample():
 
 
 @pytest.mark.parametrize("a, b, width", [(1.0, 0.5, 3.0), (-2.0, 1.0, 4.0), (3.0, 0.0, 2.0), (0.0, 0.0, 2.0),
-                                         (2.0, 0.1, np.inf), (-3.0, 0.2, np.inf), (-20.0, 1.0, np.inf), (5.0, 1e-7, np.inf)])
+                                         (2.0, 0.1, np.inf), (-3.0, 0.2, np.inf), (-20.0, 1.0, np.inf),
+                                         (5.0, 1e-7, np.inf)])
 def test_normaliser_is_the_integral(a, b, width):
     centre = max(0.0, -a / (2 * b)) if b else 0.0
     stop = width if np.isfinite(width) else centre + 40

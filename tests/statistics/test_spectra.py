@@ -1,4 +1,5 @@
-"""Hill's exponent, the Marchenko-Pastur law, group spectra, weightwatcher's metrics: known answers, contained failures."""
+"""Hill's exponent, the Marchenko-Pastur law, group spectra, weightwatcher's metrics: known answers,
+contained failures."""
 
 import subprocess
 import sys
@@ -111,7 +112,8 @@ compare = partial(controls.compare, sides=spectra.SIDES, fitted=spectra.FITTED)
 
 
 def compared(matrix, group):
-    """`compare` of a group with 99 random groups of other neurons and with its own shuffles; its choice nearly certain."""
+    """`compare` of a group with 99 random groups of other neurons and with its own shuffles;
+    its choice nearly certain."""
     others = controls.random_groups(np.setdiff1d(np.arange(400), group), len(group), 99)
     anew = np.stack([np.r_[group[1:], other] for other in range(50, 60)])  # one member replaced
     nulls = {"random": spectra.measure(matrix[others]),
@@ -124,7 +126,8 @@ def test_a_planted_heavy_tailed_group_is_told_from_random_groups_and_from_its_sh
     for statistic in ("alpha_hill", "alpha", "stable_rank", "entropy", "spikes", "mp_distance", "spectral_norm"):
         assert table.p_random[statistic] == pytest.approx(0.01), statistic
     assert (table.p_shuffled[["alpha_hill", "stable_rank", "entropy", "mp_distance"]] <= 0.03).all()
-    assert table.value["alpha_hill"] == pytest.approx(1.0, abs=0.35) and table.value["alpha"] == pytest.approx(2, abs=0.3)
+    assert table.value["alpha_hill"] == pytest.approx(1.0, abs=0.35)
+    assert table.value["alpha"] == pytest.approx(2, abs=0.3)
     assert table.high["alpha_hill"] < table.random_low["alpha_hill"] and (table.low <= table.high).all()
     assert np.allclose(table.difference, table.value - table.random_mean) and table.difference_high["alpha_hill"] < 0
     assert np.allclose(table.difference_high - table.difference_low, table.high - table.low)
@@ -153,7 +156,8 @@ def test_measure_is_one_group_at_a_time_and_in_units_of_xi():
     assert np.allclose(table.spectral_norm[:2], [spectra.eigenvalues(matrix)[0] for matrix in matrices[:2]], rtol=1e-4)
     assert np.allclose(table.stable_rank[:2], found.stable_rank, rtol=1e-4)  # the closed forms are weightwatcher's
     assert np.allclose(table.entropy[:2], found.entropy, rtol=1e-4)
-    assert table.loc[2:, list(spectra.FITTED) + ["status"]].isna().all(axis=None) and (table.status[:2] == "success").all()
+    assert table.loc[2:, list(spectra.FITTED) + ["status"]].isna().all(axis=None)
+    assert (table.status[:2] == "success").all()
     assert spectra.measure(matrices, fits=2).equals(table)
 
 
@@ -164,7 +168,8 @@ def test_failed_fits_are_missing_and_counted_among_the_fitted_only():
     assert table.missing["alpha"] == pytest.approx(2 / 5) and table.missing["alpha_hill"] == 0
     assert table.random_draws["alpha"] == 2 and np.isnan(table.low["alpha"])
     lost = compare(rows.iloc[[0]], rows.iloc[4:6], {"random": rows}).set_index("statistic")
-    assert np.isnan(lost.value["alpha"]) and np.isnan(lost.p_random["alpha"]) and np.isfinite(lost.p_random["alpha_hill"])
+    assert np.isnan(lost.value["alpha"]) and np.isnan(lost.p_random["alpha"])
+    assert np.isfinite(lost.p_random["alpha_hill"])
 
 
 def test_standardised_rows_make_neurons_of_different_norm_alike():
@@ -251,7 +256,8 @@ def test_import_and_fits_leave_no_trace_in_a_fresh_process():
 
 
 def test_the_linear_layers_of_a_model():
-    config = GPTNeoXConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, vocab_size=30)
+    config = GPTNeoXConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+                           vocab_size=30)
     layers = spectra.linear_layers(GPTNeoXForCausalLM(config))
     assert len(layers) == 8 and not any("embed" in name for name in layers)
     assert all(isinstance(weight, torch.Tensor) for weight in layers.values())

@@ -9,8 +9,8 @@ import torch
 
 from rare_token_neurons import settings as parameters
 from rare_token_neurons.statistics import controls
-from rare_token_neurons.tables import (activations, checkpoints as passes, emergence, influence as influences, rare_tokens,
-                                       stage)
+from rare_token_neurons.tables import (activations, checkpoints as passes, emergence, influence as influences,
+                                       rare_tokens, stage)
 
 
 @pytest.fixture
@@ -37,7 +37,8 @@ def matched(monkeypatch):
 
 @pytest.fixture
 def planted_model(computed, monkeypatch):
-    """Settings of two checkpoints without weights: a rare group that shares a signal at the last one (see `planted`)."""
+    """Settings of two checkpoints without weights: a rare group that shares a signal at the last one (see
+    `planted`)."""
     known = {"last": ["step1"], "all": ["step0", "step1"]}
     monkeypatch.setattr(passes, "revisions", lambda settings, default="last": known[default])
     monkeypatch.setattr(passes, "activations", lambda settings, revision, where: planted.values_of(revision))

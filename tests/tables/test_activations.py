@@ -43,7 +43,8 @@ def test_groups_are_slices_of_the_ranking_without_constant_neurons():
 def test_empty_and_small_phases_are_left_out_and_the_rare_group_is_no_sample_of_a_phase():
     made = activations.groups(influence_rows(), fit(0, NEURONS), LIVING)
     assert set(made) == {"rare", "power law"} and not np.isin(made["power law"], PLANTED).any()
-    assert "head" not in activations.groups(influence_rows(), fit(activations.LEAST_HEAD, NEURONS), LIVING)  # one is dead
+    # one is dead
+    assert "head" not in activations.groups(influence_rows(), fit(activations.LEAST_HEAD, NEURONS), LIVING)
     assert "head" in activations.groups(influence_rows(), fit(activations.LEAST_HEAD + 1, NEURONS), LIVING)
     assert set(activations.groups(influence_rows(), fit(*ENDS, raised=False), LIVING)) == {"rare", "power law", "decay"}
 
@@ -90,7 +91,8 @@ def test_variance_curves_end_at_one_and_lie_above_random(planted_model):
 
 def test_windows_lie_outside_the_head_and_along_the_scale(planted_model):
     table = activations.activation_windows(planted_model)
-    assert set(table["statistic"]) == {"effective dimension", "mean absolute"} and set(table["left_out"]) == {len(HEAD) - 1}
+    assert set(table["statistic"]) == {"effective dimension", "mean absolute"}
+    assert set(table["left_out"]) == {len(HEAD) - 1}
     features = activations.sample(planted_model, "step1", "all").features[:, 0]
     outside = np.delete(features, HEAD)
     for statistic, rows in table[table["where"] == "all"].groupby("statistic"):
@@ -121,8 +123,8 @@ def test_over_training_follows_the_groups(planted_model, monkeypatch):
 # ---- control groups
 
 
-@pytest.mark.parametrize("name", ["activation_dimension", "activation_variance", "activations_over_training", "coactivation",
-                                  "coactivation_distribution", "coactivation_matrix"])
+@pytest.mark.parametrize("name", ["activation_dimension", "activation_variance", "activations_over_training",
+                                  "coactivation", "coactivation_distribution", "coactivation_matrix"])
 def test_no_matched_group_touches_the_head(planted_model, matched, quick, name):
     getattr(activations, name)(planted_model)
     assert len(matched) >= 2
@@ -130,7 +132,8 @@ def test_no_matched_group_touches_the_head(planted_model, matched, quick, name):
         assert not np.isin(groups, HEAD).any() and not np.isin(groups, group).any()
 
 
-@pytest.mark.parametrize("word, held", [("plateau", False), ("outliers", False), ("rounded", True), ("on the line", True)])
+@pytest.mark.parametrize("word, held", [("plateau", False), ("outliers", False), ("rounded", True),
+                                        ("on the line", True)])
 def test_matched_groups_hold_a_head_that_is_not_raised_but_never_the_group(planted_model, monkeypatch, word, held):
     monkeypatch.setattr(influences, "phases", lambda settings: phase_rows(["step1"], word))
     assert np.array_equal(activations.leaders(planted_model, "step1"), np.sort(PLANTED if held else HEAD))
@@ -155,7 +158,8 @@ def test_planted_group_co_activates(planted_model):
     assert inside["side"] == "greater" and inside["p_matched"] < 0.01 and inside["less_matched_low"] > 0
     assert outside["side"] == "two-sided"
     outside = table.loc[("rare", "rare", "between", "correlation", "mean")]
-    assert abs(outside["value"]) < 0.02 and outside["less_random_low"] < outside["less_random"] < outside["less_random_high"]
+    assert abs(outside["value"]) < 0.02
+    assert outside["less_random_low"] < outside["less_random"] < outside["less_random_high"]
 
 
 def test_each_sign_stands_beside_the_group_unless_the_mlp_is_gated(planted_model, quick, monkeypatch):

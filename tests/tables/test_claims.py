@@ -1,4 +1,5 @@
-"""From tables to evidence to verdicts: each claim's row, what is missing, the page's table, and a model without training."""
+"""From tables to evidence to verdicts: each claim's row, what is missing, the page's table,
+and a model without training."""
 
 import shutil
 from dataclasses import replace
@@ -14,19 +15,21 @@ from rare_token_neurons.figures import axes as plots, claims as claim_figures
 from rare_token_neurons.runner import sweep
 from rare_token_neurons.statistics import claims, spectra as spectra_of
 from rare_token_neurons.statistics.claims import NOT, PARTLY, REPRODUCED, UNTESTED
-from rare_token_neurons.tables import activations, claims as claim_tables, emergence, influence as influences, stage, weights
+from rare_token_neurons.tables import activations, claims as claim_tables, emergence, influence as influences
+from rare_token_neurons.tables import stage, weights
 from rare_token_neurons.text import rarity
 
 P = {"p_random": 0.001, "p_matched": 0.002}
-ALIKE = {"less_random": 0.01, "less_random_low": -0.01, "less_random_high": 0.02, "less_matched": 0.01, "less_matched_low": -0.01,
-         "less_matched_high": 0.02, "positions": 900, "documents": 120, **P}  # of a module: no more than control groups
+ALIKE = {"less_random": 0.01, "less_random_low": -0.01, "less_random_high": 0.02, "less_matched": 0.01,
+         # of a module: no more than control groups
+         "less_matched_low": -0.01, "less_matched_high": 0.02, "positions": 900, "documents": 120, **P}
 
 
 def head(group="rare", statistic="ratio", **columns):
-    return pd.DataFrame([{"revision": "step9", "group": group, "statistic": statistic, "value": 9.0, "low": 8.0, "high": 11.0,
-                          "null": 4.0, "positions": 1000, "documents": 120, "p_lognormal": 0.01, "p_half_normal": 0.03,
-                          "p_law": 0.02, "p_floor": 1 / 201, "p_laws": 0.04, "word": "plateau", "null_sd": 0.2, "verdict": "",
-                          "p_fit": np.nan, **P, **columns}])
+    return pd.DataFrame([{"revision": "step9", "group": group, "statistic": statistic, "value": 9.0, "low": 8.0,
+                          "high": 11.0, "null": 4.0, "positions": 1000, "documents": 120, "p_lognormal": 0.01,
+                          "p_half_normal": 0.03, "p_law": 0.02, "p_floor": 1 / 201, "p_laws": 0.04, "word": "plateau",
+                          "null_sd": 0.2, "verdict": "", "p_fit": np.nan, **P, **columns}])
 
 
 def heads():
@@ -43,9 +46,10 @@ def heads():
 
 
 def contrast(**columns):
-    return pd.DataFrame([{"revision": "step9", "where": where, "group": "rare", "value": 0.4, "random": 0.5, "less_random": -0.1,
-                          "less_random_low": -0.15, "less_random_high": -0.04, "less_matched": -0.2, "less_matched_low": -0.25,
-                          "less_matched_high": -0.05, "tokens": 800, "documents": 110, **P, **columns}
+    return pd.DataFrame([{"revision": "step9", "where": where, "group": "rare", "value": 0.4, "random": 0.5,
+                          "less_random": -0.1, "less_random_low": -0.15, "less_random_high": -0.04,
+                          "less_matched": -0.2, "less_matched_low": -0.25, "less_matched_high": -0.05, "tokens": 800,
+                          "documents": 110, **P, **columns}
                          for where in ("rare", "all")])
 
 
@@ -80,22 +84,27 @@ def judged(name, evidence, gated=False):
 def test_each_claim_takes_its_row():
     assert claim_tables.ratio(head()) == claims.Evidence(9.0, 8.0, 11.0, 4.0, (0.03,), 1000)
     raised = claim_tables.head(heads())
-    assert (raised.value, raised.low, raised.null, raised.p, raised.word) == (0.5, 0.3, 0, (0.01, 0.03, 0.02), "plateau")
-    assert claim_tables.law(heads()).word == "not rejected" and claim_tables.law(heads()).detail == "Goodness of fit: p = 0.31."
+    assert (raised.value, raised.low, raised.null, raised.p, raised.word) == (0.5, 0.3, 0, (0.01, 0.03, 0.02),
+                                                                              "plateau")
+    assert claim_tables.law(heads()).word == "not rejected"
+    assert claim_tables.law(heads()).detail == "Goodness of fit: p = 0.31."
     assert (claim_tables.decay(heads()).value, claim_tables.decay(heads()).null) == (0.97, 0.99)
     assert claim_tables.contrasted(heads()).value == 0.3 and claim_tables.contrasted(heads()).p == (0.04,)
     common = claim_tables.common(heads())
     assert (common.value, common.high, common.word, common.margin, common.p) == (-0.4, -0.2, "rounded", 0.2, ())
     row = claim_tables.dimension(contrast(statistic="effective dimension"))
-    assert (row.value, row.low, row.high, row.null, row.p, row.positions) == (-0.1, -0.15, -0.04, 0, (0.001, 0.002), 800)
-    pairs = pd.concat([contrast(relation=name, measure="correlation", statistic="mean") for name in ("within", "between")])
+    assert (row.value, row.low, row.high, row.null, row.p, row.positions) == (-0.1, -0.15, -0.04, 0, (0.001, 0.002),
+                                                                              800)
+    pairs = pd.concat([contrast(relation=name, measure="correlation", statistic="mean")
+                       for name in ("within", "between")])
     assert claim_tables.within(pairs).value == -0.2 and claim_tables.between(pairs).value == -0.1
 
 
 def test_the_parts_of_a_claim_are_judged_apart_and_together():
     table = claims.judge(claim_tables.collect({"prominence": heads()})).set_index("name")
     assert table.loc[["C2 head", "C2 law", "C2 decay"], "verdict"].tolist() == [REPRODUCED, REPRODUCED, PARTLY]
-    assert table.reason["C2 decay"] == "as in any sample" and set(table.claim_verdict[["C2 head", "C2 law"]]) == {PARTLY}
+    assert table.reason["C2 decay"] == "as in any sample"
+    assert set(table.claim_verdict[["C2 head", "C2 law"]]) == {PARTLY}
     assert table.loc[["C7 contrast", "C7 common"], "verdict"].tolist() == [REPRODUCED, REPRODUCED]
     assert table.word["C7 common"] == "rounded" and table.margin["C7 common"] == 0.2
     assert "none of 200" not in table.sentence["C2 head"] and table.p_floor["C2 head"] == 1 / 201
@@ -105,14 +114,15 @@ def test_the_parts_of_a_claim_are_judged_apart_and_together():
 
 
 def test_of_random_and_matched_groups_the_one_that_speaks_less_for_the_claim_counts():
-    found = {"less_random": 0.3, "less_random_low": 0.1, "less_random_high": 0.5, "less_matched": 0.2, "less_matched_low": 0.15,
-             "less_matched_high": 0.25}
+    found = {"less_random": 0.3, "less_random_low": 0.1, "less_random_high": 0.5, "less_matched": 0.2,
+             "less_matched_low": 0.15, "less_matched_high": 0.25}
     assert claims.less_controls(found, "greater") == (0.3, 0.1, 0.5)
     assert claims.less_controls(found, "less") == claims.less_controls(found, "absent") == (0.3, 0.1, 0.5)
     assert claims.less_controls(found | {"less_random_low": 0.2}, "greater") == (0.2, 0.15, 0.25)
     assert claims.less_controls(found | {"less_matched_low": -0.6}, "absent") == (0.2, -0.6, 0.25)
     assert claims.less_controls({name: found[name] for name in found if "random" in name}, "greater") == (0.3, 0.1, 0.5)
-    assert claims.less_controls(found | {"less_random_high": np.nan}, "less") == (0.2, 0.15, 0.25)  # no interval, no evidence
+    # no interval, no evidence
+    assert claims.less_controls(found | {"less_random_high": np.nan}, "less") == (0.2, 0.15, 0.25)
 
 
 def test_emergence_is_the_gain_and_before_training_there_is_no_plateau():
@@ -128,23 +138,27 @@ def test_emergence_is_the_gain_and_before_training_there_is_no_plateau():
 def test_every_matrix_has_a_row_and_a_sentence_on_other_measures():
     found = claim_tables.hill(spectra(), "gate")
     assert found.value == pytest.approx(-1.0) and found.missing == 0.01 and found.p == (0.01, 0.01)
-    assert found.detail == ("A heavier tail than random groups and matched groups by Hill by fix-finger, Hill at k = m/2, "
-                            "stable rank, entropy.")
+    assert found.detail == ("A heavier tail than random groups and matched groups by Hill by fix-finger, Hill at k = "
+                            "m/2, stable rank, entropy.")
     split = spectra()
     split.loc[split["statistic"].isin(["stable_rank", "entropy"]), "p_matched"] = 0.2
-    assert claim_tables.hill(split, "up").detail.endswith("by Hill by fix-finger, Hill at k = m/2; not by stable rank, entropy.")
+    assert claim_tables.hill(split,
+                             "up").detail.endswith("by Hill by fix-finger, Hill at k = m/2; not by stable rank, "
+                                                   "entropy.")
     poor = claim_tables.hill(split.assign(imbalance_norm=0.4), "up")
     assert poor.unmatched and poor.detail.endswith("entropy.") and "matched" not in poor.detail
-    assert claim_tables.hill(spectra(matched_mean=2.1, matched_low=1.7, matched_high=2.6), "up").value == pytest.approx(-0.1)
+    assert claim_tables.hill(spectra(matched_mean=2.1, matched_low=1.7, matched_high=2.6),
+                             "up").value == pytest.approx(-0.1)
     with pytest.raises(claim_tables.Missing):
         claim_tables.hill(spectra(), "in")
 
 
 def test_of_a_gated_mlp_no_sign_counts_and_both_input_matrices_do():
-    pairs = pd.concat([contrast(relation=name, measure="correlation", statistic=statistic, gated=True, less_random=value,
-                                less_random_low=value - 0.05, less_random_high=value + 0.05, less_matched=9.0,
-                                less_matched_low=8.0)
-                       for name in ("within", "between") for statistic, value in (("mean", -0.3), ("mean absolute", 0.2))])
+    pairs = pd.concat([contrast(relation=name, measure="correlation", statistic=statistic, gated=True,
+                                less_random=value, less_random_low=value - 0.05, less_random_high=value + 0.05,
+                                less_matched=9.0, less_matched_low=8.0)
+                       for name in ("within", "between") for statistic, value in (("mean", -0.3),
+                                                                                  ("mean absolute", 0.2))])
     modular = pd.DataFrame([{"weights": name, "main": name == "absolute", "gated": True, **ALIKE}
                             for name in ("positive", "absolute")])
     tables = {"prominence": heads(), "coactivation": pairs, "modules": modular, "weight_groups": spectra()}
@@ -152,24 +166,29 @@ def test_of_a_gated_mlp_no_sign_counts_and_both_input_matrices_do():
     table = claim_tables.judged(tables).set_index("name")
     assert table.value["C5 within"] == 0.2 and table.verdict["C5 within"] == REPRODUCED
     assert "mean absolute" in table.statistic["C5 within"] and "absolute edges" in table.statistic["C8"]
-    assert (table.verdict["C5 between"], table.reason["C5 between"]) == (UNTESTED, "the sign of a gated neuron is arbitrary")
+    assert (table.verdict["C5 between"], table.reason["C5 between"]) == (UNTESTED,
+                                                                         "the sign of a gated neuron is arbitrary")
     assert table.verdict[["C6 gate", "C6 up", "C8"]].tolist() == [REPRODUCED] * 3 and "C6 W_in" not in table.index
-    plain = claim_tables.judged(tables | {"coactivation": None, "modules": None, "weight_groups": spectra(["in", "out"])})
+    plain = claim_tables.judged(tables | {"coactivation": None, "modules": None,
+                                          "weight_groups": spectra(["in", "out"])})
     assert plain.name.tolist() == [claim.name for claim in claims.CLAIMS]
     assert plain.set_index("name").verdict["C6 W_in"] == REPRODUCED
 
 
 def test_the_interval_of_a_difference_adds_squared_distances():
     assert claims.apart(2.0, 1.7, 2.3, 3.0, 2.6, 3.4) == pytest.approx((-1.0, -1.5, -0.5))
-    assert claims.apart(2.0, 2.0, 2.0, 3.0, 2.6, 3.4) == pytest.approx((-1.0, -1.4, -0.6))  # a fixed group against a random one
+    # a fixed group against a random one
+    assert claims.apart(2.0, 2.0, 2.0, 3.0, 2.6, 3.4) == pytest.approx((-1.0, -1.4, -0.6))
 
 
 def test_of_a_module_the_farther_control_counts():
-    found = {"less_random": 0.01, "less_random_low": -0.01, "less_random_high": 0.02, "less_matched": 0.03, "less_matched_low": 0.0,
-             "less_matched_high": 0.04, "positions": 900, "documents": 120}
-    table = pd.DataFrame([found | {"main": True}, found | {"main": False, "less_matched": 9.0}]).assign(weights="positive")
+    found = {"less_random": 0.01, "less_random_low": -0.01, "less_random_high": 0.02, "less_matched": 0.03,
+             "less_matched_low": 0.0, "less_matched_high": 0.04, "positions": 900, "documents": 120}
+    table = pd.DataFrame([found | {"main": True}, found | {"main": False,
+                                                           "less_matched": 9.0}]).assign(weights="positive")
     assert (claim_tables.modules(table).value, claim_tables.modules(table).high) == (0.03, 0.04)
-    assert claim_tables.modules(table.assign(less_random_low=-0.05)).low == -0.05 and claim_tables.modules(table).p == ()
+    assert claim_tables.modules(table.assign(less_random_low=-0.05)).low == -0.05
+    assert claim_tables.modules(table).p == ()
 
 
 def test_the_last_checkpoint_counts_and_few_documents_are_noted():
@@ -186,7 +205,8 @@ def test_where_matched_groups_match_poorly_random_ones_count_alone():
     assert judged("C4", poor) == (PARTLY, "cannot be tested against matched groups")
     few = claim_tables.dimension(contrast(statistic="effective dimension", **missed | {"documents": 60}))
     assert few.note == "60 documents only; matched groups differ by 0.54 SD in scale"
-    for missed in ({"imbalance_scale": 0.25, "imbalance_norm": -0.1}, {"imbalance_scale": np.nan, "imbalance_norm": np.nan}, {}):
+    for missed in ({"imbalance_scale": 0.25, "imbalance_norm": -0.1},
+                   {"imbalance_scale": np.nan, "imbalance_norm": np.nan}, {}):
         fine = claim_tables.dimension(contrast(statistic="effective dimension", **missed))
         assert fine.note == "" and not fine.unmatched
     none = claim_tables.dimension(contrast(statistic="effective dimension", less_matched=np.nan, p_matched=np.nan))
@@ -198,7 +218,8 @@ def test_where_matched_groups_match_poorly_random_ones_count_alone():
 
 def test_a_module_needs_matched_groups_that_match():
     found = ALIKE | {"main": True, "weights": "positive"}
-    for missed, verdict in (({}, REPRODUCED), ({"imbalance_norm": 0.26}, UNTESTED), ({"less_matched": np.nan}, UNTESTED)):
+    for missed, verdict in (({}, REPRODUCED), ({"imbalance_norm": 0.26}, UNTESTED),
+                            ({"less_matched": np.nan}, UNTESTED)):
         made = claim_tables.modules(pd.DataFrame([found | missed]))
         assert judged("C8", made)[0] == verdict and made.unmatched == (verdict == UNTESTED) and made.p == ()
 
@@ -244,7 +265,8 @@ def test_the_table_is_made_anew_when_one_that_it_reads_comes_changes_or_goes(mon
     def values():
         table = claim_tables.claims(settings)
         assert list(table.columns)[0] == "model" and table.equals(files.read_table(place))
-        assert list(table["model"].unique()) == [one.model for one in claim_tables.models(settings)] and len(table) == 4 * len(claims.CLAIMS)
+        assert list(table["model"].unique()) == [one.model for one in claim_tables.models(settings)]
+        assert len(table) == 4 * len(claims.CLAIMS)
         return table[table["name"] == "C1"].set_index("model")["value"].dropna().to_dict()
 
     assert values() == {}
@@ -284,22 +306,26 @@ def test_the_page_has_a_column_a_model_and_one_for_what_was_not_run():
     page = claim_figures.markdown(pd.concat(parts)).splitlines()
     assert page[0] == "| claim | statistic | paper | small | one and two |"
     assert page[2].startswith("| C1 |") and "**reproduced**" in page[2] and "9 [8, 11], null 4" in page[2]
-    assert page[2].endswith("| not run yet |") and len(page) == 2 + len(claims.CLAIMS) + 4  # C2, C3, C5 and C7 have parts
+    # C2, C3, C5 and C7 have parts
+    assert page[2].endswith("| not run yet |") and len(page) == 2 + len(claims.CLAIMS) + 4
     assert {line.count("|") for line in page} == {6}
 
 
 def test_the_figure_marks_null_paper_margin_and_verdict():
-    table = claims.judge(claim_tables.collect({"prominence": pd.concat([head(), head("common", "head")])})).set_index("name")
+    table = claims.judge(claim_tables.collect({"prominence": pd.concat([head(),
+                                                                        head("common", "head")])})).set_index("name")
     figure, axes = plots.panels(1, 3)
     for ax, name in zip(axes, ("C1", "C7 common", "C4")):
         claim_figures.panel(ax, table.loc[name], claim_figures.limits(table.loc[[name]]))
     assert [ax.texts[0].get_text().split(":")[0] for ax in axes] == [REPRODUCED, UNTESTED, UNTESTED]
     marks = [[line.get_marker() for line in ax.lines] for ax in axes]
-    assert "o" in marks[0] and "D" not in marks[0] and "D" in marks[2] and "o" not in marks[2]  # C1: no number in the paper
+    # C1: no number in the paper
+    assert "o" in marks[0] and "D" not in marks[0] and "D" in marks[2] and "o" not in marks[2]
     assert len(axes[1].patches) == 1 and not axes[0].patches  # the margin of an absence
     assert axes[0].get_xlim()[0] < 4 and axes[0].get_xlim()[1] > 11
     plots.plt.close(figure)
-    assert claim_figures.counted(table.reset_index()) == "1 of 8 claims reproduced,\n0 partly, 0 not, 7 cannot be tested"
+    counted = claim_figures.counted(table.reset_index())
+    assert counted == "1 of 8 claims reproduced,\n0 partly, 0 not, 7 cannot be tested"
 
 
 def test_an_axis_over_much_more_than_itself_is_logarithmic():
@@ -324,21 +350,24 @@ def test_the_grid_is_the_papers_configuration():
 
 @pytest.fixture(scope="module")
 def untrained(tmp_path_factory, pile):
-    """Tables of a suite of two "checkpoints" whose weights are both random; without weightwatcher's fits, which take a minute."""
+    """Tables of a suite of two "checkpoints" whose weights are both random; without weightwatcher's fits,
+    which take a minute."""
     folder, kept = tmp_path_factory.mktemp("untrained"), pytest.MonkeyPatch()
     for seed, step in enumerate(("step0", "step1")):
         torch.manual_seed(seed)
-        config = GPTNeoXConfig(vocab_size=8192, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=600,
-                               max_position_embeddings=256)
+        config = GPTNeoXConfig(vocab_size=8192, hidden_size=64, num_hidden_layers=2, num_attention_heads=4,
+                               intermediate_size=600, max_position_embeddings=256)
         GPTNeoXForCausalLM(config).save_pretrained(folder / "model" / step)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(paths.MINI_PYTHIA / name, folder / "model")
     pieces = pile["text"].str.slice(0, 3000)
-    (folder / "text.txt").write_text("\n\n".join(pieces[pieces.str.len() > 2000].iloc[:: len(pieces) // 260]), encoding="utf-8")
+    (folder / "text.txt").write_text("\n\n".join(pieces[pieces.str.len() > 2000].iloc[:: len(pieces) // 260]),
+                                     encoding="utf-8")
     kept.setattr(parameters, "RESULTS", folder / "results")
     kept.setattr(stage, "CACHE", folder / "cache")
     kept.setattr(weights, "DRAWS", 200)
-    kept.setattr(spectra_of, "metrics", lambda matrices, **options: pd.DataFrame(columns=[*spectra_of.FITTED, "status", "warning", "log"]))
+    kept.setattr(spectra_of, "metrics", lambda matrices, **options: pd.DataFrame(columns=[*spectra_of.FITTED, "status",
+                                                                                          "warning", "log"]))
     settings = parameters.check({"model": str(folder / "model"), "text": str(folder / "text.txt"), "positions": 600})
     made = {"prominence": influences.prominence, "emergence_statistics": emergence.emergence_statistics,
             "activation_dimension": activations.activation_dimension, "coactivation": activations.coactivation,
@@ -356,4 +385,5 @@ def test_random_weights_reproduce_nothing(untrained):
     assert (rows.verdict[["C2 head", "C3 emergence"]] == NOT).all() and not rows.verdict.isin([REPRODUCED]).any(), told
     # a group that is chosen for its large weights differs from random ones by that: "partly", where no others match it
     assert found["C4"] == NOT or (found["C4"], rows.reason["C4"]) == (PARTLY, claims.UNMATCHED), told
-    assert np.isfinite(table.loc[table["id"].isin(["C1", "C4", "C5", "C6"]), ["value", "low", "high"]]).all(axis=None), told
+    assert np.isfinite(table.loc[table["id"].isin(["C1", "C4", "C5", "C6"]),
+                                 ["value", "low", "high"]]).all(axis=None), told

@@ -1,4 +1,5 @@
-"""A planted training: heads are told when they are there and judged by their gain; who is on top, and where they stood."""
+"""A planted training: heads are told when they are there and judged by their gain; who is on top,
+and where they stood."""
 
 import numpy as np
 import pytest
@@ -29,7 +30,8 @@ def test_a_planted_shelf_is_told_from_the_step_at_which_it_comes(phases):
     assert not common["told_head"].any() and (common.xs("fixed head", level="rule")["word"] == "rounded").all()
     last = rare.loc[64, "fitted head"]
     assert last["shelf"] == pytest.approx(SHELF, rel=0.25) and last["head"] >= last["shelf"]
-    assert last["delta"] == pytest.approx(RAISED, abs=0.25) and last["kappa"] == pytest.approx(calibration.KAPPA, abs=0.05)
+    assert last["delta"] == pytest.approx(RAISED, abs=0.25)
+    assert last["kappa"] == pytest.approx(calibration.KAPPA, abs=0.05)
     assert abs(rare.loc[0, "kappa"]).max() < 0.1
     assert np.allclose(phases[["head_share", "law_share", "decay_share"]].sum(axis=1), 1)
     assert phases["told_power_law"].equals(phases["law"] == "not rejected")
@@ -61,7 +63,8 @@ def test_the_gain_is_last_less_first(settings, phases):
     values = rows["value"]
     for group in ("rare", "common"):
         for name in ("delta", "kappa", "beta"):
-            assert values[group, name, "gain"] == pytest.approx(values[group, name, "last"] - values[group, name, "first"])
+            assert values[group, name, "gain"] == pytest.approx(values[group, name, "last"] - values[group, name,
+                                                                                                     "first"])
         ratio = values[group, "ratio", "last"] / values[group, "ratio", "first"]
         assert values[group, "ratio", "gain"] == pytest.approx(ratio)
     first, last, gain = (rows.loc["rare", "delta", part] for part in ("first", "last", "gain"))

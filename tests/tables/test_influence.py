@@ -37,7 +37,8 @@ def test_the_ratio_of_a_planted_group(planted):
     row = influences.ratio(*planted, members, groups(members), seed=0)
     assert row["value"] == pytest.approx(10, rel=0.05) and row["low"] < row["value"] < row["high"]
     assert row["low"] > nulls.ranked_null(*planted, IN_A, 10, seed=0).max()
-    assert row["random"] == pytest.approx(1 + 9 * 10 / NEURONS, rel=0.1) and row["matched"] == pytest.approx(1, rel=0.02)
+    assert row["random"] == pytest.approx(1 + 9 * 10 / NEURONS, rel=0.1)
+    assert row["matched"] == pytest.approx(1, rel=0.02)
 
 
 def test_a_group_like_the_others_has_the_median_influence(planted):
@@ -88,10 +89,11 @@ ROUNDED = 0.01 * calibration.law(np.maximum(RANKS, 30))
 
 @pytest.fixture
 def tell(computed, monkeypatch):
-    """A function that lets the tables read planted influences, one curve a group, instead of a model; returns the settings.
+    """A function that lets the tables read planted influences, one curve a group, instead of a model;
+    returns the settings.
 
-    Every third neuron lowers the loss on half A and raises it on half B, the others raise it on A and lower it on B; DEAD
-    more have no effect. Common targets have no position in the first four documents.
+    Every third neuron lowers the loss on half A and raises it on half B, the others raise it on A and lower it on B;
+    DEAD more have no effect. Common targets have no position in the first four documents.
     """
     def plant(rare=SHELF, common=ROUNDED, count=60, rounding=None, **options):
         rng, found = np.random.default_rng(0), {}
@@ -106,7 +108,8 @@ def tell(computed, monkeypatch):
         monkeypatch.setattr(influences, "influence_sums", lambda settings, revision, group: found[group])
         monkeypatch.setattr(rare_tokens, "positions", lambda settings: pd.DataFrame(
             {"document": np.arange(count), "half": np.where(in_a, "A", "B")}))
-        return parameters.check({"model": "mini-pythia", "seed": len(rare) + count, **options})  # so none reads other's fits
+        # so none reads other's fits
+        return parameters.check({"model": "mini-pythia", "seed": len(rare) + count, **options})
 
     monkeypatch.setattr(passes, "revisions", lambda settings, default="last": ["step9"])
     monkeypatch.setattr(influences, "DRAWS", 40)
@@ -139,7 +142,8 @@ def test_a_shelf_above_its_law_is_a_plateau_and_a_rounded_head_is_none(tell):
     assert len(rows) == 2 * (3 + 2 * 2) and (rows["neurons"][rows["sign"] == "pooled"] == LIVING + DEAD).all()
     found = rows[rows["sign"] == "pooled"].set_index(["group", "rule"])
     assert (found.loc["rare"].loc[["fitted head", "fixed head"], "word"] == "plateau").all()
-    assert found.loc[("common", "fixed head"), "word"] == "rounded" and "plateau" not in set(found.loc["common", "word"])
+    assert found.loc[("common", "fixed head"), "word"] == "rounded"
+    assert "plateau" not in set(found.loc["common", "word"])
     row = found.loc[("rare", "fitted head")]
     assert row["shelf"] == pytest.approx(20, rel=0.15) and row["shelf"] < row["head"] < 35  # down to the law by a cliff
     assert row["law_end"] == pytest.approx(calibration.TAIL, rel=0.15)
@@ -164,7 +168,8 @@ def test_by_the_papers_rule_a_row_says_what_the_rule_finds(tell):
 
 def test_of_the_nulls_the_one_with_the_most_decays_counts(tell):
     measured, verdicts, _ = influences.fitted(tell(), "step9", "rare")
-    said = {head: replace(one, decay={"lognormal": 0.2, "half-normal": 0.9, "law": 0.4}) for head, one in verdicts.items()}
+    said = {head: replace(one, decay={"lognormal": 0.2, "half-normal": 0.9, "law": 0.4})
+            for head, one in verdicts.items()}
     assert [row["decay_null"] for row in influences.head_rows(measured, said, LIVING + DEAD)] == [0.9, 0.9]
 
 
@@ -196,7 +201,8 @@ def test_curves_lie_in_their_bands_and_dead_neurons_at_their_end(tell):
 
 def test_prominence_tells_head_law_and_decay_and_sets_rare_beside_common(tell, monkeypatch):
     settings = tell()
-    monkeypatch.setattr(influences, "_controls", lambda settings, revision, rows: (np.arange(13), groups(np.arange(13))))
+    monkeypatch.setattr(influences, "_controls", lambda settings, revision, rows: (np.arange(13),
+                                                                                   groups(np.arange(13))))
     made = influences.prominence(settings)
     assert set(made["statistic"]) == {"ratio", "head", "head fixed", "law", "decay", "contrast"}
     assert (made["neurons"] == LIVING + DEAD).all()
@@ -207,7 +213,8 @@ def test_prominence_tells_head_law_and_decay_and_sets_rare_beside_common(tell, m
     fits = influences.phases(settings).query("group == 'rare' and sign == 'pooled'").set_index("rule")
     for row, rule in ((head, f"{heads.DECIDES} head"), (fixed, "fixed head")):
         assert (row["value"], row["low"], row["high"]) == tuple(fits.loc[rule, ["delta", "delta_low", "delta_high"]])
-        assert row["word"] == "plateau" and row["size"] == fits.loc[rule, "head"] and row["p_floor"] <= row["p_law"] < 0.05
+        assert row["word"] == "plateau" and row["size"] == fits.loc[rule, "head"]
+        assert row["p_floor"] <= row["p_law"] < 0.05
     assert law["value"] == fits.loc[f"{heads.DECIDES} head", "kappa"] == pytest.approx(calibration.KAPPA, abs=0.05)
     assert law["verdict"] in ("not rejected", "cannot tell it from a lognormal") and 0 < law["p_fit"] <= 1
     assert decay["value"] >= 0.95 and decay["null"] == fits.loc[f"{heads.DECIDES} head", "decay_null"]
@@ -223,7 +230,8 @@ def test_matched_controls_hold_no_neuron_of_the_group_or_of_a_raised_head(tell, 
     values = rng.normal(size=(50, LIVING + DEAD))
     monkeypatch.setattr(passes, "activations", lambda settings, revision: (values, np.arange(50)))
     monkeypatch.setattr(passes, "subject", lambda settings, revision: type("Subject", (), {"w_out": weights}))
-    monkeypatch.setattr(controls, "control_groups", lambda sample, group, seed, apart: asked.append((group, apart)) or {})
+    monkeypatch.setattr(controls, "control_groups", lambda sample, group, seed, apart: asked.append((group, apart))
+                        or {})
     rows = influences.influence(settings)
     influences._controls(settings, "step9", rows)
     (members, apart), = asked
@@ -248,7 +256,8 @@ def test_what_cannot_be_tested_has_rows_without_a_word(tell, monkeypatch, neuron
     assert (rows["word"] == "").all() and rows[["p_law", "detectable", "reliability"]].isna().all(axis=None)
     assert rows["delta"].isna().tolist() == [True, True, False] * 2 and (rows["sign"] == "pooled").all()
     curves = influences.rank_curves(settings)
-    assert len(curves) == 2 * (neurons + DEAD) and curves["influence"].isna().all() and (curves["same_tokens"] >= 0).all()
+    assert len(curves) == 2 * (neurons + DEAD) and curves["influence"].isna().all()
+    assert (curves["same_tokens"] >= 0).all()
     monkeypatch.setattr(influences, "_ratio_of", lambda *_: {"statistic": "ratio", "value": 1.0})
     found = influences.prominence(settings).set_index("statistic").drop("ratio")
     assert found["value"].isna().all() and (found["word"] == "").all()

@@ -40,7 +40,8 @@ def test_members_hold_every_pair_with_its_community(planted_model):
     values = values_of("step1")[0][:, PLANTED[1:]].astype(np.float64)
     assert block.to_numpy() == pytest.approx(np.corrcoef(values.T), abs=1e-5)
     sizes = rare.drop_duplicates("i").groupby("community").size()
-    assert sizes.is_monotonic_decreasing and sizes.sum() == len(PLANTED) - 1 and rare["community"].is_monotonic_increasing
+    assert sizes.is_monotonic_decreasing and sizes.sum() == len(PLANTED) - 1
+    assert rare["community"].is_monotonic_increasing
 
 
 @pytest.mark.parametrize("gated, edges", [(False, "positive"), (True, "absolute")])

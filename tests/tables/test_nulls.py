@@ -53,8 +53,8 @@ def test_alike_positions_tell_nothing_and_a_planted_shelf_stands_above_those_of_
 
 @pytest.fixture
 def planted(computed, monkeypatch):
-    """Settings of a model of which influence is known: a shelf above a law for rare targets, a law for common ones; before
-    training all neurons are alike. Losses and positions are made up."""
+    """Settings of a model of which influence is known: a shelf above a law for rare targets, a law for common ones;
+    before training all neurons are alike. Losses and positions are made up."""
     made = parameters.check({"model": "mini-pythia"})
     truth = {("step9", "rare"): SHELF, ("step9", "common"): LAW, ("step0", "rare"): np.full(400, 0.1)}
     drawn = {place: effects(400, 400, truth=values, seed=1) for place, values in truth.items()}
@@ -88,8 +88,8 @@ def planted(computed, monkeypatch):
 
 def test_the_head_stands_beside_every_null(planted):
     table, bands = null_tables.null_heads(planted), null_tables.null_bands(planted)
-    assert table["null"].tolist() == ["lognormal", "half-normal", "exponential", "law", "untrained model", "shuffled labels",
-                                      "common, same number", "common, same loss"]
+    assert table["null"].tolist() == ["lognormal", "half-normal", "exponential", "law", "untrained model",
+                                      "shuffled labels", "common, same number", "common, same loss"]
     found = table.set_index("null")
     fit, verdicts, _ = influences.fitted(planted, "step9", "rare")
     for name in ("lognormal", "half-normal", "law"):  # as everywhere
@@ -151,7 +151,8 @@ def test_the_untrained_checkpoint_decides_the_nulls_where_there_is_one(monkeypat
 
 
 def test_the_promises_depend_on_their_number_and_the_seed_alone(keyed):
-    for values in ({}, {"model": "mini-pythia"}, {"positions": 1_000, "ablation": "zero"}, {"positions": 999}, {"seed": 1}):
+    for values in ({}, {"model": "mini-pythia"}, {"positions": 1_000, "ablation": "zero"}, {"positions": 999},
+                   {"seed": 1}):
         null_tables.promises(parameters.check({"model": "smollm2"} | values))
     usual = ({"seed": 0}, {"runs": 40})
     assert keyed == [usual] * 3 + [({"seed": 0}, {"runs": 10}), ({"seed": 1}, {"runs": 40})]

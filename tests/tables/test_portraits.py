@@ -11,8 +11,8 @@ from rare_token_neurons import settings as parameters
 from rare_token_neurons.ablation import capture as captures, neurons as ablation, readout as readouts
 from rare_token_neurons.figures import portraits as draw
 from rare_token_neurons.models import checkpoints
-from rare_token_neurons.tables import (activations, checkpoints as passes, influence as influences, portraits, rare_tokens,
-                                       stage)
+from rare_token_neurons.tables import (activations, checkpoints as passes, influence as influences, portraits,
+                                       rare_tokens, stage)
 
 FIRST = 3
 DECODE = SimpleNamespace(decode=lambda ids, clean_up_tokenization_spaces: "".join(f"<{token}>" for token in ids))
@@ -80,7 +80,8 @@ def test_the_strongest_positions_and_what_they_have_in_common():
 
 def test_one_position_a_document_the_strongest_first():
     active, documents = np.array([9.0, 8, 1, 7, 6, 2]), np.array([4, 4, 2, 2, 0, 0])
-    assert portraits.one_each(active, documents, 2).tolist() == [0, 3] and portraits.one_each(active, documents, 9).tolist() == [0, 3, 4]
+    assert portraits.one_each(active, documents, 2).tolist() == [0, 3]
+    assert portraits.one_each(active, documents, 9).tolist() == [0, 3, 4]
 
 
 def test_targets_are_listed_with_enough_positions_and_documents():
@@ -88,7 +89,8 @@ def test_targets_are_listed_with_enough_positions_and_documents():
     documents = np.concatenate([np.arange(6), np.arange(5), [0, 0, 0, 1, 1], np.arange(4)])
     changes = np.concatenate([np.arange(6) - 10.0, np.full(5, 0.5), np.full(5, 9), np.full(4, 9)])
     found = portraits.by_target(changes, targets, documents)
-    assert found["target"].tolist() == [2, 1] and found["change"].tolist() == [0.5, -7.5] and found["n"].tolist() == [5, 6]
+    assert found["target"].tolist() == [2, 1] and found["change"].tolist() == [0.5, -7.5]
+    assert found["n"].tolist() == [5, 6]
 
 
 def test_context_at_the_start_of_a_block_and_in_it(monkeypatch):
@@ -115,14 +117,16 @@ def planted(tiny, tokens, computed, monkeypatch):
     subject.tokenizer = DECODE
     kept = captures.capture(subject, tokens, first=FIRST)
     rows = kept.positions.numpy()
-    chosen = pd.DataFrame({"block": rows[:, 0], "t": rows[:, 1], "document": rows[:, 0], "half": np.where(rows[:, 0] < 3, "A", "B"),
+    chosen = pd.DataFrame({"block": rows[:, 0], "t": rows[:, 1], "document": rows[:, 0],
+                           "half": np.where(rows[:, 0] < 3, "A", "B"),
                            "group": np.where(rows.sum(1) % 2, "rare", "common")})
     ids = np.arange(97)
-    vocabulary = pd.DataFrame({"token_id": ids, "token": [f" {token}" for token in ids], "word": ids % 2 == 0, "group": "",
-                               "count_text": np.where(ids < 90, np.maximum(0, ids - 4), 0)})
+    vocabulary = pd.DataFrame({"token_id": ids, "token": [f" {token}" for token in ids], "word": ids % 2 == 0,
+                               "group": "", "count_text": np.where(ids < 90, np.maximum(0, ids - 4), 0)})
     monkeypatch.setattr(rare_tokens, "positions", lambda settings: chosen)
     monkeypatch.setattr(rare_tokens, "tokens", lambda settings: vocabulary)
-    monkeypatch.setattr(rare_tokens, "blocks", lambda settings: pd.DataFrame({"document": range(6), "tokens": list(tokens.numpy())}))
+    monkeypatch.setattr(rare_tokens, "blocks", lambda settings: pd.DataFrame({"document": range(6),
+                                                                              "tokens": list(tokens.numpy())}))
     monkeypatch.setattr(checkpoints, "model_hash", lambda model, revision: "")
     for name, found in (("revisions", [None]), ("subject", subject), ("captured", (subject, kept))):
         monkeypatch.setattr(passes, name, lambda *arguments, found=found: found)
@@ -176,7 +180,8 @@ def test_a_number_that_is_no_neuron_is_refused_before_the_forward_pass(planted, 
     monkeypatch.setattr(passes, "captured", None)
     wanted = parameters.check({"model": "mini-pythia", "neurons": [0, 48, 4096]})
     for table in ("portraits", "portrait_tokens", "portrait_targets", "portrait_contexts", "portrait_histograms"):
-        with pytest.raises(ValueError, match="^mini-pythia has no neuron 48, 4096 in its last layer: they go from 0 to 47\\.$"):
+        with pytest.raises(ValueError,
+                           match="^mini-pythia has no neuron 48, 4096 in its last layer: they go from 0 to 47\\.$"):
             getattr(portraits, table)(wanted)
 
 
@@ -188,7 +193,8 @@ def test_what_a_neuron_promotes_turns_with_the_side_of_its_tail(planted):
         w = subject.w_out[:, neuron]
         effect = (subject.unembedding @ (subject.norm_gain * (w - w.mean())))[5:90] * int(table.loc[neuron, "sign"])
         rows = listed[(listed["neuron"] == neuron) & (listed["place"] == 1)].set_index("side")
-        assert rows.loc["promoted", "token_id"] == 5 + effect.argmax() and rows.loc["suppressed", "token_id"] == 5 + effect.argmin()
+        assert rows.loc["promoted", "token_id"] == 5 + effect.argmax()
+        assert rows.loc["suppressed", "token_id"] == 5 + effect.argmin()
         assert rows.loc["promoted", "effect"] > rows.loc["suppressed", "effect"]
 
 
@@ -199,7 +205,8 @@ def test_contexts_are_the_strongest_places_of_half_b(planted, tokens):
         values = (kept.activations[3:, :, neuron] - kept.means[neuron]).numpy() * table.loc[neuron, "sign"]
         block, column = np.unravel_index(values.argmax(), values.shape)
         first = rows[rows["place"] == 1].iloc[0]
-        assert (first["block"], first["t"]) == (3 + block, FIRST + column) and rows["document"].is_unique and len(rows) == 3
+        assert (first["block"], first["t"]) == (3 + block, FIRST + column) and rows["document"].is_unique
+        assert len(rows) == 3
         assert first["active"] == pytest.approx(values.max() / table.loc[neuron, "sd"], rel=1e-4)
         before, token, target = (f"<{token}>" for token in tokens[first["block"], first["t"] - 1 : first["t"] + 2])
         assert first["before"].endswith(before) and first["token"] == token and first["target"] == target
@@ -210,7 +217,8 @@ def test_targets_hold_mean_changes_of_half_b(planted, tokens, monkeypatch):
     monkeypatch.setattr(portraits, "LEAST", 1)
     found, neuron = portraits.portrait_targets(settings), portraits.top(settings)[0]
     rows = torch.tensor(chosen.loc[chosen["half"] == "B", ["block", "t"]].to_numpy())
-    changes = pd.Series(ablation.loss_changes(subject, kept, rows)[:, neuron], index=tokens[rows[:, 0], rows[:, 1] + 1].numpy())
+    changes = pd.Series(ablation.loss_changes(subject, kept, rows)[:, neuron],
+                        index=tokens[rows[:, 0], rows[:, 1] + 1].numpy())
     means = changes.groupby(level=0).mean()
     some = found[(found["neuron"] == neuron) & (found["place"] == 1)].set_index("side")
     assert some.loc["rises", "token_id"] == means.idxmax() and some.loc["falls", "token_id"] == means.idxmin()
@@ -234,7 +242,8 @@ def test_a_gate_that_is_always_open_makes_a_neuron_linear():
     gate[:, 0] = 5 + 0.1 * gate[:, 0]  # open, and nearly constant
     gate[:, 1] = 0
     found = portraits.linear_traits({"gate": gate, "up": up, "activation": np.maximum(gate, 0) * up})
-    assert found["openness"][0] == 1 and found["openness"][1] == 0 and found["openness"][2:] == pytest.approx(0.5, abs=0.08)
+    assert found["openness"][0] == 1 and found["openness"][1] == 0
+    assert found["openness"][2:] == pytest.approx(0.5, abs=0.08)
     assert found["cv"][0] == pytest.approx(0.02, abs=0.003) and np.isnan(found["cv"][1]) and found["cv"][2] > 5
     assert found["r2"][0] > 0.99 and np.isnan(found["r2"][1])
     assert found["r2"][2] == pytest.approx(np.corrcoef(up[:, 2], np.maximum(gate[:, 2], 0) * up[:, 2])[0, 1] ** 2)
@@ -262,7 +271,8 @@ def of_one(planted, tiny, tokens, request, monkeypatch):
     phases = pd.DataFrame({"group": "rare", "sign": "pooled", "rule": ["fitted head", "fixed head"], "neurons": 48,
                            "head": [3, 1], "law_end": 20.4, "word": "plateau"})
     monkeypatch.setattr(passes, "subject", lambda settings, revision: subject)
-    monkeypatch.setattr(passes, "captured", lambda settings, revision: (subject, captures.capture(subject, tokens, first=FIRST)))
+    monkeypatch.setattr(passes, "captured", lambda settings, revision: (subject,
+                                                                        captures.capture(subject, tokens, first=FIRST)))
     monkeypatch.setattr(activations, "influence_at", lambda *arguments: rows)
     monkeypatch.setattr(activations, "phases_at", lambda *arguments: phases)
     return settings, subject, chosen, phases
@@ -287,7 +297,8 @@ def test_linearity_is_that_of_half_b_by_hand(of_one, tokens):
         assert rows["openness"].to_numpy() == pytest.approx((gate > 0).float().mean(0).numpy())
         expected = [np.corrcoef(activation[:, at], line[:, at])[0, 1] ** 2 for at in range(48)]
         assert rows["r2"].to_numpy() == pytest.approx(np.array(expected), abs=1e-3)
-        assert rows["cv"].to_numpy() == pytest.approx((gate.std(0, correction=0) / gate.mean(0).abs()).numpy(), rel=1e-2)
+        assert rows["cv"].to_numpy() == pytest.approx((gate.std(0, correction=0) / gate.mean(0).abs()).numpy(),
+                                                      rel=1e-2)
         assert set(rows["positions"]) == {len(places)} and set(rows["documents"]) == {3}
     rows = (subject.w_in["gate"] if subject.gated else subject.w_in["in"])[45:].double()
     values = torch.linalg.svdvals(rows).square()

@@ -1,4 +1,5 @@
-"""The robustness grid: its settings and positions, a cell's statistics on planted effects, and how all of it is judged."""
+"""The robustness grid: its settings and positions, a cell's statistics on planted effects,
+and how all of it is judged."""
 
 from dataclasses import asdict, replace
 from functools import partial
@@ -21,8 +22,8 @@ from rare_token_neurons.tables import claims as claim_tables, influence as influ
 def settings(monkeypatch):
     """Settings over a made-up text: 6 tokens, of which 0 to 3 are words, 4 is a mark and 5 half a word."""
     words = pd.DataFrame({"token": [" a", " b", " c", " d", ".", "x"], "word": [True] * 4 + [False] * 2,
-                          "boundary": [True] * 5 + [False], "count": [1, 2, 50, 60, 0, 0], "count_text": [9, 9, 1, 1, 70, 2],
-                          "count_wordfreq": [1, 2, 50, 60, 0, 0]})
+                          "boundary": [True] * 5 + [False], "count": [1, 2, 50, 60, 0, 0],
+                          "count_text": [9, 9, 1, 1, 70, 2], "count_wordfreq": [1, 2, 50, 60, 0, 0]})
     tokens = np.random.default_rng(0).integers(0, 6, (20, 24))
     blocks = pd.DataFrame({"block": np.arange(20), "document": np.arange(20) // 2 + 100, "tokens": list(tokens)})
     chosen = pd.DataFrame({"document": [100, 101, 102], "half": ["B", "B", "B"]})
@@ -36,8 +37,10 @@ def test_one_factor_at_a_time_and_rarity_times_ablation(settings):
     grid = robustness.grid(settings)
     base = asdict(grid[0])
     assert base["factor"] == "default" and len({(cell.factor, cell.value) for cell in grid}) == len(grid)
-    full = [(cell.rare_percentile, cell.ablation) for cell in grid if cell.factor.startswith("rarest") or cell is grid[0]]
-    assert len(full) == 12 and set(full) == {(rarest, name) for rarest in (5, 15, 25, 50) for name in ("mean", "zero", "resample")}
+    full = [(cell.rare_percentile, cell.ablation) for cell in grid if cell.factor.startswith("rarest")
+            or cell is grid[0]]
+    assert len(full) == 12
+    assert set(full) == {(rarest, name) for rarest in (5, 15, 25, 50) for name in ("mean", "zero", "resample")}
     for cell in grid[1:]:
         changed = {name for name, value in asdict(cell).items() if base[name] != value} - {"factor", "value"}
         allowed = {"words_only": {"words_only", "counts"}, "halves": {"split"}}.get(cell.factor, {cell.factor})
@@ -47,7 +50,8 @@ def test_one_factor_at_a_time_and_rarity_times_ablation(settings):
 
 def test_positions_are_what_the_setting_says_and_cells_share_them(settings):
     tokens = np.stack(rare_tokens.blocks(settings)["tokens"].to_numpy())
-    found = {(cell.factor, cell.value): (cell, robustness.positions(settings, cell)) for cell in robustness.grid(settings)}
+    found = {(cell.factor, cell.value): (cell, robustness.positions(settings, cell))
+             for cell in robustness.grid(settings)}
     for cell, rows in found.values():
         assert len(rows["rare"]) == len(rows["common"]) <= robustness.MOST
         block, t = rows["rare"].T
@@ -94,8 +98,8 @@ def group_of(measured):
 
 
 def measured(n=400, boost=1.0, together=0.0, seed=0):
-    """Effects of 300 neurons of which 0 to 5 are the most influential: `boost` times as much on rare as on common targets,
-    with activations that share a part `together`."""
+    """Effects of 300 neurons of which 0 to 5 are the most influential: `boost` times as much on rare as on common
+    targets, with activations that share a part `together`."""
     rng = np.random.default_rng(seed)
     size = rng.lognormal(0, 0.5, NEURONS)
     size[:SPECIAL] = 20
@@ -196,7 +200,8 @@ def test_a_head_of_few_neurons_cannot_be_tested():
 
 def alike(made, many=30):
     """The first neurons, the group among them, are louder than others and share a part: matched groups do so too."""
-    made.activations[:, :many] += 2.0 * np.random.default_rng(1).normal(size=(len(made.activations), 1)).astype(np.float32)
+    made.activations[:, :many] += 2.0 * np.random.default_rng(1).normal(size=(len(made.activations),
+                                                                              1)).astype(np.float32)
     return made
 
 
@@ -213,7 +218,8 @@ def row_inside(made, members):
 def test_what_matched_groups_show_too_is_no_finding():
     made = alike(measured())
     row, found = row_inside(made, group_of(made)), all_of(made)[0]["co-activation"]
-    assert row["less_random"] > 0.5 and row["less_random_low"] > 0 and abs(row["less_matched"]) < 0.1 and not found.unmatched
+    assert row["less_random"] > 0.5 and row["less_random_low"] > 0 and abs(row["less_matched"]) < 0.1
+    assert not found.unmatched
     assert (found.value, found.low, found.high) == tuple(row[name] for name in controls.less_columns("matched"))
     assert claims.verdict(STATISTICS["co-activation"], found, np.array(found.p))[0] == claims.NOT
 
@@ -230,7 +236,8 @@ def test_the_grid_and_the_claims_table_choose_alike(plant):
     row = row_inside(made, group_of(made))
     table = pd.DataFrame([row | {"where": "rare", "group": "rare", "relation": "within", "measure": "correlation"}])
     in_table, in_grid = claim_tables.within(table), all_of(made)[0]["co-activation"]
-    assert (in_table.value, in_table.low, in_table.high, in_table.unmatched) == (in_grid.value, in_grid.low, in_grid.high,
+    assert (in_table.value, in_table.low, in_table.high, in_table.unmatched) == (in_grid.value, in_grid.low,
+                                                                                 in_grid.high,
                                                                                   in_grid.unmatched)
     assert np.array_equal(in_table.p, in_grid.p, equal_nan=True) and in_grid.unmatched == (plant is louder)
 
@@ -294,8 +301,8 @@ def test_the_claims_rule_with_p_values_adjusted_over_the_whole_grid():
               claims.Evidence(0.5, 0.1, 0.9, 0.0, (0.001,) * 3, 150, word="outliers", floor=0.001)),
              (claim, claims.Evidence(0.2, 0.1, 0.3, 0.0, (0.01, np.nan), 200, unmatched=True))]
     found = robustness.judged(items)
-    assert found["verdict"].tolist() == [claims.REPRODUCED, claims.PARTLY, claims.NOT, claims.UNTESTED, claims.REPRODUCED,
-                                         claims.PARTLY, claims.PARTLY]
+    assert found["verdict"].tolist() == [claims.REPRODUCED, claims.PARTLY, claims.NOT, claims.UNTESTED,
+                                         claims.REPRODUCED, claims.PARTLY, claims.PARTLY]
     assert found["word"].tolist() == [""] * 5 + ["outliers", ""] and found["p_floor"].iloc[5] == 0.001
     assert found["p"].iloc[6] == 0.01
     every = claims.adjust([0.01, 0.02, 0.04, 0.9, 1.0, 1.0, 0.001, *[0.001] * 3, 0.01])
@@ -328,7 +335,8 @@ def test_a_layer_with_few_positions_cannot_be_tested():
     rare, owners = np.arange(400) < 60, rng.integers(0, 50, 400)
     found = robustness._layer(np.abs(rng.normal(size=(400, 16))), rare, owners, owners % 2 == 1, 0)
     positions = int(found["positions"].iloc[0])
-    assert found[["value", "low", "high", "p"]].isna().all(axis=None) and found[["rare", "common"]].notna().all(axis=None)
+    assert found[["value", "low", "high", "p"]].isna().all(axis=None)
+    assert found[["rare", "common"]].notna().all(axis=None)
     assert positions == min(sum(rare & (owners % 2 == half)) for half in (0, 1))
     item = (robustness.LAYER_CLAIM, claims.Evidence(p=(np.nan,), positions=positions))
     assert robustness.judged([item])["verdict"].tolist() == [claims.UNTESTED]

@@ -1,5 +1,5 @@
-"""Labels shuffled within documents, heads that lean to one kind of target, means over documents: known answers; what heads
-do to a planted group and to its look-alikes."""
+"""Labels shuffled within documents, heads that lean to one kind of target, means over documents: known answers; what
+heads do to a planted group and to its look-alikes."""
 
 import numpy as np
 import pytest
@@ -112,6 +112,7 @@ def test_windows_end_where_they_may():
 def test_what_is_affordable(tiny, monkeypatch, works, tokens):
     subject = tiny("llama-tied")
     layer = sum(weight.numel() for weight in layers_of(subject)[0].parameters())
-    cost = 2 * 4 * 3 * layer  # a token: multiply and add, four heads a layer, two layers from the first, one from the last
+    # a token: multiply and add, four heads a layer, two layers from the first, one from the last
+    cost = 2 * 4 * 3 * layer
     monkeypatch.setattr(routes, "WORK", cost * works)
     assert routes.affordable(subject, 8) == tokens

@@ -10,8 +10,8 @@ from tiny_models import LENGTH, NEURONS, VOCABULARY
 from rare_token_neurons import settings as parameters
 from rare_token_neurons.ablation import capture as captures, neurons as ablation
 from rare_token_neurons.statistics import controls
-from rare_token_neurons.tables import (activations, checkpoints as passes, influence as influences, modules, rare_tokens,
-                                       stage, weights)
+from rare_token_neurons.tables import (activations, checkpoints as passes, influence as influences, modules,
+                                       rare_tokens, stage, weights)
 
 BLOCKS, FIRST = 40, 3
 FLIPPED = torch.randperm(NEURONS, generator=torch.Generator().manual_seed(3))[: NEURONS // 2]
@@ -70,7 +70,8 @@ def made(tiny, computed, monkeypatch):
 
 def same(one, other, **tolerance):
     """Two tables hold the same, numbers up to rounding."""
-    pd.testing.assert_frame_equal(one.reset_index(drop=True), other.reset_index(drop=True), check_exact=False, **tolerance)
+    pd.testing.assert_frame_equal(one.reset_index(drop=True), other.reset_index(drop=True), check_exact=False,
+                                  **tolerance)
 
 
 def test_flips_move_signed_statistics_and_nothing_else(made):

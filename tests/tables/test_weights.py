@@ -1,5 +1,5 @@
-"""Which weights are a neuron's; groups and what they are matched on; spectra at the ends of training, where a planted heavy
-tail appears and noise shows nothing; names of layers."""
+"""Which weights are a neuron's; groups and what they are matched on; spectra at the ends of training, where a planted
+heavy tail appears and noise shows nothing; names of layers."""
 
 from types import SimpleNamespace
 
@@ -54,7 +54,8 @@ def grouped(planted_model, monkeypatch):
     places = pd.DataFrame({"block": range(40), "t": 3, "document": range(40), "half": ["A", "B"] * 20,
                            "group": np.repeat(["rare", "common"], 20)})
     monkeypatch.setattr(rare_tokens, "positions", lambda settings: places)
-    sums = SimpleNamespace(documents=torch.arange(40), n=torch.ones(40), abs_sum=torch.from_numpy(rng.random((40, NEURONS))))
+    sums = SimpleNamespace(documents=torch.arange(40), n=torch.ones(40),
+                           abs_sum=torch.from_numpy(rng.random((40, NEURONS))))
     monkeypatch.setattr(influences, "influence_sums", lambda settings, revision, group: sums)
     for name, few in (("DRAWS", 40), ("FITS", 9), ("SPECTRA", 5)):
         monkeypatch.setattr(weights, name, few)
@@ -79,14 +80,16 @@ def test_groups_are_matched_on_the_norms_of_their_own_matrix_and_never_touch_the
     assert set(table["group"]) == {"rare", "common", "head"} and set(table["matrix"]) == {"in", "out"}
     assert "imbalance_scale" not in table and table["imbalance_norm"].notna().all()
     assert table.loc[table["group"] == "rare", "positions"].eq(10).all()
-    norm = {name: np.log(np.linalg.norm(part, axis=1)) for name, part in weights.rows_of(passes.load(grouped, "")).items()}
+    norm = {name: np.log(np.linalg.norm(part, axis=1)) for name, part in weights.rows_of(passes.load(grouped,
+                                                                                                     "")).items()}
     assert len(matched) == 8  # four of groups and rows, two matrices each
     for (group, groups), name in zip(matched, ["in", "out"] * 4):
         assert not np.isin(groups, np.union1d(HEAD, group)).any()
         missed = norm[name][group].mean() - norm[name][groups].mean()
         found = table[(table["matrix"] == name) & (table["size"] == len(group))]["imbalance_norm"]
         assert np.isclose(found, missed / norm[name].std()).any()
-    rare = table[(table["group"] == "rare") & (table["statistic"] == "alpha_hill")].set_index("matrix")["imbalance_norm"]
+    rare = table[(table["group"] == "rare") & (table["statistic"]
+                                               == "alpha_hill")].set_index("matrix")["imbalance_norm"]
     assert (rare["in"] > controls.POOR_MATCH).all()  # the head has the largest rows of W_in
     assert (rare["out"].abs() < 0.1).all()
 
@@ -147,7 +150,8 @@ def test_the_hill_plot_leaves_the_band_only_where_a_tail_was_planted(planted):
     assert below[table["k"] <= 16].loc["step9"].all() and below.loc["step0"].mean() < 0.2
     own = spectra_of.eigenvalues(planted["step9"][0]["in"][:24])
     assert (table.loc["step9", "chosen"] == spectra_of.tail_size(own)).all() and len(table.loc["step9"]) == 23
-    assert (table["random_low"] <= table["random_mean"]).all() and (table["shuffled_mean"] <= table["shuffled_high"]).all()
+    assert (table["random_low"] <= table["random_mean"]).all()
+    assert (table["shuffled_mean"] <= table["shuffled_high"]).all()
 
 
 def test_the_power_law_test_sees_random_groups_and_shuffles_too(planted):

@@ -1,4 +1,5 @@
-"""Which documents a text has, and which of them are held out: the embedded text, a file of one's own, rows of a dataset."""
+"""Which documents a text has, and which of them are held out: the embedded text, a file of one's own,
+rows of a dataset."""
 
 import json
 import re
@@ -86,17 +87,20 @@ def test_what_a_tokenizer_begins_a_text_with_is_its_opening():
     backend = Tokenizer(models.WordLevel({"a": 0, "<s>": 1, "</s>": 2}, unk_token="a"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
     assert documents.opening(tokenizer) == []
-    backend.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
+    backend.post_processor = processors.TemplateProcessing(single="<s> $A </s>",
+                                                           special_tokens=[("<s>", 1), ("</s>", 2)])
     assert documents.opening(PreTrainedTokenizerFast(tokenizer_object=backend)) == [1]
 
 
 # ---- a column of texts
 
-ROWS = [{"text": "the cat, \u201csaid\u201d\n\n42", "body": "7"}, {"text": None, "body": "8"}, {"text": "{\"a\": 1}", "body": ""}]
+ROWS = [{"text": "the cat, \u201csaid\u201d\n\n42", "body": "7"}, {"text": None, "body": "8"},
+        {"text": "{\"a\": 1}", "body": ""}]
 TABLES = {  # whatever is asked of pandas for, these rows
     "rows.jsonl": lambda path: path.write_text("".join(f"{json.dumps(row)}\n" for row in ROWS)),
     "rows.json": lambda path: path.write_text(json.dumps(ROWS, indent=1)),
-    "lines.json": lambda path: path.write_text("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in ROWS), "utf-8"),
+    "lines.json": lambda path: path.write_text("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in ROWS),
+                                               "utf-8"),
     "rows.csv": lambda path: pd.DataFrame(ROWS).to_csv(path, index=False),
     "rows.parquet": lambda path: pd.DataFrame(ROWS, index=[9, 4, 2]).to_parquet(path),
     "rows.jsonl.gz": lambda path: pd.DataFrame(ROWS).to_json(path, orient="records", lines=True),
@@ -167,13 +171,15 @@ def test_another_column_of_a_dataset_and_rows_without_a_text(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize(("name", "content"), [
-    ("test.jsonl", '{"text": "a"}\n'), ("train.jsonl", '{"text": "a'), ("train.parquet", "no table"), ("name.py", "open('x', 'w')"),
-    ("train.csv", ""), ("card.md", "# a"), ("train.jsonl", '{"text": "a"}\n{"text": {"b": 1}}\n{"c": []}\n'),
-    ("train.jsonl", '{"text": 1}\n'), ("train.jsonl", '{"text": null}\n'), (None, "")])
+    ("test.jsonl", '{"text": "a"}\n'), ("train.jsonl", '{"text": "a'), ("train.parquet", "no table"),
+    ("name.py", "open('x', 'w')"), ("train.csv", ""), ("card.md", "# a"),
+    ("train.jsonl", '{"text": "a"}\n{"text": {"b": 1}}\n{"c": []}\n'), ("train.jsonl", '{"text": 1}\n'),
+    ("train.jsonl", '{"text": null}\n'), (None, "")])
 def test_whatever_goes_wrong_with_a_dataset_is_one_sentence(tmp_path, monkeypatch, name, content):
     """The real package reads a folder as it reads what it has downloaded; None: no such dataset, and no network."""
     offline(tmp_path, monkeypatch, name, content)
-    with refused(ValueError, r"^The (text owner/name\[:9\] could not be had from the hub: |dataset owner/name holds )."):
+    with refused(ValueError,
+                 r"^The (text owner/name\[:9\] could not be had from the hub: |dataset owner/name holds )."):
         documents.of_dataset("owner/name[:9]")
     assert not (tmp_path / "x").exists()
 

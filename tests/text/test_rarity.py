@@ -44,7 +44,8 @@ def test_no_block_crosses_documents(monkeypatch):
     monkeypatch.setattr(rarity, "BLOCK", 4)
     ids = [np.arange(10), np.arange(100, 103), np.arange(200, 208)]
     found = rarity.blocks(ids, [5, 6, 9])
-    np.testing.assert_array_equal(found.tokens, [[0, 1, 2, 3], [4, 5, 6, 7], [200, 201, 202, 203], [204, 205, 206, 207]])
+    np.testing.assert_array_equal(found.tokens, [[0, 1, 2, 3], [4, 5, 6, 7], [200, 201, 202, 203],
+                                                 [204, 205, 206, 207]])
     np.testing.assert_array_equal(found.document, [5, 5, 9, 9])
     assert found.tokens.dtype == found.document.dtype == np.int64
 
@@ -105,8 +106,8 @@ def test_a_sentencepiece_token_keeps_its_space():
     assert not alone["t"] and not alone["."]
 
 
-SAID = ("Once the whale sat on the mat. the whale\u2014the cat\u2026 \u201cthe whale\u201d, said a cat\n\nThe cat's tale: caf\u00e9 the "
-        "whale\u2019s mat, a  cat; the mat\u00e9 (the cat) whale7 cat! the tale\n")
+SAID = ("Once the whale sat on the mat. the whale\u2014the cat\u2026 \u201cthe whale\u201d, said a cat\n\nThe cat's "
+        "tale: caf\u00e9 the whale\u2019s mat, a  cat; the mat\u00e9 (the cat) whale7 cat! the tale\n")
 
 
 def byte_level():
@@ -119,13 +120,15 @@ def byte_level():
 
 
 def with_the_pieces_of(other):
-    """A SentencePiece-like BPE with the words of a byte-level one, dashes and quotes of its own, and bytes for what is left."""
+    """A SentencePiece-like BPE with the words of a byte-level one, dashes and quotes of its own,
+    and bytes for what is left."""
     content, mark = json.loads(other.backend_tokenizer.to_str())["model"], "\u2581"
     kept = [token for token in content["vocab"] if token.isascii() or token[:1] == "\u0120" and token[1:].isascii()]
     names = [*(f"<0x{byte:02X}>" for byte in range(256)), *(token.replace("\u0120", mark) for token in kept),
              "\u2014", "\u2026", "\u201c", "\u201d", "\u2019", "\u00e9"]
     merges = [tuple(part.replace("\u0120", mark) for part in pair) for pair in content["merges"]]
-    backend = Tokenizer(models.BPE({name: row for row, name in enumerate(dict.fromkeys(names))}, merges, byte_fallback=True))
+    backend = Tokenizer(models.BPE({name: row for row, name in enumerate(dict.fromkeys(names))}, merges,
+                                   byte_fallback=True))
     backend.normalizer = normalizers.Sequence([normalizers.Prepend(mark), normalizers.Replace(" ", mark)])
     backend.decoder = decoders.Sequence([decoders.Replace(mark, " "), decoders.ByteFallback(), decoders.Fuse(),
                                          decoders.Strip(" ", 1, 0)])
@@ -265,7 +268,8 @@ def sample():
     """300 blocks of 100 documents, with their rare and common positions (about one rare to four common)."""
     tokens = np.random.default_rng(1).choice(7, p=[0.3, 0.3, 0.15, 0.1, 0.05, 0.05, 0.05], size=(300, 32))
     blocks = rarity.Blocks(tokens.astype(np.int64), np.repeat(np.arange(100) * 7, 3))
-    return blocks, *(rarity.candidate_positions(blocks.tokens, chosen, HAND) for chosen in (mask(DEAFENING), mask(THE, CAT)))
+    return blocks, *(rarity.candidate_positions(blocks.tokens, chosen, HAND)
+                     for chosen in (mask(DEAFENING), mask(THE, CAT)))
 
 
 def test_rare_and_common_are_equal_in_number_and_share_no_position(sample):
@@ -368,7 +372,8 @@ def copied(folder, *names):
     """A folder with some of mini-pythia's files."""
     folder.mkdir(parents=True)
     for name in names:
-        (shutil.copytree if (paths.MINI_PYTHIA / name).is_dir() else shutil.copy)(paths.MINI_PYTHIA / name, folder / name)
+        (shutil.copytree if (paths.MINI_PYTHIA / name).is_dir() else shutil.copy)(paths.MINI_PYTHIA / name,
+                                                                                  folder / name)
     return folder
 
 
@@ -377,7 +382,8 @@ def trained_here(model):
 
 
 def test_a_model_was_trained_here_where_its_counts_are_those_of_the_training_text(tmp_path):
-    assert trained_here("mini-pythia") and trained_here(paths.MINI_PYTHIA) and trained_here(paths.MINI_PYTHIA / "step512")
+    assert trained_here("mini-pythia") and trained_here(paths.MINI_PYTHIA)
+    assert trained_here(paths.MINI_PYTHIA / "step512")
     assert not trained_here("smollm2") and not trained_here("EleutherAI/pythia-70m")
     mine = copied(tmp_path / "renamed", rarity.COUNTS_FILE, "step16")
     assert trained_here(mine) and trained_here(mine / "step16")
@@ -408,19 +414,22 @@ def test_all_documents_of_another_text_are_new_and_the_training_text_decides_wha
     assert settings.counts_name == parameters.TRAINING
     of_text = parameters.Settings(model="mini-pythia", text=settings.text, counts="text")
     assert rare_tokens.tokens(of_text).eval("count == count_text").all()
-    assert robustness.counts(of_text, robustness.default(of_text)).tolist() == rare_tokens.tokens(of_text)["count"].tolist()
+    assert robustness.counts(of_text,
+                             robustness.default(of_text)).tolist() == rare_tokens.tokens(of_text)["count"].tolist()
     by_text = robustness.Cell("counts", "text", 50.0, "mean", "target", True, "text", "mean_abs")
     assert robustness.counts(settings, by_text).tolist() == rare_tokens.tokens(settings)["count_text"].tolist()
 
 
 @pytest.mark.parametrize("default, other", [("auto", "wordfreq"), ("wordfreq", "text")])
 def test_a_cell_with_other_counts_counts_otherwise(root, default, other):
-    """Of the embedded text, mini-pythia has read the train split: that alone is counted, whatever the default counts."""
+    """Of the embedded text, mini-pythia has read the train split: that alone is counted,
+    whatever the default counts."""
     settings = parameters.Settings(model="mini-pythia", counts=default)
     cell = next(cell for cell in robustness.grid(settings) if cell.factor == "counts")
     found, base = robustness.counts(settings, cell), rare_tokens.tokens(settings)["count"].to_numpy()
     assert cell.counts == other and (found != base).any()
-    assert found.tolist() == rare_tokens.tokens(parameters.Settings(model="mini-pythia", counts=other))["count"].tolist()
+    assert found.tolist() == rare_tokens.tokens(parameters.Settings(model="mini-pythia",
+                                                                    counts=other))["count"].tolist()
 
 
 def test_the_embedded_text_is_measured_where_it_was_held_out():

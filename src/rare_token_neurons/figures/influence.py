@@ -76,8 +76,8 @@ def of_one(one, influence):
     """
     rows, neuron = one.loc[one["group"] == "rare", "change"], one["neuron"].iloc[0]
     stored = influence.set_index(["group", "neuron"]).loc[("rare", neuron)]
-    return (f"Of the {len(rows):,} rare positions the loss rises at {percent((rows > 0).mean())} when neuron {neuron} is "
-            f"ablated, and falls at the others. The mean change is {rows.mean():+.3f} nats. The mean "
+    return (f"Of the {len(rows):,} rare positions the loss rises at {percent((rows > 0).mean())} when neuron {neuron} "
+            f"is ablated, and falls at the others. The mean change is {rows.mean():+.3f} nats. The mean "
             f"*absolute* change is **{rows.abs().mean():.3f}** nats. The table of all neurons has "
             f"{stored['mean_abs']:.3f}: this is the neuron's **influence**.")
 
@@ -98,7 +98,8 @@ def changes(ax, one):
         ax.plot(share, rows, color=COLORS[group],
                 label=f"{group} targets, {len(rows):,} positions: mean |change| {mean[group]:.2f} nats (shaded area)")
     ax.axhline(0, color=COLORS["all"], linewidth=0.6)
-    ax.set(xlim=(0, 100), xlabel="positions, sorted by the change (%)", ylim=1.1 * one["change"].quantile(SEEN).to_numpy(),
+    ax.set(xlim=(0, 100), xlabel="positions, sorted by the change (%)",
+           ylim=1.1 * one["change"].quantile(SEEN).to_numpy(),
            ylabel="loss without the neuron\nless loss with it (nats)")
     title(ax, f"Neuron {one['neuron'].iloc[0]} moves the loss of rare targets\n"
               f"{mean['rare'] / mean['common']:.1f} times as far as that of common ones")
@@ -126,9 +127,9 @@ def of_kernel(influence):
     """How many changes needed the exact sum, in words; influence: as `strongest` takes it."""
     size = influence.groupby("group").agg(positions=("positions", "first"), fallback=("fallback", "first"))
     rare, common = (percent(size.loc[group, "fallback"], 1) for group in GROUPS)
-    return (f"Measured: {influence['neuron'].nunique():,} neurons at {size['positions'].sum():,} positions. The exact sum "
-            f"was needed for {rare} of the pairs of a rare position and a neuron, and for {common} of those of a common "
-            "one.")
+    return (f"Measured: {influence['neuron'].nunique():,} neurons at {size['positions'].sum():,} positions. The exact "
+            f"sum was needed for {rare} of the pairs of a rare position and a neuron, and for {common} of those of a "
+            "common one.")
 
 
 def of_lead(lead):
@@ -139,8 +140,8 @@ def of_lead(lead):
     share = lead["size"] / lead["neurons"]
     return (f"The rare group has {int(lead['size'])} of {int(lead['neurons']):,} neurons: {percent(heads.SHARE, 1)}, "
             f"rounded up to a whole neuron, which makes {percent(share, 1)}. Its influence on rare tokens is "
-            f"**{lead['value']:.1f} times** the median neuron's (95 %: {between(lead, form='.1f')}). Ranking half-normal "
-            f"numbers gives {lead['null']:.1f} times ({between(lead, 'null', '.1f')}); as much as here: "
+            f"**{lead['value']:.1f} times** the median neuron's (95 %: {between(lead, form='.1f')}). Ranking "
+            f"half-normal numbers gives {lead['null']:.1f} times ({between(lead, 'null', '.1f')}); as much as here: "
             f"{level(lead['p_half_normal'], RANKED, 'draws')}. Groups alike in activation scale and output-weight norm "
             f"have {lead['matched']:.1f} times.")
 
@@ -237,8 +238,8 @@ def of_heads(found):
                 f" The head holds {many(row['head'], 'neuron')}, with {np.exp(row['delta']):.2f} times the influence "
                 f"that the law gives: Δ = {row['delta']:+.2f} e-folds (95 %: {between(row, 'delta', '+.2f')}). Its "
                 f"score is {score(row):.1f}; as high by chance, in the null that comes nearest: {largest(row)}. Up to "
-                f"its cliff, if any, the head falls with a slope of {row['slope']:.2f}, the law with {row['kappa']:.2f} "
-                f"(as flat by chance: {level(row['p_flat'], row['p_floor'])}). The fixed head "
+                f"its cliff, if any, the head falls with a slope of {row['slope']:.2f}, the law with "
+                f"{row['kappa']:.2f} (as flat by chance: {level(row['p_flat'], row['p_floor'])}). The fixed head "
                 f"({many(fixed['head'], 'neuron')}) is called *{named(fixed)}*, with Δ = {fixed['delta']:+.2f}. A "
                 f"steeper stretch follows the law in {percent(row['decay_draws'])} of the draws of documents. Null "
                 f"curves have one in up to {percent(row['decay_null'])}.")
@@ -332,8 +333,9 @@ def seen(found, prominence):
     draws, null = row["decay_draws"], row["decay_null"]
     steep = "yes" if draws >= STEEP > null else "no" if draws <= 1 - STEEP else "undecided"
     return (f"**Plateau: {PLATEAU[row['word']]}** (the head is called *{row['word']}*; {MEANS[row['word']]}); **power "
-            f"law: {STRAIGHT.get(verdict, 'undecided')}** (its test says: {verdict}); **rapid decay: {steep}** (a steeper stretch follows the law in {percent(draws)} "
-            f"of the draws of documents, and in up to {percent(null)} of the null curves).")
+            f"law: {STRAIGHT.get(verdict, 'undecided')}** (its test says: {verdict}); **rapid decay: {steep}** (a "
+            f"steeper stretch follows the law in {percent(draws)} of the draws of documents, and in up to "
+            f"{percent(null)} of the null curves).")
 
 
 def shared(influence, top, aggregate="mean_abs"):

@@ -86,8 +86,8 @@ class Notebook:
         return list(audit.loc[~audit["flagged"], "revision"])
 
     def left_out(self):
-        """One sentence on the checkpoints that figures over training do without, or on flagged ones that were asked for; ""
-        where there was no audit."""
+        """One sentence on the checkpoints that figures over training do without, or on flagged ones that were asked
+        for; "" where there was no audit."""
         if self.settings.steps:
             if self.settings.recompute == "never":
                 return self._caution(self.cautions)
@@ -122,7 +122,8 @@ class Notebook:
         return Markdown(f"There is no {paths.shown(path)} yet: run this notebook on {model} first.")
 
     def save(self, figure, name, shared=False):
-        """Write a figure, flagged checkpoints named above it, into the settings' folder, as PNG and PDF (see `axes.save`).
+        """Write a figure, flagged checkpoints named above it, into the settings' folder,
+        as PNG and PDF (see `axes.save`).
 
         shared : whether it is the same for every model; it then lies in the folder of all models.
         """
@@ -143,7 +144,8 @@ class Notebook:
     def stop(self, sentence):
         """End the notebook here without an error: say why, write the account, and let the cells that follow do nothing.
 
-        A cell that sets a parameter, starts a notebook or empties the namespace ends the silence. Outside IPython the process ends.
+        A cell that sets a parameter, starts a notebook or empties the namespace ends the silence.
+        Outside IPython the process ends.
         """
         from IPython import get_ipython
         from IPython.display import Markdown, display

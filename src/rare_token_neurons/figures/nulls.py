@@ -23,7 +23,8 @@ MIDDLES = {"rejected": "is rejected as a power law", "not rejected": "may be a p
 
 
 def drawn(ax, ranked):
-    """Ranked numbers on log-log axes, the law of their middle carried to rank 1, and in the title where their head lies.
+    """Ranked numbers on log-log axes, the law of their middle carried to rank 1,
+    and in the title where their head lies.
 
     ranked : (n,) falling.
     """
@@ -133,15 +134,15 @@ def of_heads(heads):
         return "The head cannot be tested: too few neurons or documents."
     rest, higher = heads[~heads["null"].isin(FULL)], beyond(heads)
     within = heads.loc[~higher, "null"].map(said)
-    told = (f"At all positions the head stands {heads['delta'].iloc[0]:+.2f} e-folds above its law (Δ). By its score that "
-            f"is more than chance (p < {LEVEL:g}) in **{higher.sum()} of the {len(heads)} nulls**"
+    told = (f"At all positions the head stands {heads['delta'].iloc[0]:+.2f} e-folds above its law (Δ). By its score "
+            f"that is more than chance (p < {LEVEL:g}) in **{higher.sum()} of the {len(heads)} nulls**"
             + (f", but not in: {', '.join(within)}." if len(within) else "."))
     if not len(rest):
         return told
     alike = rest.loc[~beyond(rest), "null"]
     chance = level(rest["p"].iloc[-1], rest["p_floor"].iloc[-1])
-    return (f"{told}\n\nOn the smaller part of the text Δ is {rest['delta'].iloc[0]:+.2f}. Common positions of the same "
-            f"loss: {rest['note'].iloc[-1]}. As high a head there: {chance}. "
+    return (f"{told}\n\nOn the smaller part of the text Δ is {rest['delta'].iloc[0]:+.2f}. Common positions of the "
+            f"same loss: {rest['note'].iloc[-1]}. As high a head there: {chance}. "
             + (f"So positions that are not rare have as high a head: {', '.join(alike)}." if len(alike) else
                "So positions that are not rare have no head as high."))
 
@@ -173,7 +174,8 @@ def law(ax, values, tests, color):
 
 
 def of_middle(tests):
-    """Title: whether the middle of one group's curve is a power law; tests: its rows of `power_laws`, the middle first."""
+    """Title: whether the middle of one group's curve is a power law; tests: its rows of `power_laws`,
+    the middle first."""
     row = tests.iloc[0]
     return f"{row['group'].capitalize()} targets: the middle\n{MIDDLES.get(row['verdict'], row['verdict'])}"
 
@@ -182,7 +184,8 @@ def tests(laws):
     """The tests as they are shown: a row a stretch of a curve; laws: table `power_laws`."""
     return pd.DataFrame({
         "targets": laws["group"], "stretch": laws["part"], "neurons": laws["n"], "exponent α": laws["alpha"].round(1),
-        "from (nats)": laws["low"].map("{:.2g}".format), "to (nats)": laws["high"].map("{:.2g}".format).replace("nan", "the end"),
+        "from (nats)": laws["low"].map("{:.2g}".format),
+        "to (nats)": laws["high"].map("{:.2g}".format).replace("nan", "the end"),
         "goodness of fit, p": laws["p_fit"].round(2), "better than a lognormal, log ratio": laws["ratio"].round(1),
         "verdict": laws["verdict"]}).set_index("targets")
 
@@ -232,25 +235,26 @@ def of_calibration(told, apart):
     told, apart : from `calibrated`.
     """
     if told is None or apart is None:
-        return ("The full counts are not here yet. `python -m rare_token_neurons calibrate` makes them, in an hour and a "
-                "half of two cores: `data/results/calibration.parquet` and `calibration_contrasts.parquet`.")
+        return ("The full counts are not here yet. `python -m rare_token_neurons calibrate` makes them, in an hour and "
+                "a half of two cores: `data/results/calibration.parquet` and `calibration_contrasts.parquet`.")
     lines = []
     for head, rows in told.groupby("head", sort=False):
         size, power = (rows[rows["kind"] == kind].set_index("sample") for kind in ("size", "power"))
         rounded, worst = rows.set_index("sample").loc["rounded", "plateau"], size.loc[size["raised"].idxmax()]
         lines.append(
-            f"- **The {head} head{', which decides' if head == plateaus.DECIDES else ''}.** Where nothing is raised it is called "
-            f"raised in at most {percent(worst['raised'], 1)} of {worst['runs']:,} samples ({worst.name}). A test of 5 % gives "
-            f"up to {percent(limit(worst['runs']), 1)} in so many. A planted shelf is called a plateau in "
-            f"{percent(power['plateau'].mean())} of the samples, from {percent(power['plateau'].min())} "
+            f"- **The {head} head{', which decides' if head == plateaus.DECIDES else ''}.** Where nothing is raised it "
+            f"is called raised in at most {percent(worst['raised'], 1)} of {worst['runs']:,} samples ({worst.name}). A "
+            f"test of 5 % gives up to {percent(limit(worst['runs']), 1)} in so many. A planted shelf is called a "
+            f"plateau in {percent(power['plateau'].mean())} of the samples, from {percent(power['plateau'].min())} "
             f"({power['plateau'].idxmin()}) to {percent(power['plateau'].max())}. A rounded head is called one in "
-            f"{percent(rounded, 1)}. The decay is taken for the law in at most {percent(rows['late'].max(), 1)}. The 95 % "
-            f"interval of Δ holds the true one in {percent(rows['covered'].min())} to {percent(rows['covered'].max())}.")
+            f"{percent(rounded, 1)}. The decay is taken for the law in at most {percent(rows['late'].max(), 1)}. The "
+            f"95 % interval of Δ holds the true one in {percent(rows['covered'].min())} to "
+            f"{percent(rows['covered'].max())}.")
     laws, shelves = (apart[apart["sample"].str.contains("shelf") == side] for side in (False, True))
     worst = laws.loc[laws["apart"].idxmax()]
-    lines.append(f"- **Two curves.** Two laws without a raised head are told apart in at most {percent(worst['apart'], 1)} of "
-                 f"{worst['runs']:,} pairs ({worst['sample']}). A shelf and a law are told apart in "
-                 f"{percent(shelves['apart'].min())} to {percent(shelves['apart'].max())}.")
+    lines.append(f"- **Two curves.** Two laws without a raised head are told apart in at most "
+                 f"{percent(worst['apart'], 1)} of {worst['runs']:,} pairs ({worst['sample']}). A shelf and a law are "
+                 f"told apart in {percent(shelves['apart'].min())} to {percent(shelves['apart'].max())}.")
     return "\n".join(lines)
 
 
@@ -258,7 +262,8 @@ def answers(promises):
     """The promises as they are shown: a row for each of which a rate is wanted; promises: the table."""
     asked = promises[promises["wanted"] > 0]
     return pd.DataFrame({"planted samples, and what is right": asked["promise"], "answered rightly": asked["kept"],
-                         "of": asked["runs"], "wanted (%)": asked["wanted"]}).set_index("planted samples, and what is right")
+                         "of": asked["runs"], "wanted (%)": asked["wanted"]}).set_index("planted samples, and what is "
+                                                                                        "right")
 
 
 def of_promises(promises):
@@ -266,8 +271,8 @@ def of_promises(promises):
     asked = promises[promises["wanted"] > 0]
     broken = "".join(f" Not kept: {row.promise}, {row.kept} of {row.runs}, wanted {row.wanted} %."
                      for row in asked[~asked["holds"]].itertuples())
-    return (f"**{asked['holds'].sum()} of {len(asked)}** promises hold. Each is tried on {asked['runs'].iloc[0]} planted "
-            f"samples. The test that errs most often answers rightly in {asked['kept'].min()} of them.{broken}")
+    return (f"**{asked['holds'].sum()} of {len(asked)}** promises hold. Each is tried on {asked['runs'].iloc[0]} "
+            f"planted samples. The test that errs most often answers rightly in {asked['kept'].min()} of them.{broken}")
 
 
 # ---- in words
@@ -282,19 +287,20 @@ def summary(head, laws, promises):
     known = promises[promises["promise"].str.startswith("the middle of a planted power law")].iloc[0]
     worst = head[["p_law", "p_lognormal", "p_half_normal"]].astype(float).max()
     return (
-        "The paper shows a plateau above a power law, and then a decay. It sets some of the boundaries by hand, and it has no "
-        "null. Here:\n\n"
+        "The paper shows a plateau above a power law, and then a decay. It sets some of the boundaries by hand, and it "
+        "has no null. Here:\n\n"
         f"- The head is called **{named(head)}**. It stands {head['value']:+.2f} e-folds above its law (95 %: "
         f"{between(head, form='+.2f')}). By the null that comes nearest, as high a head is: "
         f"{level(worst, head['p_floor'])}.\n"
         f"- The middle, tested as a power law: **{middle['verdict']}** (α = {middle['alpha']:.2f}, goodness of fit "
-        f"{level(middle['p_fit'])}). For comparison: this test rejects a true power law in {known['runs'] - known['kept']} of "
-        f"{known['runs']} planted samples.")
+        f"{level(middle['p_fit'])}). For comparison: this test rejects a true power law in "
+        f"{known['runs'] - known['kept']} of {known['runs']} planted samples.")
 
 
 # ---- token-frequency neurons (notebook 13)
 
-NAMES = {"unigram_share": "share through the\nunigram direction", "kl": "change of KL to unigram\n(nats per nat of influence)",
+NAMES = {"unigram_share": "share through the\nunigram direction",
+         "kl": "change of KL to unigram\n(nats per nat of influence)",
          "entropy": "change of entropy\n(nats per nat of influence)", "scale_share": "share through the\nnorm's scale"}
 FOUND = {"unigram_share": "act through\ntoken frequency", "kl": "stand out by\nthe KL to unigram",
          "entropy": "stand out by\nthe entropy", "scale_share": "act through\nthe norm's scale"}
@@ -333,7 +339,8 @@ def scores(ax, table, score):
 
 
 def by_score(overlap):
-    """The overlaps as they are shown, of boost and suppress neurons together: a row a score; overlap: from `overlaps`."""
+    """The overlaps as they are shown, of boost and suppress neurons together: a row a score; overlap:
+    from `overlaps`."""
     rows = overlap[overlap["side"] == "all"]
     return pd.DataFrame({
         "score": rows["score"].map(NAMES).str.replace("\n", " "), "shared": rows["relative"], "of the top": rows["k"],
@@ -347,7 +354,8 @@ def of_sides(overlap):
     rows = overlap[overlap["score"] == "unigram_share"].set_index("side").loc[list(SIDES)]
     told = " and ".join(f"{row['relative']} of the top {row['k']} {side} neurons (chance {row['chance']:.1f})"
                         for side, row in rows.iterrows())
-    return f"Boost and suppress neurons apart: {told} are among those with the largest share through the unigram direction."
+    return (f"Boost and suppress neurons apart: {told} are among those with the largest share through the unigram "
+            "direction.")
 
 
 def of_frequency(overlap):
@@ -356,8 +364,8 @@ def of_frequency(overlap):
                         for score in ("unigram_share", "kl", "entropy"))
     return (
         "The paper does not ask this; its critics do. Here:\n\n"
-        f"- **{top['relative']} of the {top['k']}** most influential neurons are among the {top['k']} with the largest share "
-        f"through the unigram direction. Chance gives {top['chance']:.1f}.\n"
+        f"- **{top['relative']} of the {top['k']}** most influential neurons are among the {top['k']} with the largest "
+        f"share through the unigram direction. Chance gives {top['chance']:.1f}.\n"
         f"- In the median that share is {percent(top['group'])} of their effect; of the other neurons it is "
         f"{percent(top['others'], 1)}.\n"
         f"- By the change of KL per nat of influence {kl['relative']} of {kl['k']} stand out, by that of the entropy "

@@ -388,10 +388,12 @@ def beside_others(table):
 def rivals(table):
     """How the top neurons compare with those that matter most for common targets, in words; table: `portraits`."""
     ten = table[table["top"]]
-    rival, chosen = table[table["rank_common"] <= len(ten)], "for rare targets" if ten["rank"].max() == len(ten) else "here"
+    rival = table[table["rank_common"] <= len(ten)]
+    chosen = "for rare targets" if ten["rank"].max() == len(ten) else "here"
     other = table[table["share"] < 1 / 3].sort_values("rank")
     said = (f"The opposite, common targets moved more than twice as far as rare ones, is done by "
-            f"{many(len(other), 'neuron')} of the layer, the first of rank {other['rank'].iloc[0]:,}." if len(other) else
+            f"{many(len(other), 'neuron')} of the layer, the first of rank {other['rank'].iloc[0]:,}."
+            if len(other) else
             "No neuron of the layer moves common targets more than twice as far as rare ones.")
     return (f"The {len(rival)} most influential neurons for common targets put {percent(rival['share'].median())} "
             f"(median) of their effect on rare ones. The {len(ten)} {chosen} put {percent(ten['share'].median())} "
@@ -414,14 +416,14 @@ def deeds(table):
     """What the top neurons do, counted, in Markdown; table: `portraits`."""
     count, base = tally(table), table.iloc[0]
     return (f"Of the {count['neurons']} neurons, rare targets are **helped by {count['helps_rare']}** (the loss rises "
-            f"without them) and **hurt by {count['hurts_rare']}**; common ones are helped by {count['helps_common']} and "
-            f"hurt by {count['hurts_common']}. For the rest the 95 % interval holds zero. **Against the unigram direction "
-            f"at rare targets: {count['against']}** (without them the logits move towards common tokens); along it: "
-            f"{count['along']}. Writing along or against frequency more than {percent(1 - UNUSUAL)} of the others: "
-            f"{count['frequency']}. Denser than 97.5 % of the others: {count['dense']}; sparser: {count['sparse']}. Where "
-            f"they are most on (1 % of the positions), mostly reading a word token: {count['word_read']} "
-            f"({percent(base['word_read_base'])} of all positions do); mostly predicting one: {count['word_target']} "
-            f"({percent(base['word_target_base'])}).")
+            f"without them) and **hurt by {count['hurts_rare']}**; common ones are helped by {count['helps_common']} "
+            f"and hurt by {count['hurts_common']}. For the rest the 95 % interval holds zero. **Against the unigram "
+            f"direction at rare targets: {count['against']}** (without them the logits move towards common tokens); "
+            f"along it: {count['along']}. Writing along or against frequency more than {percent(1 - UNUSUAL)} of the "
+            f"others: {count['frequency']}. Denser than 97.5 % of the others: {count['dense']}; sparser: "
+            f"{count['sparse']}. Where they are most on (1 % of the positions), mostly reading a word token: "
+            f"{count['word_read']} ({percent(base['word_read_base'])} of all positions do); mostly predicting one: "
+            f"{count['word_target']} ({percent(base['word_target_base'])}).")
 
 
 def summary(table):

@@ -92,8 +92,8 @@ def leans(ax, table):
     names = list(dict.fromkeys(table.apply(label, axis=1)))
     rows = tested(table[table["statistic"] == LEAN])
     ax.axvline(0, color=axes.GREY, linewidth=1.2)
-    ax.errorbar(rows["value"], [names.index(label(row)) for row in rows.to_dict("records")], fmt="o", color=COLORS["all"],
-                xerr=[rows["value"] - rows["low"], rows["high"] - rows["value"]], linewidth=1)
+    ax.errorbar(rows["value"], [names.index(label(row)) for row in rows.to_dict("records")], fmt="o",
+                color=COLORS["all"], xerr=[rows["value"] - rows["low"], rows["high"] - rows["value"]], linewidth=1)
     ax.set(ylim=(len(names) - 0.5, -0.5), yticks=[], xlabel="log ratio\n(95 % over\ndocuments)")
     ax.spines["left"].set_visible(False)
     title(ax, "No claim: leaning\nto rare tokens")
@@ -124,7 +124,8 @@ def layers(ax, table):
     ax.set(xlabel=f"layer, 1 to {1 + last} (bars: 95 % over documents)", ylabel=RATIO)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
-    title(ax, f"In {sum(deep['verdict'] == claims.REPRODUCED)} of {len(deep)} earlier layers the strongest neurons lean to "
+    title(ax, f"In {sum(deep['verdict'] == claims.REPRODUCED)} of {len(deep)} earlier layers the strongest neurons "
+              f"lean to "
               "rare tokens", pad=18)
 
 
@@ -144,10 +145,11 @@ def of_choices(cells, sampled):
                      f"{sum(rows['verdict'] == usual)}, on the paper's side: {sign}"
                      f"{f' (called {words})' if words else ''}.")
     usual, wide = (((rows["high"] - rows["low"]) / 2).median() for rows in (default.loc[[LEAN]], deep))
-    lines.append(f"- **layers**: in {sum(deep['verdict'] == claims.REPRODUCED)} of {len(deep)} earlier layers the strongest "
-                 f"quarter of {sampled.groupby('layer').size().max()} sampled neurons leans to rare targets more than random "
-                 f"quarters do. These are measured in windows of {claims.WINDOW} tokens. Their intervals are wide: half of "
-                 f"one is {wide:.2f} in the median, by default {usual:.2f}. A weak lean would be missed.")
+    lines.append(f"- **layers**: in {sum(deep['verdict'] == claims.REPRODUCED)} of {len(deep)} earlier layers the "
+                 f"strongest quarter of {sampled.groupby('layer').size().max()} sampled neurons leans to rare targets "
+                 f"more than random quarters do. These are measured in windows of {claims.WINDOW} tokens. Their "
+                 f"intervals are wide: half of one is {wide:.2f} in the median, by default {usual:.2f}. A weak lean "
+                 f"would be missed.")
     return "\n".join(lines)
 
 
@@ -155,10 +157,11 @@ def summary(cells):
     """Paper and here, in Markdown; cells: table `robustness`."""
     rows = tested(cells[cells["statistic"].isin(SHORT)])
     best = rows.groupby("statistic")["verdict"].agg(lambda verdicts: verdicts.isin(FRAMES).mean())
-    return (f"The paper's critics ask for other thresholds, ablations, seeds and layers. Here {len(rows)} cells of the grid can be tested. The rule calls "
-            f"{sum(rows['verdict'] == claims.REPRODUCED)} of them reproduced and {sum(rows['verdict'] == claims.PARTLY)} partly. "
-            f"The finding that holds most often, at least partly, is {best.idxmax()} ({100 * best.max():.0f} % of its testable "
-            f"settings). The one that holds least often is {best.idxmin()} ({100 * best.min():.0f} %).")
+    return (f"The paper's critics ask for other thresholds, ablations, seeds and layers. Here {len(rows)} cells of the "
+            f"grid can be tested. The rule calls {sum(rows['verdict'] == claims.REPRODUCED)} of them reproduced and "
+            f"{sum(rows['verdict'] == claims.PARTLY)} partly. The finding that holds most often, at least partly, is "
+            f"{best.idxmax()} ({100 * best.max():.0f} % of its testable settings). The one that holds least often is "
+            f"{best.idxmin()} ({100 * best.min():.0f} %).")
 
 
 # ---- training seeds
@@ -199,7 +202,8 @@ def of_heights(table):
     """
     delta, words = spread(table).loc["delta"], table.groupby("seed")["word"].first().value_counts()
     told = ", ".join(f"{word} {n}" for word, n in words.items() if word)
-    return f"Rare targets: Δ of the first 1.7 %\nis {delta['min']:+.2f} to {delta['max']:+.2f}" + f" ({told})" * bool(told)
+    span = f"{delta['min']:+.2f} to {delta['max']:+.2f}"
+    return f"Rare targets: Δ of the first 1.7 %\nis {span}" + f" ({told})" * bool(told)
 
 
 def seed_curves(ax, table):
@@ -247,8 +251,9 @@ def of_seeds(table):
         return missing
     low, high = (spread(table)[end] for end in ("min", "max"))
     words = [f"{row['word']} (seed {seed})" for seed, row in table.groupby("seed").first().iterrows() if row["word"]]
-    told = f"The first 1.7 % are called: {'; '.join(words)}." if words else "No head has a word, for want of the documents."
-    return (f"{missing} The top 1.7 % stand {low['ratio']:.1f} to {high['ratio']:.1f} times above the median neuron. Δ of the "
-            f"first 1.7 % is {low['delta']:+.2f} to {high['delta']:+.2f} e-folds, that of the fitted head "
-            f"{low['fitted_delta']:+.2f} to {high['fitted_delta']:+.2f}. The slope κ of the law is {low['kappa']:.2f} to "
-            f"{high['kappa']:.2f}. {told}")
+    told = (f"The first 1.7 % are called: {'; '.join(words)}." if words else
+            "No head has a word, for want of the documents.")
+    return (f"{missing} The top 1.7 % stand {low['ratio']:.1f} to {high['ratio']:.1f} times above the median neuron. Δ "
+            f"of the first 1.7 % is {low['delta']:+.2f} to {high['delta']:+.2f} e-folds, that of the fitted head "
+            f"{low['fitted_delta']:+.2f} to {high['fitted_delta']:+.2f}. The slope κ of the law is {low['kappa']:.2f} "
+            f"to {high['kappa']:.2f}. {told}")

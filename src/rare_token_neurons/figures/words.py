@@ -25,7 +25,7 @@ def percent(share, digits=0):
 
 
 def many(count, one, several=None):
-    """A count with its noun: "1 neuron", "1,046 neurons". one : the singular ; several : the plural, if not with an s."""
+    """A count with its noun: "1 neuron", "1,046 neurons". one : the singular ; several : a plural without an s."""
     return f"{count:,} {one if count == 1 else several or one + 's'}"
 
 
