@@ -348,8 +348,8 @@ def test_a_stage_that_fails_changes_no_file(places, work):
 
 @pytest.mark.parametrize("ending, damage", [("parquet", damage) for damage in DAMAGE]
                          + [("sha256", damage) for damage in (*DAMAGE, os.remove)])
-def test_a_damaged_table_is_named_and_made_again_and_a_damaged_seal_costs_the_work_again(places, work, capsys, ending,
-                                                                                         damage):
+def test_a_damaged_table_is_named_and_made_again_and_a_damaged_seal_costs_the_work_again(
+        places, work, capsys, ending, damage):
     run(places, work)
     cached = next((places / "cache").rglob(f"*.{ending}"))
     damage(cached)

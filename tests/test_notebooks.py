@@ -223,8 +223,8 @@ def check_05(tree):
     few, many = (rows.loc[(where, "rare", "effective dimension")] for where in ("rare", "all"))
     assert many["tokens"] > 10 * few["tokens"] and few["random"] < many["random"]  # few positions, few dimensions
     assert set(training["step"]) == set(read(tree, "losses")["step"])
-    last = training.query("step == step.max() and where == 'rare' and group == 'rare'").set_index(["statistic",
-                                                                                                   "measure"])
+    last = training.query("step == step.max() and where == 'rare' and group == 'rare'")
+    last = last.set_index(["statistic", "measure"])
     assert last["value"]["effective dimension", "correlation"] == pytest.approx(few["value"], abs=1e-5)
 
 

@@ -34,8 +34,8 @@ def hooked(subject, tokens, kept, positions, group, kind="mean"):
 
     def loss():
         with exact_norms(subject.model), torch.no_grad():
-            return -subject.model(tokens).logits.log_softmax(-1)[block, t].gather(1,
-                                                                                  tokens[block, t + 1][:, None])[:, 0]
+            log_p = subject.model(tokens).logits.log_softmax(-1)[block, t]
+            return -log_p.gather(1, tokens[block, t + 1][:, None])[:, 0]
 
     before = loss()
     with subject.mlp_out.register_forward_pre_hook(ablate):

@@ -66,8 +66,8 @@ def test_changes_match_hooks_on_the_whole_model(tiny, tokens, kind, ablated, fre
 @pytest.mark.parametrize("how", ["mean", "zero"])
 def test_a_capture_at_some_positions_alone_gives_what_the_whole_one_gives_there(usual, how):
     subject, kept = usual
-    whole, alone = influence(subject, kept, POSITIONS, ablation=how), influence(subject, kept.only(POSITIONS),
-                                                                                ablation=how)
+    whole = influence(subject, kept, POSITIONS, ablation=how)
+    alone = influence(subject, kept.only(POSITIONS), ablation=how)
     assert alone.n.tolist() == [6, 3, 6, 3] and (alone.abs_sum > 0).any()
     for name in ("documents", "n", "change_sum", "abs_sum", "unigram_sum"):
         torch.testing.assert_close(getattr(alone, name), getattr(whole, name), rtol=1e-6, atol=1e-9)

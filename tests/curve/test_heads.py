@@ -87,9 +87,8 @@ def test_many_curves_are_found_as_one_by_one_and_units_do_not_matter():
     for head in heads.BREAKS:
         together = heads.find(curves, head)
         for place, curve in enumerate(curves):
-            alone = vars(heads.find(curve, head))
-            assert [part[place] for part in vars(together).values()] == pytest.approx([part[0]
-                                                                                       for part in alone.values()])
+            alone = [part[0] for part in vars(heads.find(curve, head)).values()]
+            assert [part[place] for part in vars(together).values()] == pytest.approx(alone)
         assert together.delta[0] == pytest.approx(together.delta[1]) and together.size[0] == together.size[1]
         assert together.beta[1] - together.beta[0] == pytest.approx(np.log(7e-5))
 

@@ -39,8 +39,8 @@ def test_the_fits_stand_side_by_side_and_the_papers_rule_is_one_row(found):
     assert (row["head (neurons)"], row["cliff from rank"], row["law (ranks)"]) == (30, "21", "31 to 150")
     assert row["word"] == "plateau" and told.loc[("common", "fitted head"), "law (ranks)"] == "28 to 150"
     assert told.loc[("common", "fitted head"), "cliff from rank"] == "none"
-    assert told.loc[("rare", "paper's rule"), ["Δ (e-folds)", "word", "cliff from rank"]].tolist() == ["0.80", "",
-                                                                                                       "none"]
+    paper = told.loc[("rare", "paper's rule")]
+    assert paper[["Δ (e-folds)", "word", "cliff from rank"]].tolist() == ["0.80", "", "none"]
 
 
 def test_chances_at_their_floor_are_words(found):
@@ -124,8 +124,8 @@ def test_each_phase_is_seen_or_not_or_undecided(found):
     assert told(found) == ["yes", "yes", "yes"]
     assert [told(found, word=word)[0] for word in heads.WORDS] == ["yes", "undecided", "no", "undecided"]
     assert told(found, "rejected")[1] == "no" and told(found, "cannot tell it from a lognormal")[1] == "undecided"
-    assert [told(found, decay_draws=share)[2] for share in (0.95, 0.94, 0.06, 0.05)] == ["yes", "undecided",
-                                                                                         "undecided", "no"]
+    for share, answer in ((0.95, "yes"), (0.94, "undecided"), (0.06, "undecided"), (0.05, "no")):
+        assert told(found, decay_draws=share)[2] == answer
     assert told(found, decay_null=1.0)[2] == "undecided"  # any sample has one
     assert influence.seen(found.assign(word=""), prominence()).startswith("The three phases cannot be tested")
 

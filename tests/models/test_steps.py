@@ -7,8 +7,8 @@ from rare_token_neurons.models import steps
 NAMES = {  # of a branch, a tag or a folder: step, stage
     "step0": (0, ""), "step143000": (143_000, ""),  # Pythia, PolyPythias
     "step1000-tokens4B": (1_000, ""),  # OLMo-1
-    "stage1-step1000-tokens5B": (1_000, "stage1"), "stage2-ingredient1-step1000-tokens5B": (1_000,
-                                                                                            "stage2-ingredient1"),
+    "stage1-step1000-tokens5B": (1_000, "stage1"),
+    "stage2-ingredient1-step1000-tokens5B": (1_000, "stage2-ingredient1"),
     "checkpoint-400": (400, ""),  # stanford-crfm's tags, folders of a Trainer run
     "step-1200000": (1_200_000, ""), "stage3-step-4720000": (4_720_000, "stage3"),  # SmolLM2, SmolLM3
 }

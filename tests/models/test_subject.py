@@ -128,8 +128,8 @@ def test_gpt2_is_read_as_the_hub_holds_it(tiny, tmp_path):
     (https://github.com/onnxruntime/mobius/pull/113)."""
     made = tiny("gpt2-tied")
     save(made.model, tmp_path)
-    tensors = {name.removeprefix("transformer."): part for name, part in load_file(tmp_path
-                                                                                   / "model.safetensors").items()}
+    saved = load_file(tmp_path / "model.safetensors")
+    tensors = {name.removeprefix("transformer."): part for name, part in saved.items()}
     tensors |= {f"h.{layer}.attn.bias": torch.ones(1, 1, 16, 16).tril() for layer in range(2)}
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     found = checkpoints.load(str(tmp_path))

@@ -24,8 +24,8 @@ def test_documents_are_drawn_after_the_split():
 def test_resamples_are_multinomial_draws_below_every_document_once():
     found = documents.resamples(12, 40, (3, 1))
     assert found.shape == (41, 12) and (found[0] == 1).all()
-    np.testing.assert_array_equal(found[1:], np.random.default_rng([3, 1]).multinomial(12, np.full(12, 1 / 12),
-                                                                                       size=40))
+    drawn = np.random.default_rng([3, 1]).multinomial(12, np.full(12, 1 / 12), size=40)
+    np.testing.assert_array_equal(found[1:], drawn)
 
 
 def test_split_half_curve_has_no_winners_curse():

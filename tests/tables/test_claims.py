@@ -157,8 +157,8 @@ def test_of_a_gated_mlp_no_sign_counts_and_both_input_matrices_do():
     pairs = pd.concat([contrast(relation=name, measure="correlation", statistic=statistic, gated=True,
                                 less_random=value, less_random_low=value - 0.05, less_random_high=value + 0.05,
                                 less_matched=9.0, less_matched_low=8.0)
-                       for name in ("within", "between") for statistic, value in (("mean", -0.3),
-                                                                                  ("mean absolute", 0.2))])
+                       for name in ("within", "between")
+                       for statistic, value in (("mean", -0.3), ("mean absolute", 0.2))])
     modular = pd.DataFrame([{"weights": name, "main": name == "absolute", "gated": True, **ALIKE}
                             for name in ("positive", "absolute")])
     tables = {"prominence": heads(), "coactivation": pairs, "modules": modular, "weight_groups": spectra()}
@@ -366,8 +366,8 @@ def untrained(tmp_path_factory, pile):
     kept.setattr(parameters, "RESULTS", folder / "results")
     kept.setattr(stage, "CACHE", folder / "cache")
     kept.setattr(weights, "DRAWS", 200)
-    kept.setattr(spectra_of, "metrics", lambda matrices, **options: pd.DataFrame(columns=[*spectra_of.FITTED, "status",
-                                                                                          "warning", "log"]))
+    columns = [*spectra_of.FITTED, "status", "warning", "log"]
+    kept.setattr(spectra_of, "metrics", lambda matrices, **options: pd.DataFrame(columns=columns))
     settings = parameters.check({"model": str(folder / "model"), "text": str(folder / "text.txt"), "positions": 600})
     made = {"prominence": influences.prominence, "emergence_statistics": emergence.emergence_statistics,
             "activation_dimension": activations.activation_dimension, "coactivation": activations.coactivation,

@@ -63,8 +63,8 @@ def test_the_gain_is_last_less_first(settings, phases):
     values = rows["value"]
     for group in ("rare", "common"):
         for name in ("delta", "kappa", "beta"):
-            assert values[group, name, "gain"] == pytest.approx(values[group, name, "last"] - values[group, name,
-                                                                                                     "first"])
+            gain = values[group, name, "last"] - values[group, name, "first"]
+            assert values[group, name, "gain"] == pytest.approx(gain)
         ratio = values[group, "ratio", "last"] / values[group, "ratio", "first"]
         assert values[group, "ratio", "gain"] == pytest.approx(ratio)
     first, last, gain = (rows.loc["rare", "delta", part] for part in ("first", "last", "gain"))

@@ -201,8 +201,8 @@ def test_curves_lie_in_their_bands_and_dead_neurons_at_their_end(tell):
 
 def test_prominence_tells_head_law_and_decay_and_sets_rare_beside_common(tell, monkeypatch):
     settings = tell()
-    monkeypatch.setattr(influences, "_controls", lambda settings, revision, rows: (np.arange(13),
-                                                                                   groups(np.arange(13))))
+    controls = np.arange(13), groups(np.arange(13))
+    monkeypatch.setattr(influences, "_controls", lambda settings, revision, rows: controls)
     made = influences.prominence(settings)
     assert set(made["statistic"]) == {"ratio", "head", "head fixed", "law", "decay", "contrast"}
     assert (made["neurons"] == LIVING + DEAD).all()

@@ -236,9 +236,8 @@ def test_the_grid_and_the_claims_table_choose_alike(plant):
     row = row_inside(made, group_of(made))
     table = pd.DataFrame([row | {"where": "rare", "group": "rare", "relation": "within", "measure": "correlation"}])
     in_table, in_grid = claim_tables.within(table), all_of(made)[0]["co-activation"]
-    assert (in_table.value, in_table.low, in_table.high, in_table.unmatched) == (in_grid.value, in_grid.low,
-                                                                                 in_grid.high,
-                                                                                  in_grid.unmatched)
+    for name in ("value", "low", "high", "unmatched"):
+        assert getattr(in_table, name) == getattr(in_grid, name)
     assert np.array_equal(in_table.p, in_grid.p, equal_nan=True) and in_grid.unmatched == (plant is louder)
 
 

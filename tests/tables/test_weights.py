@@ -80,8 +80,8 @@ def test_groups_are_matched_on_the_norms_of_their_own_matrix_and_never_touch_the
     assert set(table["group"]) == {"rare", "common", "head"} and set(table["matrix"]) == {"in", "out"}
     assert "imbalance_scale" not in table and table["imbalance_norm"].notna().all()
     assert table.loc[table["group"] == "rare", "positions"].eq(10).all()
-    norm = {name: np.log(np.linalg.norm(part, axis=1)) for name, part in weights.rows_of(passes.load(grouped,
-                                                                                                     "")).items()}
+    rows = weights.rows_of(passes.load(grouped, ""))
+    norm = {name: np.log(np.linalg.norm(part, axis=1)) for name, part in rows.items()}
     assert len(matched) == 8  # four of groups and rows, two matrices each
     for (group, groups), name in zip(matched, ["in", "out"] * 4):
         assert not np.isin(groups, np.union1d(HEAD, group)).any()

@@ -372,8 +372,8 @@ def copied(folder, *names):
     """A folder with some of mini-pythia's files."""
     folder.mkdir(parents=True)
     for name in names:
-        (shutil.copytree if (paths.MINI_PYTHIA / name).is_dir() else shutil.copy)(paths.MINI_PYTHIA / name,
-                                                                                  folder / name)
+        copy = shutil.copytree if (paths.MINI_PYTHIA / name).is_dir() else shutil.copy
+        copy(paths.MINI_PYTHIA / name, folder / name)
     return folder
 
 

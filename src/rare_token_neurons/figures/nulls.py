@@ -261,9 +261,8 @@ def of_calibration(told, apart):
 def answers(promises):
     """The promises as they are shown: a row for each of which a rate is wanted; promises: the table."""
     asked = promises[promises["wanted"] > 0]
-    return pd.DataFrame({"planted samples, and what is right": asked["promise"], "answered rightly": asked["kept"],
-                         "of": asked["runs"], "wanted (%)": asked["wanted"]}).set_index("planted samples, and what is "
-                                                                                        "right")
+    index = pd.Index(asked["promise"], name="planted samples, and what is right")
+    return asked.set_index(index)[["kept", "runs", "wanted"]].set_axis(["answered rightly", "of", "wanted (%)"], axis=1)
 
 
 def of_promises(promises):
