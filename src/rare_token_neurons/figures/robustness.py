@@ -121,7 +121,7 @@ def layers(ax, table):
     for x, rows, colour, name in ((deep["layer"], deep, COLORS["all"], "earlier layers, a sample of neurons"),
                                   ([last], usual, COLORS["rare"], "last layer, all neurons")):
         axes.whiskers(ax, np.add(x, 1), rows, fmt="o", color=colour, markersize=4, linewidth=1, label=name)
-    ax.set(xlabel=f"layer, 1 to {1 + last} (bars: 95 % over documents)", ylabel=RATIO)
+    ax.set(xlim=(0.4, last + 1.6), xlabel=f"layer, 1 to {last + 1} (bars: 95 % over documents)", ylabel=RATIO)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     title(ax, f"In {sum(deep['verdict'] == claims.REPRODUCED)} of {len(deep)} earlier layers the strongest neurons "

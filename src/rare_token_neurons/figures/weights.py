@@ -276,7 +276,8 @@ def by_layer(ax, rows, column):
         ax.plot(part["layer"] + 1, part[column], **look)
         ax.plot(part["layer"].iloc[-1] + 1, part[column].iloc[-1], "o", color=look["color"], markersize=3.5)
     ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.set(xlabel=f"layer, 1 to {1 + inside['layer'].max()} (dot: the last)", ylabel=STATISTICS[column])
+    last = inside["layer"].max() + 1  # the table counts from 0
+    ax.set(xlim=(0.4, last + 0.6), xlabel=f"layer, 1 to {last} (dot: the last)", ylabel=STATISTICS[column])
     place = special(rows, column)
     extreme = int((place["below"].isin([0]) | (place["below"] == place["others"])).sum())
     chance = 2 / (place["others"].max() + 1)
