@@ -191,7 +191,8 @@ def layers(ax, rows, size):
     title(ax, f"Heads of {f'{beyond} of {len(rows)} layers' if beyond else 'no layer'} move the group\n"
               "more than random groups")
     ax.set(xlim=(0.4, layer.max() + 0.6), xlabel=f"layer of the head, 1 to {layer.max()}",
-           ylabel="mean |activation change| (SD)", ylim=(0, 1.5 * rows[["high", "random_high", "matched_high"]].max().max()))
+           ylabel="mean |activation change| (SD)",
+           ylim=(0, 1.5 * rows[["high", "random_high", "matched_high"]].max().max()))
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend(loc="upper left")
 
