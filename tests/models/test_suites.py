@@ -1,10 +1,7 @@
 """Suites on the hub as public ones are: how they name their steps, which files they hold, and what is wrong with some."""
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import own_model
@@ -13,14 +10,13 @@ import pytest
 import torch
 from hubserver import Hub, commit_of, connected, files_of, forget
 from own_model import refused, words
-from small_notebooks import copy_package
 from transformers import Olmo2Config, Olmo2ForCausalLM
 
 from rare_token_neurons import __main__, paths, settings as parameters
 from rare_token_neurons.figures.notebook import Notebook
 from rare_token_neurons.models import checkpoints, weights
 from rare_token_neurons.models.steps import step_of
-from rare_token_neurons.tables import checkpoints as passes
+from rare_token_neurons.tables import checkpoints as passes, emergence, influence as influences
 
 SUITE = "lab/suite"
 SINGLE = "model.safetensors"
@@ -340,12 +336,14 @@ def test_the_table_of_public_suites_names_tests_that_are_there():
     assert "None of them was tried on the real hub" in table
 
 
-# ---- from the command line
+# ---- from the hub to the tables
 
 
-def test_a_sharded_suite_in_stages_goes_through_audit_and_sweep_with_its_own_weights(tmp_path):
-    """OLMo-2 through notebooks 03 and 04: shards with a stale single file beside them, and a step that repeats another one.
-    What is measured is what a folder with the right shards alone gives."""
+def test_a_sharded_suite_in_stages_goes_through_audit_and_tables_with_its_own_weights(hub, tmp_path, capsys):
+    """OLMo-2: shards with a stale single file beside them, and a step that repeats another one.
+
+    What is measured is what a folder with the right shards alone gives.
+    """
     folder, suite = tmp_path / "saved", {"main": {}}
     for name, place in {"stage1-step1000-tokens5B": 1, "stage1-step2000-tokens9B": 2, "stage1-step3000-tokens13B": 2,
                         "stage2-ingredient1-step1000-tokens5B": 3, "main": 9}.items():
@@ -354,36 +352,21 @@ def test_a_sharded_suite_in_stages_goes_through_audit_and_sweep_with_its_own_wei
             shutil.copy(paths.MINI_PYTHIA / file, folder / name)
         suite[name] = files_of(folder / name)
     suite["stage1-step2000-tokens9B"] = suite["stage1-step2000-tokens9B"] | {SINGLE: suite["main"][SINGLE]}
+    hub.repositories = {SUITE: suite}
     pile = pd.read_json(paths.MINI_PILE / "austen.jsonl.xz", lines=True)["text"]
     (tmp_path / "novels.txt").write_text("\n\n".join(pile.head(30)))
-    root = tmp_path / "repository"
-    copy_package(root)
-    shutil.copytree(paths.NOTEBOOKS, root / "notebooks", ignore=shutil.ignore_patterns(".*"))
-    (root / "data").mkdir()
-    (root / "data/mini-pile").symlink_to(paths.MINI_PILE)
-    grid = "notebooks,model,steps,positions,text,counts\n"
-    for model in (SUITE, folder):
-        numbers, steps = ("03 04", "[1000, 2000, 3000]") if model == SUITE else ("03", "[1000, 2000]")
-        grid += f'{numbers},{model},"{steps}",100,{tmp_path}/novels.txt,text\n'
-    (root / "grid.csv").write_text(grid)
-    with Hub({SUITE: suite}) as hub:
-        environment = os.environ | {"PYTHONPATH": str(root / "src"), "HF_ENDPOINT": hub.url, "OMP_NUM_THREADS": "1",
-                                    "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1"}
-        command = [sys.executable, "-m", "rare_token_neurons"]
-        audit = subprocess.run([*command, "audit", SUITE], cwd=root, env=environment, capture_output=True, text=True)
-        assert audit.returncode == 1
-        assert "1 is flagged: stage1-step3000-tokens13B has the weights of stage1-step2000-tokens9B" in audit.stdout
-        assert "by its sha256 that of main, is not" in audit.stderr and "another: stage2-ingredient1" in audit.stderr
-        done = subprocess.run([*command, "sweep", "grid.csv"], cwd=root, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert not [path for _, path, _ in hub.log if path.endswith("/" + SINGLE)]
-    tables = sorted((root / "data/results").rglob("influence.parquet"), key=lambda path: "lab--suite" not in str(path))
-    found, own = map(pd.read_parquet, tables)
+    of_text = {"positions": 100, "text": str(tmp_path / "novels.txt"), "counts": "text"}
     flagged = "stage1-step3000-tokens13B has the weights of stage1-step2000-tokens9B"
+    assert audited()[0] == 1
+    said = capsys.readouterr()
+    assert f"1 is flagged: {flagged}" in said.out
+    assert "by its sha256 that of main, is not" in said.err and "another: stage2-ingredient1" in said.err
+    asked = settings(steps=[1000, 2000, 3000], **of_text)
+    found, over = influences.influence(asked), emergence.emergence_top_groups(asked)
+    assert f"Flagged, and measured since it was asked for: {flagged}." in "".join(capsys.readouterr())
+    assert not [path for _, path, _ in hub.log if path.endswith("/" + SINGLE)]
     assert found.groupby("step")["caution"].unique().map(list).to_dict() == {1000: [""], 2000: [""], 3000: [flagged]}
+    assert set(over["step"]) == {1000, 2000, 3000} and over.loc[over["step"] == 3000, "caution"].eq(flagged).all()
+    own = influences.influence(settings(model=str(folder), steps=[1000, 2000], **of_text))
     assert "caution" not in own
     pd.testing.assert_frame_equal(found[found["step"] < 3000].drop(columns="caution"), own)
-    over = pd.read_parquet(next((root / "data/results").rglob("emergence_top_groups.parquet")))
-    assert set(over["step"]) == {1000, 2000, 3000} and over.loc[over["step"] == 3000, "caution"].eq(flagged).all()
-    executed = next((root / "data/cache/runs").rglob("04_emergence.ipynb")).read_text()
-    assert f"Flagged, and measured since it was asked for: {flagged}." in executed
