@@ -10,7 +10,7 @@ from tiny_models import BUILDERS, VOCABULARY
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rare_token_neurons.ablation import capture as captures, cumulants, neurons as kernel
+from rare_token_neurons.ablation import cumulants, neurons as kernel
 from rare_token_neurons.ablation.capture import ABLATIONS, capture, references
 from rare_token_neurons.ablation.neurons import FREEZES, divergences, influence, loss_changes, losses
 from rare_token_neurons.ablation.readout import predict_at, readout_of
@@ -252,11 +252,10 @@ def test_influence_of_some_neurons_without_entropy_or_counts(usual):
 # ---- capture and resampling
 
 
-def test_capture_keeps_scored_positions_and_never_unembeds(tiny, tokens, monkeypatch):
+def test_capture_keeps_scored_positions_and_never_unembeds(tiny, tokens):
     subject = tiny("llama-tied")
     calls = []
     subject.model.get_output_embeddings().register_forward_hook(lambda *arguments: calls.append(1))
-    monkeypatch.setattr(captures, "BATCH", 4)
     kept = capture(subject, tokens, first=4)
     assert not calls and not subject.mlp_out._forward_pre_hooks and not subject.final_norm._forward_pre_hooks
     assert kept.activations.shape == (6, 11, 48) and kept.residual.shape == (6, 11, 32)

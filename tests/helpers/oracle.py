@@ -1,4 +1,4 @@
-"""Brute force: hooks on the whole model, one forward pass a neuron, for the tests of the ablation arithmetic."""
+"""Brute force: hooks on the whole model, a copy of the text a neuron, for the tests of the ablation arithmetic."""
 
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -33,22 +33,15 @@ def exact_norms(model):
             del norm.forward
 
 
-def _logits(subject, tokens, replace=None, scale_of=None):
-    """Logits (blocks, length, vocabulary), with `replace` = (neuron, values (blocks, length)),
-    or a frozen norm scale."""
-    def ablate(module, inputs):
-        activations = inputs[0].clone()
-        activations[..., replace[0]] = replace[1]
-        return (activations,)
-
+def _logits(subject, tokens, ablate=None, scale_of=None):
+    """Logits (blocks, length, vocabulary), with a hook on the neurons' activations, or a frozen norm scale."""
     def keep_scale(module, inputs, output):
-        x, base = (part - part.mean(-1, keepdim=True) if subject.norm == "layer" else part
-                   for part in (inputs[0], scale_of))
+        x, base = (part - part.mean(-1, keepdim=True) if subject.norm == "layer" else part for part in (inputs[0], scale_of))
         output = subject.norm_gain * x / (base.square().mean(-1, keepdim=True) + subject.norm_eps).sqrt()
         return output if subject.norm_bias is None else output + subject.norm_bias
 
     with ExitStack() as hooks, torch.no_grad():
-        if replace is not None:
+        if ablate is not None:
             hooks.enter_context(subject.mlp_out.register_forward_pre_hook(ablate))
         if scale_of is not None:
             hooks.enter_context(subject.final_norm.register_forward_hook(keep_scale))
@@ -63,36 +56,35 @@ def _final_residual(subject, tokens):
 
 
 def hooked_changes(subject, tokens, positions, ablation="mean", freeze=None, seed=0, first=3, documents=None):
-    """Changes of loss, entropy and unigram projection, each (n, neurons), by one whole forward pass a neuron."""
+    """Changes of loss, entropy and unigram projection, each (n, neurons), by a whole forward pass of a copy each."""
     with exact_norms(subject.model):
         kept = capture(subject, tokens, first=first, documents=documents)
-        block, t = positions.unbind(1)
-        every = torch.arange(subject.n_neurons, device=tokens.device)
-        new = references(kept, positions, every, ablation, seed).expand(len(positions), -1)
-        scale_of = _final_residual(subject, tokens) if freeze == "scale" else None
+        every, (block, t) = torch.arange(subject.n_neurons, device=tokens.device), positions.T[..., None]
+        new = references(kept, positions, every, ablation, seed).to(subject.dtype)
+        copies, rows = tokens.repeat(len(every), 1), block + every * len(tokens)  # (n, neurons)
+
+        def ablate(module, inputs):
+            activations = inputs[0].clone()
+            activations[rows, t, every] = new
+            return (activations,)
+
+        scale_of = _final_residual(subject, copies) if freeze == "scale" else None
         direction = None if subject.unigram_counts is None else unigram_direction(subject.unigram_counts)
-        base = _logits(subject, tokens)[block, t]
-        changes = []
-        for neuron in range(subject.n_neurons):
-            values = torch.zeros(tokens.shape, dtype=subject.dtype, device=tokens.device)
-            values[block, t] = new[:, neuron].to(subject.dtype)
-            logits = _logits(subject, tokens, (neuron, values), scale_of)[block, t]
-            if freeze == "unigram":
-                logits = logits - ((logits - base) @ direction)[:, None] * direction
-            changes.append(torch.stack(_measures(logits, base, tokens[block, t + 1], direction)))
-        return torch.stack(changes, -1).unbind(0)
+        base, logits = _logits(subject, tokens)[block, t], _logits(subject, copies, ablate, scale_of)[rows, t]
+        if freeze == "unigram":
+            logits = logits - ((logits - base) @ direction)[..., None] * direction
+        return _measures(logits, base, tokens[block, t + 1].expand_as(rows), direction)
 
 
 def _measures(logits, base, targets, direction):
     after, before = logits.log_softmax(-1), base.log_softmax(-1)
-    loss = before.gather(1, targets[:, None])[:, 0] - after.gather(1, targets[:, None])[:, 0]
+    loss = (before - after).gather(-1, targets[..., None])[..., 0]
     entropy = (before.exp() * before).sum(-1) - (after.exp() * after).sum(-1)
     return loss, entropy, torch.zeros_like(loss) if direction is None else (logits - base) @ direction
 
 
 def captured_changes(subject, kept, positions, neurons, ablation="mean", seed=0):
-    """Loss changes and max |g|, each (n, m), by definition and in float64, from a capture: move x,
-    norm and unembed it."""
+    """Loss changes and max |g|, each (n, m), by definition and in float64, from a capture: move x, norm and unembed it."""
     block, t = positions.unbind(1)
     now = kept.activations[block, t - kept.first][:, neurons].double()
     delta = references(kept, positions, neurons, ablation, seed) - now
@@ -122,6 +114,5 @@ def moved(subject, kept, positions, neuron, delta):
     if subject.mlp_norm_gain is None:
         return x + change
     m = kept.activations[block, t - kept.first].double() @ subject.w_out.double().T
-    before, after = (part / (part.square().mean(-1, keepdim=True) + subject.mlp_norm_eps).sqrt()
-                     for part in (m, m + change))
+    before, after = (part / (part.square().mean(-1, keepdim=True) + subject.mlp_norm_eps).sqrt() for part in (m, m + change))
     return x + subject.mlp_norm_gain.double() * (after - before)

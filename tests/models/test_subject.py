@@ -13,7 +13,6 @@ from tokenizers import Tokenizer, models
 from transformers import (AutoModelForCausalLM, CohereConfig, Gemma2Config, GPT2Config, GraniteConfig, OPTConfig,
                           PreTrainedTokenizerFast, VaultGemmaConfig)
 
-from rare_token_neurons.ablation import capture as captures
 from rare_token_neurons.ablation.capture import capture, ingredients
 from rare_token_neurons.ablation.neurons import loss_changes
 from rare_token_neurons.models import checkpoints
@@ -73,10 +72,9 @@ def test_the_pieces_have_one_shape_and_rebuild_the_logits(tiny, tokens, kind):
 
 
 @pytest.mark.parametrize("kind", [*BUILDERS, *FAMILIES])
-def test_a_neuron_is_made_of_what_the_last_mlp_reads(tiny, tokens, kind, monkeypatch):
+def test_a_neuron_is_made_of_what_the_last_mlp_reads(tiny, tokens, kind):
     """Against hooks on the whole model, without those that `capture` sets: the last MLP's input by hand."""
     subject, read = tiny(kind), []
-    monkeypatch.setattr(captures, "BATCH", 2)
     mlp = next(module for module in subject.model.modules() if subject.mlp_out in module.children())  # OPT: the layer
     biases = {name: getattr(part, "bias", None) for name, part in subject.mlp_in.items()}
     first = next(iter(subject.mlp_in.values()))

@@ -203,12 +203,12 @@ def test_of_one_model_what_needs_the_same_table_does_not_run_at_once():
     assert sum(map(len, waves)) == 13
 
 
-def test_two_run_beside_each_other_each_with_its_share_of_the_cores(tree, capfd, monkeypatch):
-    """Each waits for the other; both say which threads they have."""
+def test_two_run_beside_each_other_each_with_its_share_of_the_cores_the_second_stands_back(tree, capfd, monkeypatch):
+    """Each waits for the other; both say which threads they have, and how nice they are."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     meet = """import os, time
 with open(f"here-{model}", "w") as file:
-    file.write(os.environ.get("OMP_NUM_THREADS", ""))
+    file.write(f"{os.environ.get('OMP_NUM_THREADS', '')} {os.nice(0)}")
 end = time.time() + 60
 while not (os.path.exists("here-mini-pythia") and os.path.exists("here-smollm2")):
     assert time.time() < end
@@ -216,10 +216,12 @@ while not (os.path.exists("here-mini-pythia") and os.path.exists("here-smollm2")
     write(tree, "01_meets", meet)
     assert run.main(["--model", "mini-pythia,smollm2", "--jobs", "2"]) == 0
     share = str(max(1, run.cores() // 2))
-    assert [(tree / f"here-{model}").read_text() for model in ("mini-pythia", "smollm2")] == [share, share]
+    first, second = os.nice(0), min(19, os.nice(0) + run.NICENESS)
+    assert {(tree / f"here-{model}").read_text() for model in ("mini-pythia", "smollm2")} == {
+        f"{share} {first}", f"{share} {second}"}
     assert not psutil.Process().children()
     assert run.main(["--model", "mini-pythia", "-p", "seed", "1", "--jobs", "1"]) == 0
-    assert (tree / "here-mini-pythia").read_text() == ""
+    assert (tree / "here-mini-pythia").read_text() == f" {first}"
     assert run.main(["--jobs", "0"]) == 2 and "--jobs is 0; it must be 1 or more." in capfd.readouterr().err
 
 

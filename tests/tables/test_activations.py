@@ -218,16 +218,15 @@ def test_matrices_hold_every_pair(planted_model):
 # ---- another processor
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_rounding_moves_no_table(planted_model, quick, monkeypatch, seed):
-    tables = activations.activation_dimension, activations.coactivation
+def test_rounding_moves_no_table(planted_model, quick, monkeypatch):
+    tables, plain = (activations.activation_dimension, activations.coactivation), influences.influence
     expected = [made(planted_model) for made in tables]
-    plain = influences.influence
-    monkeypatch.setattr(passes, "activations", lambda settings, revision, where: (
-        rounded(values_of(revision)[0], seed).astype(np.float32), values_of(revision)[1]))
-    monkeypatch.setattr(influences, "influence", lambda settings: plain(settings).assign(
-        **{name: rounded(plain(settings)[name], seed) for name in ("mean_abs", "mean_abs_a", "mean_a")}))
-    activations.sample.cache_clear()
-    activations._read.cache_clear()
-    for made, before in zip(tables, expected):
-        assert_same(made(planted_model), before)
+    for seed in (1, 2, 3):
+        monkeypatch.setattr(passes, "activations", lambda settings, revision, where: (
+            rounded(values_of(revision)[0], seed).astype(np.float32), values_of(revision)[1]))
+        monkeypatch.setattr(influences, "influence", lambda settings: plain(settings).assign(
+            **{name: rounded(plain(settings)[name], seed) for name in ("mean_abs", "mean_abs_a", "mean_a")}))
+        activations.sample.cache_clear()
+        activations._read.cache_clear()
+        for made, before in zip(tables, expected):
+            assert_same(made(planted_model), before)

@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from huggingface_hub import constants
 from own_model import refused
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
@@ -176,7 +177,7 @@ def test_another_column_of_a_dataset_and_rows_without_a_text(tmp_path, monkeypat
     ("train.jsonl", '{"text": "a"}\n{"text": {"b": 1}}\n{"c": []}\n'), ("train.jsonl", '{"text": 1}\n'),
     ("train.jsonl", '{"text": null}\n'), (None, "")])
 def test_whatever_goes_wrong_with_a_dataset_is_one_sentence(tmp_path, monkeypatch, name, content):
-    """The real package reads a folder as it reads what it has downloaded; None: no such dataset, and no network."""
+    """The real package reads a folder as it reads what it has downloaded; None: no such dataset, offline."""
     offline(tmp_path, monkeypatch, name, content)
     with refused(ValueError,
                  r"^The (text owner/name\[:9\] could not be had from the hub: |dataset owner/name holds )."):
@@ -188,7 +189,7 @@ def offline(folder, monkeypatch, name, content):
     """A dataset owner/name of one file below a folder, and no hub."""
     pytest.importorskip("datasets", reason="the extra `hub` is not installed")
     monkeypatch.chdir(folder)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_DATASETS_CACHE", str(folder / "cache"))
     documents.of_dataset.cache_clear()
     if name:

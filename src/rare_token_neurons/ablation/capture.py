@@ -3,9 +3,12 @@
 Also what every measurement on a capture shares: its checks, and the activations that replace the real ones.
 """
 
+import os
+import threading
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
+from multiprocessing.pool import ThreadPool
 
 import torch
 from torch import Tensor
@@ -13,7 +16,7 @@ from torch import Tensor
 from rare_token_neurons.ablation.readout import full_precision
 
 ABLATIONS = ("mean", "zero", "resample")
-BATCH = 8  # blocks in one forward pass
+PASSES = 2  # at once where cores are idle, each of one block: what it holds stays in the processor's cache
 
 
 @dataclass
@@ -94,15 +97,21 @@ def capture(subject, tokens, *, first=3, documents=None):
     documents = torch.arange(len(tokens)) if documents is None else torch.as_tensor(documents)
     if documents.shape != tokens.shape[:1]:
         raise ValueError(f"documents must name one document a block, {len(tokens)} in all, not {tuple(documents.shape)}.")
-    kept = {subject.mlp_out: [], subject.final_norm: [], next(iter(subject.mlp_in.values())): []}
+    modules, running = (subject.mlp_out, subject.final_norm, next(iter(subject.mlp_in.values()))), threading.local()
+
+    def keep(module, inputs):  # OPT's first projection reads flat blocks
+        running.kept[module] = inputs[0].view(-1, tokens.shape[1], inputs[0].shape[-1])[:, first:-1].clone()
+
+    def run(part):
+        running.kept = {}
+        subject.model.base_model(part, use_cache=False)
+        return [running.kept[module] for module in modules]
+
     with ExitStack() as hooks:
-        for module in kept:
-            hooks.enter_context(module.register_forward_pre_hook(
-                lambda module, inputs: kept[module].append(  # OPT's first projection reads flat blocks
-                    inputs[0].view(-1, tokens.shape[1], inputs[0].shape[-1])[:, first:-1].clone())))
-        for part in tokens.split(BATCH):
-            subject.model.base_model(part, use_cache=False)
-    activations, residual, entering = (torch.cat(parts) for parts in kept.values())
+        for module in modules:
+            hooks.enter_context(module.register_forward_pre_hook(keep))
+        with ThreadPool(max(1, min(PASSES, os.cpu_count() // torch.get_num_threads()))) as pool:
+            activations, residual, entering = map(torch.cat, zip(*pool.map(run, tokens.split(1), chunksize=1)))
     for name, values in (("activations", activations), ("residual stream", residual)):
         if not torch.isfinite(values).all():
             raise ValueError(f"The {name} of {subject.model_id or 'the model'} holds values that are not finite.")

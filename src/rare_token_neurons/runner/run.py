@@ -27,6 +27,7 @@ from rare_token_neurons.runner.jobs import file_hash, finished, for_readers, pla
 from rare_token_neurons.runner.report import (closing_table, dry_run, from_commit, last_measured, look_for_models, save_minutes,
                                                save_processor)
 
+NICENESS = 10  # of every place but the first: the figure that counts most, which comes from there, has all cores
 KERNEL_STARTS = 3  # a kernel on a busy machine may die before its first answer
 KERNEL = ("--IPKernelApp.log_level=50",  # neither warnings for servers (no encryption on the loopback) nor its own end
           "--HistoryManager.hist_file=:memory:")
@@ -61,14 +62,14 @@ def threads_each(places):
 class Kernel:
     """A place for one notebook at a time: its kernel stays from one to the next, with an emptied namespace.
 
-    threads : OMP_NUM_THREADS of the kernel, unless that is set already.
+    threads : OMP_NUM_THREADS of the kernel, unless that is set already ; niceness : how far it stands back for others.
     """
 
-    def __init__(self, threads=None):
+    def __init__(self, threads=None, niceness=0):
         os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # python3 is this environment's kernel, not one in the user's home
         own = {"PYDEVD_DISABLE_FILE_VALIDATION": "1"} | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
         self.environment = own | os.environ
-        self.manager, self.ended = None, False
+        self.niceness, self.manager, self.ended = niceness, None, False
 
     def run(self, job):
         """Execute one notebook; the kernel of one that fails is not used again.
@@ -104,6 +105,7 @@ class Kernel:
         if self.manager is None:
             self.manager = AsyncKernelManager(kernel_name="python3")
             run_sync(self.manager.start_kernel)(cwd=str(paths.ROOT), env=self.environment, extra_arguments=[*KERNEL])
+            os.setpriority(os.PRIO_PGRP, self.manager.provisioner.pgid, os.nice(0) + self.niceness)
             return
         client = self.manager.blocking_client()
         client.start_channels(iopub=False, stdin=False, hb=False)
@@ -215,8 +217,8 @@ def run(jobs, *, in_place=False, places=1):
     begun = time.perf_counter()
     files.sweep(paths.DATA, paths.FIGURES, paths.NOTEBOOKS)
     queue, ended = Queue(jobs), SimpleQueue()
-    free, threads = [Kernel(threads_each(places)) for _ in range(places)], []
-    kernels = list(free)
+    kernels, threads = [Kernel(threads_each(places), NICENESS * (place > 0)) for place in range(places)], []
+    free = list(kernels)
     try:
         while queue.left or queue.running:
             while free and (job := queue.take()):
@@ -224,11 +226,11 @@ def run(jobs, *, in_place=False, places=1):
                     queue.enter(job, record, skipped=True)
                     continue
                 queue.tell_begin(job)
-                threads.append(threading.Thread(target=_work, args=(job, free.pop(), ended), daemon=True))
+                threads.append(threading.Thread(target=_work, args=(job, free.pop(0), ended), daemon=True))
                 threads[-1].start()
             if queue.running:
                 job, kernel, found = ended.get()
-                free.append(kernel)
+                free = sorted([*free, kernel], key=kernels.index)
                 queue.enter(job, found)
     except BaseException:
         end = time.monotonic() + PATIENCE
