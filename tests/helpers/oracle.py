@@ -36,7 +36,8 @@ def exact_norms(model):
 def _logits(subject, tokens, ablate=None, scale_of=None):
     """Logits (blocks, length, vocabulary), with a hook on the neurons' activations, or a frozen norm scale."""
     def keep_scale(module, inputs, output):
-        x, base = (part - part.mean(-1, keepdim=True) if subject.norm == "layer" else part for part in (inputs[0], scale_of))
+        x, base = (part - part.mean(-1, keepdim=True) if subject.norm == "layer" else part
+                   for part in (inputs[0], scale_of))
         output = subject.norm_gain * x / (base.square().mean(-1, keepdim=True) + subject.norm_eps).sqrt()
         return output if subject.norm_bias is None else output + subject.norm_bias
 
@@ -84,7 +85,8 @@ def _measures(logits, base, targets, direction):
 
 
 def captured_changes(subject, kept, positions, neurons, ablation="mean", seed=0):
-    """Loss changes and max |g|, each (n, m), by definition and in float64, from a capture: move x, norm and unembed it."""
+    """Loss changes and max |g|, each (n, m), by definition and in float64, from a capture: move x,
+    norm and unembed it."""
     block, t = positions.unbind(1)
     now = kept.activations[block, t - kept.first][:, neurons].double()
     delta = references(kept, positions, neurons, ablation, seed) - now
@@ -114,5 +116,6 @@ def moved(subject, kept, positions, neuron, delta):
     if subject.mlp_norm_gain is None:
         return x + change
     m = kept.activations[block, t - kept.first].double() @ subject.w_out.double().T
-    before, after = (part / (part.square().mean(-1, keepdim=True) + subject.mlp_norm_eps).sqrt() for part in (m, m + change))
+    before, after = (part / (part.square().mean(-1, keepdim=True) + subject.mlp_norm_eps).sqrt()
+                     for part in (m, m + change))
     return x + subject.mlp_norm_gain.double() * (after - before)
