@@ -41,7 +41,7 @@ def test_error_is_within_the_tolerance_and_slopes_are_fitted(table):
     assert "ms a neuron" in table["note"].iloc[8]
 
 
-@pytest.mark.parametrize("kind", ["toy", "phi"])  # phi's unembedding has a bias
+@pytest.mark.parametrize("kind", ["toy", "phi", "gemma3"])  # phi's unembedding has a bias, a norm follows gemma3's MLP
 def test_the_baseline_is_the_definition(tiny, kind):
     subject = bench.subject_of(TOY, whole=False) if kind == "toy" else tiny(kind)
     kept, positions = bench.scored(subject, 30)

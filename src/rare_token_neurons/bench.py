@@ -139,10 +139,17 @@ def by_definition(subject, kept, positions, neurons, dtype):
         x = x if subject.norm_bias is None else x + subject.norm_bias.to(dtype)
         return -(x @ unembedding.T + bias).log_softmax(-1).gather(1, target)[:, 0]
 
+    w, mlp_gain = subject.w_out.to(dtype), subject.mlp_norm_gain
+    made = None if mlp_gain is None else kept.activations[block, t - kept.first].to(dtype) @ w.T  # by the MLP, before its norm
+
+    def normed(m):
+        return mlp_gain.to(dtype) * m / (m.square().mean(-1, keepdim=True) + subject.mlp_norm_eps).sqrt()
+
     before, changes = loss(x), []
     for neuron in neurons.tolist():
         delta = kept.means[neuron].to(dtype) - kept.activations[block, t - kept.first, neuron].to(dtype)
-        changes.append(loss(x + delta[:, None] * subject.w_out[:, neuron].to(dtype)) - before)
+        moved = delta[:, None] * w[:, neuron]
+        changes.append(loss(x + (moved if mlp_gain is None else normed(made + moved) - normed(made))) - before)
     return torch.stack(changes, 1)
 
 

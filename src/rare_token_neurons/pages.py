@@ -146,14 +146,15 @@ def speed():
     """How many times faster the kernel is than the usual way, and what the paper's own models need, from the tables of the
     benchmark in src/README.md."""
     table = (paths.ROOT / "src/README.md").read_text("utf-8")
-    measured = re.findall(r"^\| (\S+) \| \(c\) .*\(c\)/\(d\) = ([\d,]+)", table, re.M)
-    said = ", ".join(f"{times} times as long ({'random weights in the shape of ' * model.startswith('pythia-')}{model})"
-                     for model, times in measured)
+    times = dict(re.findall(r"^\| (\S+) \| \(c\) .*\(c\)/\(d\) = ([\d,]+)", table, re.M))
+    shapes = [model for model in times if model.startswith("pythia-")]
+    said = [f"{times[model]} ({model})" for model in times]
     needed = re.findall(r"^(The paper's grid|Every checkpoint of pythia-410m), (\d+) checkpoints: ([\d.]+) hours", table, re.M)
-    hours = "; ".join(f"{what[0].lower()}{what[1:]} ({number}) {time} hours" for what, number, time in needed)
+    hours = "; ".join(f"{what[0].lower()}{what[1:]} ({number} checkpoints) {time} hours" for what, number, time in needed)
     return "All neurons are measured from one forward pass: by a closed form in moments with a bounded error, and by " \
-        f"the exact sum where the bound is not met. Recomputing the unembedding for each neuron takes {said}. " \
-        f"A verdict on the paper's own models takes, on two such cores: {hours}."
+        "the exact sum where the bound is not met. Recomputing the unembedding for each neuron takes so many times as " \
+        f"long: {', '.join(said)}; random weights in the shapes of {' and '.join((', '.join(shapes[:-1]), shapes[-1]))}. " \
+        f"A verdict on the paper's own models takes, on the two cores of the benchmark: {hours}."
 
 
 # ---- writing
