@@ -335,6 +335,7 @@ def scores(ax, table, score):
         ax.set_yscale("symlog", linthresh=float(others[score].abs().quantile(0.9)) or 1.0)
         ax.set_ylim(low, high)
     ax.set(xlabel="influence on rare tokens (nats)", ylabel=NAMES[score])
+    axes.plain_ticks(ax.xaxis)
 
 
 def by_score(overlap):
