@@ -98,6 +98,22 @@ def test_a_neuron_is_made_of_what_the_last_mlp_reads(tiny, tokens, kind):
     torch.testing.assert_close(found["activation"], made, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["olmo", "opt"])  # opt's MLP remembers the shape of its blocks
+def test_a_capture_is_the_same_on_any_number_of_threads(tiny, kind):
+    """One thread has two passes of a block each at once, three have one pass of three blocks, and one of what is left."""
+    subject, threads = tiny(kind), torch.get_num_threads()
+    tokens, kept = torch.randint(subject.n_vocab, (5, 16), generator=torch.Generator().manual_seed(0)), []
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            kept.append(capture(subject, tokens))
+    finally:
+        torch.set_num_threads(threads)
+    for name in ("activations", "residual", "entering"):
+        torch.testing.assert_close(*(getattr(one, name) for one in kept))
+
+
+
 @pytest.mark.parametrize("kind", [*BUILDERS, *FAMILIES])
 def test_a_gated_neuron_has_no_sign_of_its_own_and_another_has(tiny, tokens, kind):
     subject = tiny(kind)

@@ -16,7 +16,8 @@ from torch import Tensor
 from rare_token_neurons.ablation.readout import full_precision
 
 ABLATIONS = ("mean", "zero", "resample")
-PASSES = 2  # at once where cores are idle, each of one block: what it holds stays in the processor's cache
+PASSES = 2  # at once on one thread each where cores are idle: what a block holds stays in the processor's cache
+BATCH = 8  # blocks in one pass on an accelerator; on the processor as many as torch has threads
 
 
 @dataclass
@@ -110,8 +111,9 @@ def capture(subject, tokens, *, first=3, documents=None):
     with ExitStack() as hooks:
         for module in modules:
             hooks.enter_context(module.register_forward_pre_hook(keep))
-        with ThreadPool(max(1, min(PASSES, os.cpu_count() // torch.get_num_threads()))) as pool:
-            activations, residual, entering = map(torch.cat, zip(*pool.map(run, tokens.split(1), chunksize=1)))
+        blocks = torch.get_num_threads() if tokens.device.type == "cpu" else BATCH
+        with ThreadPool(min(PASSES, os.cpu_count()) if blocks == 1 else 1) as pool:
+            activations, residual, entering = map(torch.cat, zip(*pool.map(run, tokens.split(blocks), chunksize=1)))
     for name, values in (("activations", activations), ("residual stream", residual)):
         if not torch.isfinite(values).all():
             raise ValueError(f"The {name} of {subject.model_id or 'the model'} holds values that are not finite.")

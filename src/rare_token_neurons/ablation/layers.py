@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
+from rare_token_neurons.ablation.capture import BATCH
 from rare_token_neurons.ablation.readout import full_precision
 from rare_token_neurons.models.subject import Subject
 
@@ -100,7 +101,6 @@ def replacement(means, ablation):
 
 # ---- every position of a block
 
-BATCH = 8  # blocks in one forward pass
 LOGITS = 256  # positions whose logits are held at a time
 
 
