@@ -154,7 +154,7 @@ def speed():
     return "All neurons are measured from one forward pass: by a closed form in moments with a bounded error, and by " \
         "the exact sum where the bound is not met. Recomputing the unembedding for each neuron takes so many times as " \
         f"long: {', '.join(said)}; random weights in the shapes of {' and '.join((', '.join(shapes[:-1]), shapes[-1]))}. " \
-        f"A verdict on the paper's own models takes, on the two cores of the benchmark: {hours}."
+        f"The ranked curves of the paper's own models take, on the benchmark's two cores and without downloads: {hours}."
 
 
 # ---- writing
