@@ -112,9 +112,8 @@ def test_rankings_part_only_beyond_the_interval(last, way):
              "correlation": value, "correlation_low": value - 0.02, "correlation_high": value + 0.02}
             for second, values in (("common", (0.9, last)), ("rare", (0.9, 0.8)))
             for step, value in zip((0, 256), values)]
-    assert emergence.of_agreement(pd.DataFrame(rows)) == (f"Rare and common rankings {way}:\n0.90 at step 0, "
-                                                          f"{last:.2f} at "
-                                                          "256 (ceiling 0.80)")
+    said = f"Rare and common rankings {way}:\n0.90 at step 0, {last:.2f} at 256 (ceiling 0.80)"
+    assert emergence.of_agreement(pd.DataFrame(rows)) == said
 
 
 def test_the_last_two_checkpoints_are_beside_the_last_one_with_itself():

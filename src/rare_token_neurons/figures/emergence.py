@@ -330,10 +330,8 @@ def of_lead(rare):
     beyond = [f"{step:,}" for step in rare.index[rare["p_ranked"] < 0.05]]
     return (f"At step {rare.index[0]:,} the top {first['size']} neurons have {first['ratio']:.1f} times the median "
             f"neuron's influence on rare tokens. At step {rare.index[-1]:,} they have **{last['ratio']:.1f} times** "
-            "(95 "
-            f"%: {between(last, 'ratio', '.1f')}). Ranked half-normal numbers have {last['ranked']:.1f} there; as "
-            "much: "
-            f"{level(last['p_ranked'], RANKED, 'draws')}. The lead is larger than theirs beyond chance at "
+            f"(95 %: {between(last, 'ratio', '.1f')}). Ranked half-normal numbers have {last['ranked']:.1f} there; "
+            f"as much: {level(last['p_ranked'], RANKED, 'draws')}. The lead is larger than theirs beyond chance at "
             f"{'step ' + ', '.join(beyond) if beyond else 'no step'}.")
 
 
@@ -371,8 +369,7 @@ def of_gain(statistics):
         said.append(f"- **{group.capitalize()} targets**: Δ is {first['value']:+.2f} ({named(first)}) at step "
                     f"{first['step']:,} and {last['value']:+.2f} ({named(last)}) at step {last['step']:,}. The gain is "
                     f"**{gain['value']:+.2f}** e-folds (95 %: {between(gain, form='+.2f')}). Two laws alone differ "
-                    "with "
-                    f"a standard deviation of {gain['null_sd']:.2f}. As much between two laws: "
+                    f"with a standard deviation of {gain['null_sd']:.2f}. As much between two laws: "
                     f"{level(gain['p_laws'], heads.FLOOR, 'pairs')}.")
     return "\n".join(said)
 

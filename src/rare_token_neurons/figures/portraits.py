@@ -408,8 +408,7 @@ def writes(model, table):
     return (f"In {model} the top neurons raise mostly **{mostly} tokens** when they are on: {common} of the {len(ten)} "
             f"raise tokens that are more common than those they lower, {len(ten) - common} rarer ones. At rare targets "
             f"it matters on which side of its mean a neuron is. There **{towards} of the {len(ten)}** push towards "
-            "rare "
-            f"tokens, {len(ten) - towards} towards common ones.")
+            f"rare tokens, {len(ten) - towards} towards common ones.")
 
 
 def deeds(table):

@@ -125,8 +125,7 @@ def layers(ax, table):
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     title(ax, f"In {sum(deep['verdict'] == claims.REPRODUCED)} of {len(deep)} earlier layers the strongest neurons "
-              f"lean to "
-              "rare tokens", pad=18)
+              "lean to rare tokens", pad=18)
 
 
 def of_choices(cells, sampled):

@@ -228,7 +228,8 @@ def head_rows(found, verdicts, neurons):
             low, high = documents.percentile(of_law)
             row |= {"decay_draws": found.drawn[head].decay.mean(), "decay_null": max(verdict.decay.values()),
                     "word": verdict.word, "p_flat": verdict.flat, "p_floor": verdict.floor, "null_sd": heads.spread(of_law),
-                    "null_delta_law_low": low, "null_delta_law_high": high} | {f"p_{name}": verdict.p[null] for null, name in NULLS.items()}
+                    "null_delta_law_low": low, "null_delta_law_high": high}
+            row |= {f"p_{name}": verdict.p[null] for null, name in NULLS.items()}
         yield row
 
 
@@ -280,8 +281,9 @@ def phases(settings, revision, group):
     rule); decay_draws (share of the draws with a steeper stretch after the law), decay_null (of null curves, the largest);
     word (plateau, outliers, rounded, on the line; "" by the paper's rule, and where the curve cannot be tested),
     p_lognormal, p_half_normal, p_law (chance of a head as far above its law), p_flat (of the law's samples to be as flat
-    over the ranks of the shelf), p_floor (the smallest p that the draws can give), null_sd, null_delta_law_low, null_delta_law_high (of Delta of the law's null curves: standard deviation, 95 %);
-    reliability (split halves), detectable (median smallest mean change, nats, that can be told from 0), positions, documents
+    over the ranks of the shelf), p_floor (the smallest p that the draws can give), null_sd, null_delta_law_low,
+    null_delta_law_high (of Delta of the law's null curves: standard deviation, 95 %); reliability (split halves), detectable
+    (median smallest mean change, nats, that can be told from 0), positions, documents
     """
     rows = []
     for sign, (made, counts, signed), (found, verdicts, _) in _curves(settings, revision, group):

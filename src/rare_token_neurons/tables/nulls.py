@@ -149,7 +149,8 @@ def null_heads(settings):
         low, median, high = np.quantile(null.score, [0.05, 0.5, 0.95])
         yield {"null": name, "delta": found.delta[0], "score": found.score[0], "null_median": median, "null_low": low,
                "null_high": high, "p": controls.empirical_p(found.score[0], null.score, "greater"),
-               "p_floor": 1 / (1 + len(curves)), "head": found.size[0], "positions": int(own.counts.sum()), "documents": len(own.counts), "note": note}
+               "p_floor": 1 / (1 + len(curves)), "head": found.size[0], "positions": int(own.counts.sum()),
+               "documents": len(own.counts), "note": note}
 
 
 @table(LastAndFirst, reads=influences.CURVE)
