@@ -83,8 +83,10 @@ def test_main_prints_a_markdown_table(monkeypatch, capsys):
 
 def test_a_checkpoints_cost_grows_to_that_of_a_sweep(monkeypatch):
     monkeypatch.setattr(bench, "alone", lambda function, *arguments, threads: function(*arguments))
-    costs = bench.growth([(16, 2, 2, 256, 8192)], 40, threads=1, say=lambda line: None)
-    assert costs["stage"].tolist() == ["read", "forward", "ablation", "statistics"] and (costs["seconds"] > 0).all()
+    monkeypatch.setattr(bench, "kernel", lambda model, n: {"seconds": 1 + n / 10, "peak": 2.0})
+    costs = bench.growth([(16, 2, 2, 256, 8192)], 40, threads=1, say=lambda line: None).set_index("stage")["seconds"]
+    assert list(costs.index) == ["read", "forward", "ablation", "statistics"] and (costs > 0).all()
+    assert costs["ablation"] == pytest.approx(2 * (1 + 40 / 10))  # two groups, each extrapolated from smaller ones
     grid = pd.DataFrame({"model": ["a/pythia-70m-deduped", "a/pythia-1b"], "steps": ["[0, 4, 8]", "[0]"]})
     made = bench.sweeps(pd.DataFrame({"model": ["pythia-70m"] * 2, "seconds": [1800.0, 1800.0]}), grid)
     assert made == {"the paper's grid": (3, 3.0), "every checkpoint of pythia-70m": (154, 154.0)}
