@@ -245,7 +245,8 @@ def _entropy_change(predictions, moments, shifted, h, rows):
 
 # ---- the exact fallback
 
-TILE = 2**19  # entries (pairs x vocabulary) worked on at a time
+TILE = 2**20  # entries (pairs x vocabulary) worked on at a time
+SPAN = 2**14  # of the vocabulary at a time: parts of rows that are needed at position after position stay in the cache
 STRAIN = 3.0  # rho or sigma above which rho f, sigma G and tau B are not added up in the working precision
 LOG2_E = 1 / math.log(2)  # powers of 2, since torch's exp2 takes a third of the time of its exp
 
@@ -261,14 +262,13 @@ def settle(readout, predictions, u, shifted, moments, changes):
     changes : Changes, overwritten.
     """
     dtype, n_vocab = changes.loss.dtype, moments.rows.shape[1]
-    tile = max(1, min(TILE // n_vocab, len(moments.rows) // 2))  # both buffers take no more memory than the rows
-    buffers = changes.loss.new_empty(2, tile, n_vocab)  # fresh ones for each tile cost as much as the sums
     strained = shifted.rho > STRAIN
     if shifted.sigma is not None:
         strained |= shifted.sigma > STRAIN
     pairs = (changes.flagged & ~strained).nonzero().unbind(1)
     some = shifted.map(lambda part: part[pairs].to(dtype))
-    _settle(predictions, pairs, some, moments.rows, pairs[1], changes, buffers)
+    _settle(predictions, pairs, some, moments.rows, pairs[1], changes)
+    tile = max(1, min(TILE // n_vocab, len(moments.rows) // 2))  # h takes no more memory than half of the rows
     for pairs in zip(*(index.split(tile) for index in strained.nonzero().unbind(1))):
         rho, tau, sigma = shifted.map(lambda part: part[pairs][:, None])
         scale = predictions.scale[pairs[0], None]
@@ -277,36 +277,64 @@ def settle(readout, predictions, u, shifted, moments, changes):
             moved += scale * sigma * predictions.written.stream[pairs[0]]
         h = readout.project((readout.gain * moved).to(dtype), predictions.centre)
         none, which = torch.zeros_like(h[:, 0]), torch.arange(len(h), device=h.device)
-        _settle(predictions, pairs, Shifts(none, none + 1, None), h, which, changes, buffers)
+        _settle(predictions, pairs, Shifts(none, none + 1, None), h, which, changes)
     changes.flagged |= strained
 
 
-def _settle(predictions, pairs, shifted, b, which, changes, buffers):
+def _settle(predictions, pairs, shifted, b, which, changes):
     """Settle k pairs, sorted by position: Shifts of (k,), which : (k,), the pairs' rows of b being b[which]."""
     where, (rho, tau, sigma) = pairs[0], shifted
-    total, entropy, small = torch.empty_like(rho), torch.empty_like(rho), torch.finfo(rho.dtype).tiny ** 0.5
-    bits = shifted.map(lambda part: LOG2_E * part[:, None])
-    for position, tile in _tiles(where, buffers.shape[1]):
-        tilted, ablated = buffers[:, :tile.stop - tile.start]
-        torch.index_select(b, 0, which[tile], out=ablated)
-        torch.addcmul(LOG2_E * predictions.log_p[position], bits.rho[tile], predictions.f[position], out=tilted)
-        if sigma is not None:
-            tilted.addcmul_(bits.sigma[tile], predictions.written.g[position])
-        tilted.addcmul_(bits.tau[tile], ablated)  # log p + h, in bits
-        whole, top = torch.exp2(tilted, out=ablated).sum(1), 0
-        if not (whole.amin() > small and whole.amax() < 1 / small):
-            top = tilted.amax(1)
-            whole = torch.exp2(tilted.sub_(top[:, None]), out=ablated).sum(1)
-        total[tile] = whole.log() + top / LOG2_E  # log E_p exp(h)
-        if changes.entropy is not None:
-            entropy[tile] = whole.log() - ablated.mul_(tilted).sum(1) / whole / LOG2_E
-    target = predictions.targets[where]
+    target, tiny, entropy = predictions.targets[where], torch.finfo(rho.dtype).tiny ** 0.5, changes.entropy is not None
+    sums, top = _sums(predictions, where, shifted, b, which, entropy), torch.zeros_like(rho)
+    far = ~((sums[0] > tiny) & (sums[0] < 1 / tiny))  # from 1, and so perhaps out of the numbers' range
+    if far.any():
+        some = predictions, where[far], shifted.map(lambda part: part[far]), b, which[far]
+        top[far] = _tops(*some)
+        sums[:, far] = _sums(*some, entropy, top[far])
+    whole = sums[0].log()
     h = rho * predictions.f[where, target] + tau * b[which, target]
     if sigma is not None:
         h += sigma * predictions.written.g[where, target]
-    changes.loss[pairs] = total - h
-    if changes.entropy is not None:
-        changes.entropy[pairs] = entropy - predictions.entropy[where]
+    changes.loss[pairs] = whole + top / LOG2_E - h  # log E_p exp(h) less h at the target
+    if entropy:
+        changes.entropy[pairs] = whole - sums[1] / sums[0] / LOG2_E - predictions.entropy[where]
+
+
+def _sums(predictions, where, shifted, b, which, entropy, top=None):
+    """Sums over the vocabulary, (2, k): of 2^(t - top) and, for the entropy, of that times t - top; t : of `_tilted`."""
+    sums = shifted.tau.new_zeros(2, len(where))
+    for pairs, tilted, room in _tilted(predictions, where, shifted, b, which):
+        if top is not None:
+            tilted -= top[pairs, None]
+        sums[0, pairs] += torch.exp2(tilted, out=room).sum(1)
+        if entropy:
+            sums[1, pairs] += room.mul_(tilted).sum(1)
+    return sums
+
+
+def _tops(predictions, where, shifted, b, which):
+    """Largest t of `_tilted` over the vocabulary: (k,)"""
+    top = torch.full_like(shifted.tau, -torch.inf)
+    for pairs, tilted, _ in _tilted(predictions, where, shifted, b, which):
+        top[pairs] = torch.maximum(top[pairs], tilted.amax(1))
+    return top
+
+
+def _tilted(predictions, where, shifted, b, which):
+    """Yield (pairs, t = log p + h in bits, room as large), a span of the vocabulary and a position at a time."""
+    rho, tau, sigma = shifted.map(lambda part: LOG2_E * part[:, None])
+    tiles = list(_tiles(where, max(1, min(TILE, b.numel() // 2) // SPAN)))  # both buffers take no more than the rows
+    buffers = b.new_empty(2, max((pairs.stop - pairs.start for _, pairs in tiles), default=0), SPAN)
+    for start in range(0, b.shape[1], SPAN):
+        span = slice(start, min(start + SPAN, b.shape[1]))
+        rows, log_p, f = b[:, span], predictions.log_p[:, span], predictions.f[:, span]
+        for position, pairs in tiles:
+            tilted, room = buffers[:, :pairs.stop - pairs.start, :span.stop - start]
+            torch.index_select(rows, 0, which[pairs], out=room)
+            torch.addcmul(LOG2_E * log_p[position], rho[pairs], f[position], out=tilted)
+            if sigma is not None:
+                tilted.addcmul_(sigma[pairs], predictions.written.g[position, span])
+            yield pairs, tilted.addcmul_(tau[pairs], room), room
 
 
 def _tiles(where, size):
