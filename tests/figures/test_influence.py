@@ -79,6 +79,8 @@ def test_titles_give_the_word_and_delta(found):
     assert influence.finding("Rare", found.iloc[0]) == f"Rare: plateau, 2.2 times its law{delta}"
     undecided = influence.finding("Rare", planted.fit(heads.WORDS[-1], p_lognormal=0.075))
     assert undecided == f"Rare: {heads.WORDS[-1]}, p = 0.075{delta}"
+    held = influence.finding("Rare", planted.fit(heads.WORDS[-1]))
+    assert held == f"Rare: {heads.WORDS[-1]}, interval holds 0{delta}"
     assert influence.finding("Rare", None) == "Rare: cannot be tested"
 
 

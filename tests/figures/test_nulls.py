@@ -7,6 +7,7 @@ import pytest
 from rare_token_neurons import files, paths
 from rare_token_neurons.curve import heads as plateaus
 from rare_token_neurons.figures import nulls
+from rare_token_neurons.statistics import rankings
 
 
 def test_drawn_numbers_have_their_head_below_their_law_and_a_planted_shelf_above(ax):
@@ -165,3 +166,16 @@ def test_the_summary_takes_each_number_from_its_table():
                   "as high a head is: none of 200 null curves.", "**rejected** (α = 2.50, goodness of fit p = 0.010)",
                   "rejects a true power law in 7 of 100 planted samples"):
         assert words in said
+
+
+@pytest.mark.parametrize("score", rankings.SCORES)
+def test_a_title_counts_the_dots_beyond_the_dotted_lines(ax, score):
+    rng, n = np.random.default_rng(0), 300
+    table = pd.DataFrame({"influence": np.sort(rng.exponential(size=n))[::-1] + 0.1, "rare": np.arange(n) < 30,
+                          "side": rng.choice(rankings.SIDES, n)} | {one: rng.normal(size=n) for one in rankings.SCORES})
+    nulls.scores(ax, table, score)
+    cut = max(line.get_ydata()[0] for line in ax.lines)
+    dots = np.concatenate([dots.get_offsets()[:, 1] for dots in ax.collections if "rare group" in dots.get_label()])
+    counted = (dots >= cut).sum() + (0 if score.endswith("share") else (dots <= -cut).sum())
+    found = rankings.overlaps(table).query("side == 'all'").set_index("score", drop=False).loc[score]
+    assert nulls.of_score(found).startswith(f"{counted} of 30 ")

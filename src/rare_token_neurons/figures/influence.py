@@ -224,6 +224,12 @@ def largest(fit):
     return level(max(fit[f"p_{null}"] for null in NULLS), fit["p_floor"])
 
 
+def doubt(fit):
+    """What speaks against a raised head: the largest p value or, where each is small enough, the interval of Delta."""
+    small = max(fit[f"p_{null}"] for null in NULLS) < heads.LEVEL
+    return "interval holds 0" if small else largest(fit)
+
+
 def of_heads(found):
     """What the heads of the pooled curves are and by what numbers, in Markdown, a line a group.
 
@@ -270,13 +276,13 @@ def of_same_tokens(rows, fit):
 
 
 def finding(name, fit):
-    """The title of a curve: the word of its head, Delta with its interval, and p where the word leaves it undecided.
+    """The title of a curve: the word of its head, Delta with its interval, and why where the word leaves it undecided.
 
     fit : row of table `phases`, or None where the table has none.
     """
     if fit is None or not fit["word"]:
         return f"{name}: {UNTOLD}"
-    by = ("no head before the law" if not fit["head"] else largest(fit) if fit["word"] == UNDECIDED else
+    by = ("no head before the law" if not fit["head"] else doubt(fit) if fit["word"] == UNDECIDED else
           f"{np.exp(fit['delta']):.1f} times its law")
     return f"{name}: {fit['word']}, {by}\nΔ = {fit['delta']:+.2f} e-folds ({between(fit, 'delta', '+.2f')})"
 

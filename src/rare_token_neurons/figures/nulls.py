@@ -317,7 +317,11 @@ def scores(ax, table, score):
 
     table : from `frequency_neurons`.
     """
-    table = table.assign(**{score: per_nat(table, score)})
+    table, share = table.assign(**{score: per_nat(table, score)}), score.endswith("share")
+    k = int(table["rare"].sum())
+    cut = (table[score] if share else table[score].abs()).nlargest(k).iloc[-1]
+    for y in {cut, cut if share else -cut}:
+        ax.axhline(y, color=axes.DARK, linestyle=":", linewidth=1, label=f"beyond it: the {k} largest" if y == cut else None)
     table = table[table["influence"] > table.loc[table["influence"] > 0, "influence"].quantile(0.02)]
     others = table[~table["rare"]]
     band = np.quantile(others[score].dropna(), [0.025, 0.975])
@@ -329,7 +333,7 @@ def scores(ax, table, score):
                    label=f"{side}, rare group (n = {len(rows)})")
     ax.set_xscale("log")
     low, high = 1.2 * min(0, table[score].min()), 1.2 * max(0, table[score].max())
-    if score.endswith("share"):
+    if share:
         ax.set_ylim(max(low, -1.0), min(high, 1.0))
     else:
         ax.set_yscale("symlog", linthresh=float(others[score].abs().quantile(0.9)) or 1.0)

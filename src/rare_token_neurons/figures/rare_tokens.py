@@ -130,13 +130,16 @@ def agreement(ax, tokens, name):
     tokens : table `tokens` ; name : as `counted`.
     """
     seen = known(tokens)
+    across, up = counted(name), IN_TEXT
+    if across == up:
+        across, up = "uses in the documents that decide", "uses in all documents"
     for group in GROUPS[::-1]:
         rows = seen[seen["group"] == group]
         ax.plot(rows["count"], rows["count_text"], ".", color=axes.COLORS[group], markersize=1, alpha=0.25,
                 rasterized=True)
         ax.plot([], [], "o", color=axes.COLORS[group], label=f"{group} (n = {len(rows):,} tokens)")
     ax.set_yscale("symlog", linthresh=1, linscale=0.4)
-    ax.set(xscale="log", xlabel=counted(name), ylabel=IN_TEXT, ylim=(-0.3, 3 * seen["count_text"].max()))
+    ax.set(xscale="log", xlabel=across, ylabel=up, ylim=(-0.3, 3 * seen["count_text"].max()))
     ticks = [0, *10 ** np.arange(1 + int(np.log10(seen["count_text"].max())))]
     ax.set_yticks(ticks, ["0", *(f"$10^{{{power}}}$" for power in range(len(ticks) - 1))])
     found = seen["count"].corr(seen["count_text"], method="spearman")

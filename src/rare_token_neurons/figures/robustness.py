@@ -124,8 +124,8 @@ def layers(ax, table):
     ax.set(xlim=(0.4, last + 1.6), xlabel=f"layer, 1 to {last + 1} (bars: 95 % over documents)", ylabel=RATIO)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
-    title(ax, f"In {sum(deep['verdict'] == claims.REPRODUCED)} of {len(deep)} earlier layers the strongest neurons "
-              "lean to rare tokens", pad=18)
+    title(ax, f"In {sum(deep['verdict'] == claims.REPRODUCED) or 'none'} of {len(deep)} earlier layers the strongest "
+              "neurons lean to rare tokens", pad=18)
 
 
 def of_choices(cells, sampled):
@@ -144,7 +144,7 @@ def of_choices(cells, sampled):
                      f"{sum(rows['verdict'] == usual)}, on the paper's side: {sign}"
                      f"{f' (called {words})' if words else ''}.")
     usual, wide = (((rows["high"] - rows["low"]) / 2).median() for rows in (default.loc[[LEAN]], deep))
-    lines.append(f"- **layers**: in {sum(deep['verdict'] == claims.REPRODUCED)} of {len(deep)} earlier layers the "
+    lines.append(f"- **layers**: in {sum(deep['verdict'] == claims.REPRODUCED) or 'none'} of {len(deep)} earlier layers the "
                  f"strongest quarter of {sampled.groupby('layer').size().max()} sampled neurons leans to rare targets "
                  f"more than random quarters do. These are measured in windows of {claims.WINDOW} tokens. Their "
                  f"intervals are wide: half of one is {wide:.2f} in the median, by default {usual:.2f}. A weak lean "

@@ -114,8 +114,7 @@ def hill(ax, rows):
         early = rows[rows["revision"] == names[0]]
         ax.plot(early["k"], early["value"], color=color, linestyle="--", label=f"rare group at {names[0]}")
     now = rows[rows["revision"] == names[-1]]
-    ax.plot(now["k"], now["value"], color=axes.COLORS["rare"], label="rare "
-                                                                     f"group{' at ' if names[-1] else ''}{names[-1]}")
+    ax.plot(now["k"], now["value"], color=axes.COLORS["rare"], label=f"rare group{' at ' if names[-1] else ''}{names[-1]}")
     axes.band(ax, now["k"], now["random_low"], now["random_high"], label=axes.LABELS["random"], alpha=0.35)
     if now["matched_low"].notna().any():
         axes.edges(ax, now["k"], now["matched_low"], now["matched_high"], color=axes.DARK, label=axes.LABELS["matched"])
