@@ -22,9 +22,12 @@ FINDINGS = {
     "C1": ("On rare words, do a few neurons have far more influence than the rest?",
            "{} times the median neuron's; ranked random numbers give {}"),
     "C2 head": ("Do the first neurons stand above the line of the rest, as a plateau?", "{} times the line"),
+    "C2 law": ("Is the middle of the curve a power law?", "its slope is {}"),
+    "C2 decay": ("Does a rapid decay follow?", "a steeper end in {} of the draws of documents"),
     "C7 common": ("Do common words lack such a plateau?", "their first neurons stand at {} times the line"),
     "C3 emergence": ("Does the height of the first neurons grow in training?", "{} times that at the start"),
 }
+PLAIN = {"needs C2 head": "rare words show no plateau to compare with", "not beyond two laws": "as two samples of one line"}
 
 
 # ---- claims and findings
@@ -48,12 +51,14 @@ def together():
 def finding(row):
     """What one model answers to a question of `FINDINGS`, in words."""
     if row["verdict"] == draw.UNTESTED:
-        return f"{row['verdict']}: {row['reason']}"
-    folds = "e-folds" in row["statistic"]
-    value, low, high, null = (draw.number(np.exp(row[name]) if folds else row[name])
-                              for name in ("value", "low", "high", "null"))
-    return f"**{draw.answer(row)}**: {FINDINGS[row['name']][1].format(f'{value} [{low}, {high}]', null)} " \
-        f"({draw.why(row)})"
+        return f"{row['verdict']}: {PLAIN.get(row['reason'], row['reason'])}"
+    why = PLAIN.get(row["reason"], draw.why(row))
+    if "e-folds" in row["statistic"]:
+        row = row.copy()
+        row[["value", "low", "high", "null"]] = np.exp(row[["value", "low", "high", "null"]].astype(float))
+        why = re.sub(r"below ([\d.]+)", lambda limit: f"below {draw.number(np.exp(float(limit[1])))} times", why)
+    told = FINDINGS[row["name"]][1].format(draw.interval(row), draw.number(row["null"]))
+    return f"**{draw.answer(row)}**: {told} ({why})"
 
 
 def shared(model):
@@ -148,12 +153,12 @@ def speed():
     table = (paths.ROOT / "src/README.md").read_text("utf-8")
     times = dict(re.findall(r"^\| (\S+) \| \(c\) .*\(c\)/\(d\) = ([\d,]+)", table, re.M))
     shapes = [model for model in times if model.startswith("pythia-")]
-    said = [f"{times[model]} ({model})" for model in times]
+    said = [f"{model} {times[model]}" for model in times]
     needed = re.findall(r"^(The paper's grid|Every checkpoint of pythia-410m), (\d+) checkpoints: ([\d.]+) hours", table, re.M)
     hours = "; ".join(f"{what[0].lower()}{what[1:]} ({number} checkpoints) {time} hours" for what, number, time in needed)
     return "All neurons are measured from one forward pass: by a closed form in moments with a bounded error, and by " \
-        "the exact sum where the bound is not met. Recomputing the unembedding for each neuron takes so many times as " \
-        f"long: {', '.join(said)}; random weights in the shapes of {' and '.join((', '.join(shapes[:-1]), shapes[-1]))}. " \
+        "the exact sum where the bound is not met. Recomputing the unembedding for each neuron takes longer by " \
+        f"these factors: {', '.join(said)}; random weights in the shapes of {' and '.join((', '.join(shapes[:-1]), shapes[-1]))}. " \
         f"The ranked curves of the paper's own models take, on the benchmark's two cores and without downloads: {hours}."
 
 

@@ -12,6 +12,9 @@ from rare_token_neurons.curve import heads
 from rare_token_neurons.figures import axes, influence
 
 
+PAPER = "paper's rule"
+
+
 @pytest.fixture
 def found():
     return planted.phases().set_index(["group", "sign", "rule"])
@@ -24,7 +27,7 @@ def test_by_hand_a_curve_stands_where_its_table_says():
     assert height[[30, 100]].abs().max() < 1e-9 and height[300] < -1
     said = influence.of_mean(planted.curve(), planted.fit(head=planted.SHELF, delta=0.8))
     assert "over the head's 20 ranks is **+0.8" in said
-    assert "The table says Δ = +0.800. So the head has 2.23 times" in said
+    assert "The table says Δ = +0.800." in said and "in the geometric mean, 2.23 times what the line has" in said
     assert "over the head's 1 rank is" in influence.of_mean(planted.curve(), planted.fit(head=1))
     assert influence.of_mean(planted.curve(), planted.fit(head=0)).startswith("The law begins at rank 1")
     assert "cannot be tested" in influence.of_mean(planted.curve(), planted.missing(planted.fit()))
@@ -62,10 +65,11 @@ def test_the_word_of_the_table_is_all_that_names_a_head(found, word):
 def test_heads_are_said_with_their_numbers(found):
     rare, common = influence.of_heads(found).splitlines()
     assert rare.startswith("- **Rare tokens: plateau** (it stands above its law and is flatter). The head holds 30 "
-                           "neurons, with 2.23 times the influence")
+                           "neurons, in the geometric mean at 2.23 times the line")
     assert "Δ = +0.80 e-folds (95 %: +0.72 to +0.88). Its score is 4.4; as high by chance" in rare
     assert "comes nearest: none of 200 null curves." in rare
-    assert "in 97 % of the draws" in rare and "in up to 60 %." in rare
+    assert "Up to its cliff the curve falls" in rare and "Over it the curve falls" in common
+    assert "in 97 % of the draws" in rare and "random numbers up to 60 % have one." in rare
     assert common.startswith("- **Common tokens: rounded**") and "p = 0.90" in common
     assert "there is no head" not in rare
     unsure = influence.of_heads(found.assign(head_low=0.0)).splitlines()[0]
@@ -79,8 +83,8 @@ def test_titles_give_the_word_and_delta(found):
     assert influence.finding("Rare", found.iloc[0]) == f"Rare: plateau, 2.2 times its law{delta}"
     undecided = influence.finding("Rare", planted.fit(heads.WORDS[-1], p_lognormal=0.075))
     assert undecided == f"Rare: {heads.WORDS[-1]}, p = 0.075{delta}"
-    held = influence.finding("Rare", planted.fit(heads.WORDS[-1]))
-    assert held == f"Rare: {heads.WORDS[-1]}, interval holds 0{delta}"
+    held = influence.finding("Rare", planted.fit(heads.WORDS[-1], delta_low=-0.1))
+    assert held.startswith(f"Rare: {heads.WORDS[-1]}, interval holds 0\n")
     assert influence.finding("Rare", None) == "Rare: cannot be tested"
 
 
@@ -106,6 +110,10 @@ def test_signs_are_drawn_apart_and_said_where_they_cannot_be_tested(found):
     assert told.loc[("rare", "boost")].tolist() == ["plateau", "+0.80 [+0.72, +0.88]", "+4.4",
                                                     "none of 200 null curves", "30", "1,000"]
     assert told.loc[("common", "suppress")].tolist() == ["cannot be tested", "", "", "", "", ""]
+    one = found.drop(index=[("rare", "suppress", "fitted head")])
+    for rows, said in ((found, "both kinds have"), (one, "only *boost* neurons have"),
+                       (found.assign(word="outliers"), "neither kind has")):
+        assert influence.of_signs(rows).startswith(f"On rare tokens **{said} a plateau**")
 
 
 def prominence(verdict="not rejected", **contrast):
@@ -137,20 +145,19 @@ def test_lead_and_summary_tell_the_numbers_of_their_tables(found):
                       "null_low": 3.25,
                       "null_high": 3.75, "p_half_normal": 1 / 1001, "matched": 2.5})
     said = influence.of_lead(lead)
-    assert said.startswith("The rare group has 27 of 1,536 neurons: 1.7 %, rounded up to a whole neuron, which makes "
-                           "1.8 %. Its influence on rare tokens is **8.2 times** the median neuron's (95 %: 7.0 to "
-                           "9.5)")
-    assert "as much as here: none of 1,000 draws. Groups alike in activation scale" in said
-    assert "and output-weight norm have 2.5 times." in said
+    assert said.startswith("The rare group has 27 of 1,536 neurons (1.7 %, rounded up). Its influence on rare tokens is "
+                           "**8.2 times** the median neuron's (95 %: 7.0 to 9.5)")
+    assert "as much as here: none of 1,000 draws. For comparison" in said and said.endswith("have 2.5 times.")
     falling = np.geomspace(1, 1e-3, 1000)
     neurons = pd.concat([pd.DataFrame({"group": group, "neuron": range(1000), "mean_abs": values}) for group, values
                          in (("rare", falling), ("common", np.roll(falling, 5)))])
     said = influence.summary(found, prominence(), neurons, "mean_abs")
     for words in ("50 % are also among the 10 most influential for common ones",
                   "**3.0 / 12.0 / 85.0 %** for rare tokens",
-                  "called *plateau*", "The test says: not rejected", "called *rounded*",
+                  "called *plateau*", "Its test: not rejected", "called *rounded*",
                   "by +0.50 e-folds (95 %: +0.30 to +0.70",
-                  "two laws: none of 200 pairs", "swapped in documents: p = 0.020"):
+                  f"By the paper's own rule {found.loc[('rare', 'pooled', PAPER), 'head']} neurons stand above",
+                  "samples of one law: none of 200 pairs", "swapped in documents: p = 0.020"):
         assert words in said
     assert "e-folds" not in influence.summary(found, prominence(value=np.nan), neurons, "mean_abs")
 

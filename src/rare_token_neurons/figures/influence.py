@@ -137,13 +137,12 @@ def of_lead(lead):
 
     lead : the row of table `prominence` for the ratio.
     """
-    share = lead["size"] / lead["neurons"]
-    return (f"The rare group has {int(lead['size'])} of {int(lead['neurons']):,} neurons: {percent(heads.SHARE, 1)}, "
-            f"rounded up to a whole neuron, which makes {percent(share, 1)}. Its influence on rare tokens is "
+    return (f"The rare group has {int(lead['size'])} of {int(lead['neurons']):,} neurons ({percent(heads.SHARE, 1)}, "
+            f"rounded up). Its influence on rare tokens is "
             f"**{lead['value']:.1f} times** the median neuron's (95 %: {between(lead, form='.1f')}). Ranking "
             f"half-normal numbers gives {lead['null']:.1f} times ({between(lead, 'null', '.1f')}); as much as here: "
-            f"{level(lead['p_half_normal'], RANKED, 'draws')}. Groups alike in activation scale and output-weight norm "
-            f"have {lead['matched']:.1f} times.")
+            f"{level(lead['p_half_normal'], RANKED, 'draws')}. For comparison: groups that are as active and have "
+            f"output weights as large have {lead['matched']:.1f} times.")
 
 
 # ---- the head beside its law
@@ -169,8 +168,8 @@ def of_mean(rows, fit):
     head = rows[rows["rank"] <= fit["head"]]
     height = np.log(head["influence"]) - (fit["beta"] - fit["kappa"] * np.log(head["rank"]))
     return (f"By hand, the mean height over the head's {many(fit['head'], 'rank')} is **{height.mean():+.3f}**. The "
-            f"table says Δ = {fit['delta']:+.3f}. So the head has {np.exp(fit['delta']):.2f} times the influence that "
-            "its law gives it.")
+            f"table says Δ = {fit['delta']:+.3f}. So an influence in the head is, in the geometric mean, "
+            f"{np.exp(fit['delta']):.2f} times what the line has at its rank.")
 
 
 def _with_interval(row, name):
@@ -240,18 +239,23 @@ def of_heads(found):
         row, fixed = (found.loc[(group, "pooled", rule)] for rule in (DECIDES, "fixed head"))
         said.append(f"- **{group.capitalize()} tokens: {named(row)}** ({MEANS[named(row)]}).")
         if row["word"]:
+            slope = f"{'Up to its cliff' if row['shelf'] < row['law_start'] else 'Over it'} the curve falls with a"
             said[-1] += (
-                f" The head holds {many(row['head'], 'neuron')}, with {np.exp(row['delta']):.2f} times the influence "
-                f"that the law gives: Δ = {row['delta']:+.2f} e-folds (95 %: {between(row, 'delta', '+.2f')}). Its "
-                f"score is {score(row):.1f}; as high by chance, in the null that comes nearest: {largest(row)}. Up to "
-                f"its cliff, if any, the head falls with a slope of {row['slope']:.2f}, the law with "
-                f"{row['kappa']:.2f} (as flat by chance: {level(row['p_flat'], row['p_floor'])}). The fixed head "
-                f"({many(fixed['head'], 'neuron')}) is called *{named(fixed)}*, with Δ = {fixed['delta']:+.2f}. A "
-                f"steeper stretch follows the law in {percent(row['decay_draws'])} of the draws of documents. Null "
-                f"curves have one in up to {percent(row['decay_null'])}.")
+                f" The head holds {many(row['head'], 'neuron')}, in the geometric mean at {np.exp(row['delta']):.2f} "
+                f"times the line: Δ = {row['delta']:+.2f} e-folds (95 %: {between(row, 'delta', '+.2f')}). Its score is "
+                f"{score(row):.1f}; as high by chance, in the null that comes nearest: {largest(row)}. {slope} "
+                f"slope of {row['slope']:.2f}, the law with {row['kappa']:.2f} (as flat by chance: "
+                f"{level(row['p_flat'], row['p_floor'])}). The fixed head ({many(fixed['head'], 'neuron')}) is called "
+                f"*{named(fixed)}*, with Δ = {fixed['delta']:+.2f}. {of_end(row).capitalize()}.")
             if row["head_low"] < 1 <= row["head"]:
                 said[-1] += " In some draws of documents the law begins at rank 1: there is no head, and Δ is 0."
     return "\n".join(said)
+
+
+def of_end(fit):
+    """How often a decay follows the law, in words. fit : row of table `phases`."""
+    return (f"a steeper end follows the law in {percent(fit['decay_draws'])} of the draws of documents; of ranked "
+            f"random numbers up to {percent(fit['decay_null'])} have one")
 
 
 def of_noise(found):
@@ -259,7 +263,8 @@ def of_noise(found):
     return "\n".join(
         f"- **{group.capitalize()} tokens**: {row['positions']:,} positions in {row['documents']:,} documents. The "
         f"influences of two halves of the documents correlate, which gives a reliability of {row['reliability']:.2f} "
-        f"(1: no noise). A mean change of {row['detectable']:.1e} nats can be told from zero for half of the neurons."
+        f"(1: no noise). A mean change of {row['detectable']:.1e} nats can be told from zero (95 %) for half of the "
+        "neurons."
         for group, row in ((one, found.loc[(one, "pooled", DECIDES)]) for one in GROUPS))
 
 
@@ -336,12 +341,21 @@ def seen(found, prominence):
     row, verdict = found.loc[("rare", "pooled", DECIDES)], prominence.loc[("rare", "law"), "verdict"]
     if not row["word"]:
         return f"The three phases {UNTOLD}: {MEANS[UNTOLD]}."
-    draws, null = row["decay_draws"], row["decay_null"]
+    draws, null = row["decay_draws"], row["decay_null"]  # of random numbers: the null that has it most often
     steep = "yes" if draws >= STEEP > null else "no" if draws <= 1 - STEEP else "undecided"
     return (f"**Plateau: {PLATEAU[row['word']]}** (the head is called *{row['word']}*; {MEANS[row['word']]}); **power "
-            f"law: {STRAIGHT.get(verdict, 'undecided')}** (its test says: {verdict}); **rapid decay: {steep}** (a "
-            f"steeper stretch follows the law in {percent(draws)} of the draws of documents, and in up to "
-            f"{percent(null)} of the null curves).")
+            f"law: {STRAIGHT.get(verdict, 'undecided')}** (its test: {verdict}); **rapid decay: {steep}** "
+            f"({of_end(row)}).")
+
+
+def of_signs(found):
+    """Which of the two kinds of neurons has a plateau on rare tokens, in Markdown; found: as `fits` takes it."""
+    own = [sign for sign in SIDES if (key := ("rare", sign, DECIDES)) in found.index
+           and PLATEAU.get(found.loc[key, "word"]) == "yes"]
+    who = f"only *{own[0]}* neurons have" if own else "neither kind has"
+    who = "both kinds have" if len(own) == len(SIDES) else who
+    return (f"On rare tokens **{who} a plateau**, ranked apart. The curve of both kinds together is called "
+            f"*{named(found.loc[('rare', 'pooled', DECIDES)])}*.")
 
 
 def shared(influence, top, aggregate="mean_abs"):
@@ -357,18 +371,21 @@ def summary(found, prominence, influence, aggregate):
     takes it ; aggregate : the column of it by which neurons are ranked.
     """
     rows = {group: found.loc[(group, "pooled", DECIDES)] for group in GROUPS}
+    paper = {group: found.loc[(group, "pooled", "paper's rule"), "head"] for group in GROUPS}
     top = int(prominence.loc[("rare", "ratio"), "size"])
     overlap = shared(influence, top, aggregate) / top
     law, less = prominence.loc[("rare", "law")], prominence.loc[("rare", "contrast")]
     contrast = (f"Rare and common tokens differ in Δ of the first 1.7 % of the neurons by {less['value']:+.2f} e-folds "
-                f"(95 %: {between(less, form='+.2f')}). As much between two laws: "
-                f"{level(less['p_laws'], heads.FLOOR, 'pairs')}. As much with the labels swapped in documents: "
-                f"{level(less['p_swap'], heads.FLOOR, 'swaps')}. "
+                f"(95 %: {between(less, form='+.2f')}). As much between two samples of one law: "
+                f"{level(less['p_laws'], heads.FLOOR, 'pairs')}. As much with the labels rare and common swapped in "
+                f"documents: {level(less['p_swap'], heads.FLOOR, 'swaps')}. "
                 if np.isfinite(less["value"]) else "")
     return ("The paper (by a public summary) divides the neurons into plateau, power law and decay as 1.7 % / about 10 "
             "% / 87.4 %. Its plateau stands above the law, and common tokens lack it. Here head / law / decay are "
             f"**{stretches(rows['rare'])} %** for rare tokens. The head is called *{named(rows['rare'])}*. Is the "
-            f"stretch called a law a power law? The test says: {law['verdict']}. For common tokens the shares are "
-            f"{stretches(rows['common'])} %, and the head is called *{named(rows['common'])}*. {contrast}Of the {top} "
+            f"stretch called a law a power law? Its test: {law['verdict']}. For common tokens the shares are "
+            f"{stretches(rows['common'])} %, and the head is called *{named(rows['common'])}*. By "
+            f"the paper's own rule {many(paper['rare'], 'neuron')} stand above the line of the rare curve, and "
+            f"{paper['common']:,} above that of the common one. {contrast}Of the {top} "
             f"most influential neurons for rare tokens, {percent(overlap)} are also among the {top} most influential "
             "for common ones.")

@@ -241,8 +241,9 @@ def growth(ax, rows):
            ylim=(0, 1.4 * rows[["individual", "greedy"]].to_numpy().max()), xticks=rows["size"])
     ax.legend(loc="upper left")
     end = rows.iloc[-1]
-    better = "finds a stronger group" if end["gain_low"] > RATIO else "finds no stronger group"
-    title(ax, f"Greedy search {better}\n({end['gain']:.2f} times the {end['size']} best alone)")
+    better = ("finds a stronger" if end["gain_low"] > RATIO else "finds a weaker" if end["gain_high"] < RATIO else
+              "may find no stronger")
+    title(ax, f"Greedy search {better} group\n({end['gain']:.2f} times the {end['size']} best; {between(end, 'gain')})")
 
 
 def modularity(ax, rows):

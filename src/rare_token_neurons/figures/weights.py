@@ -223,8 +223,9 @@ def groups(ax, rows):
         ax.plot(rows[f"{name}_mean"], rows["y"] + shift, "|", color=axes.DARK, markersize=4)
     rare = rows[(rows["group"] == "rare") & (rows["rows"] == "raw")]
     there = [MATRICES[matrix] for matrix in rare.loc[lower(rare), "matrix"]]
+    where = "every matrix" if len(there) == len(rare) > 1 else " and ".join(there) or "no matrix"
     name = STATISTICS[rows["statistic"].iloc[0]]
-    title(ax, f"Rare group: smaller {name} than\nits controls in {' and '.join(there) or 'no matrix'}")
+    title(ax, f"Rare group: smaller {name} than\nits controls in {where}")
     ax.set_xlabel(f"{name} (smaller: {'heavier tail' if 'Hill' in name else 'fewer directions'})")
     for group in dict.fromkeys(rows["group"]):
         part = rows[rows["group"] == group]
