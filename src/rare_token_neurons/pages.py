@@ -22,12 +22,13 @@ FINDINGS = {
     "C1": ("On rare words, do a few neurons have far more influence than the rest?",
            "{} times the median neuron's; ranked random numbers give {}"),
     "C2 head": ("Do the first neurons stand above the line of the rest, as a plateau?", "{} times the line"),
-    "C2 law": ("Is the middle of the curve a power law?", "its slope is {}"),
-    "C2 decay": ("Does a rapid decay follow?", "a steeper end in {} of the draws of documents"),
     "C7 common": ("Do common words lack such a plateau?", "their first neurons stand at {} times the line"),
+    "C5 within": ("Are these neurons active together, more than others are?", "correlations {} higher than in random groups"),
     "C3 emergence": ("Does the height of the first neurons grow in training?", "{} times that at the start"),
 }
-PLAIN = {"needs C2 head": "rare words show no plateau to compare with", "not beyond two laws": "as two samples of one line"}
+PLAIN = {  # reasons of verdicts, shorter or without a claim's name
+    "needs C2 head": "rare words show no plateau to compare with", "not beyond two laws": "as two samples of one line",
+    "the model has no checkpoints": "no checkpoints", "cannot be tested against matched groups": "no well-matched groups"}
 
 
 # ---- claims and findings
@@ -61,6 +62,12 @@ def finding(row):
     return f"**{draw.answer(row)}**: {told} ({why})"
 
 
+def phases(model):
+    """Whether law and decay are there on rare words, two answers."""
+    rows = of_claims().query("model == @model").set_index("name")
+    return ", ".join(f"**{draw.answer(rows.loc[name])}**" for name in ("C2 law", "C2 decay"))
+
+
 def shared(model):
     """How many of the neurons in a model's rare group are also the most influential ones for common words, in words."""
     found = files.read_table(settings.check({"model": model}).results / "influence.parquet")
@@ -69,13 +76,24 @@ def shared(model):
     return f"{ranked.shared(last, top)} of the {top} are among the {top} most influential on common words"
 
 
+def linear(model):
+    """Whether the neurons of a model's head are linear maps that are always on, in words."""
+    said, how_many = draw.portraits.answer(draw.linearity(settings.check({}))[model])
+    return f"**{said}**: {how_many}"
+
+
+FURTHER = {"Is the middle of the curve a power law, and does a rapid decay follow?": phases,
+           "Are the first neurons others than those of common words?": shared,
+           "Are they linear maps that are always on?": linear}
+
+
 def findings():
     """Findings in plain words as a Markdown table: a question a row, a model that was run a column."""
     found = {model: rows.set_index("name", drop=False).loc[list(FINDINGS)].apply(finding, axis=1)
              for model, rows in of_claims().groupby("model", sort=False) if rows["reason"].iloc[0] != draw.PENDING}
     rows = [["", *map(draw.short, found)], ["---"] * (1 + len(found)),
             *([question, *(said[name] for said in found.values())] for name, (question, _) in FINDINGS.items()),
-            ["Are they other neurons than those of common words?", *map(shared, found)]]
+            *([question, *map(said, found)] for question, said in FURTHER.items())]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -151,15 +169,15 @@ def speed():
     """How many times faster the kernel is than the usual way, and what the paper's own models need, from the tables of the
     benchmark in src/README.md."""
     table = (paths.ROOT / "src/README.md").read_text("utf-8")
-    times = dict(re.findall(r"^\| (\S+) \| \(c\) .*\(c\)/\(d\) = ([\d,]+)", table, re.M))
-    shapes = [model for model in times if model.startswith("pythia-")]
-    said = [f"{model} {times[model]}" for model in times]
+    times = {model: int(ratio.replace(",", ""))
+             for model, ratio in re.findall(r"^\| (\S+) \| \(c\) .*\(c\)/\(d\) = ([\d,]+)", table, re.M)}
+    said = " to ".join(f"{times[model]:,} ({model}{', random weights' * model.startswith('pythia-')})"
+                       for model in (min(times, key=times.get), max(times, key=times.get)))
     needed = re.findall(r"^(The paper's grid|Every checkpoint of pythia-410m), (\d+) checkpoints: ([\d.]+) hours", table, re.M)
     hours = "; ".join(f"{what[0].lower()}{what[1:]} ({number} checkpoints) {time} hours" for what, number, time in needed)
     return "All neurons are measured from one forward pass: by a closed form in moments with a bounded error, and by " \
-        "the exact sum where the bound is not met. Recomputing the unembedding for each neuron takes longer by " \
-        f"these factors: {', '.join(said)}; random weights in the shapes of {' and '.join((', '.join(shapes[:-1]), shapes[-1]))}. " \
-        f"The ranked curves of the paper's own models take, on the benchmark's two cores and without downloads: {hours}."
+        "the exact sum where the bound is not met. Recomputing the unembedding for each neuron takes " \
+        f"{said} times as long. The ranked curves of the paper's own models take, on the benchmark's two cores and without downloads: {hours}."
 
 
 # ---- writing
