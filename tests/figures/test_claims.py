@@ -143,3 +143,10 @@ def test_what_the_models_say_together_names_all_some_or_none(monkeypatch):
     one = claim_figures.together(found[found["model"] == "small"], None).splitlines()
     assert "** In all models: yes in small (plateau" in one[0] and "plain" not in "".join(one)
     assert claim_figures.together(found[found["model"] == "owner/one"], None) == "- not measured yet."
+
+
+@pytest.mark.parametrize("share, said", [(0.18, "not shown"), (0.03, "no")])
+def test_a_decay_in_some_of_the_draws_is_neither_there_nor_absent(share, said):
+    decay = row("C2 decay").copy()
+    decay[["verdict", "value"]] = claims.NOT, share
+    assert claim_figures.answer(decay) == said

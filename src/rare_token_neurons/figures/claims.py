@@ -7,6 +7,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, ScalarFormatter
 
 from rare_token_neurons.figures import axes, portraits
 from rare_token_neurons.figures.axes import title  # for the notebook, as EVERY, EMBEDDED, GRID and grid are
+from rare_token_neurons.figures.influence import STEEP
 from rare_token_neurons.figures.words import between
 from rare_token_neurons.packages import EMBEDDED
 from rare_token_neurons.statistics.claims import EVERY, NOT, PARTLY, REPRODUCED, UNDECIDED, UNTESTED, VERDICTS
@@ -39,8 +40,12 @@ def why(row):
 
 
 def answer(row):
-    """The verdict of a row as the answer to a question; an interval that holds the null answers neither yes nor no."""
-    return "not shown" if row["reason"] == UNDECIDED else ANSWERS[row["verdict"]]
+    """The verdict of a row as the answer to a question.
+
+    An interval that holds the null answers neither yes nor no, and a decay in some of the draws neither.
+    """
+    in_some = row["direction"] == "decay" and row["verdict"] == NOT and row["value"] > 1 - STEEP
+    return "not shown" if in_some or row["reason"] == UNDECIDED else ANSWERS[row["verdict"]]
 
 
 def finding(row):
