@@ -88,7 +88,7 @@ def test_choices_are_counted_statistic_by_statistic():
     said = robustness.of_choices(cells, pd.DataFrame({"layer": [0] * 12 + [1] * 12})).splitlines()
     assert said[0] == ("- **head**: reproduced by default. Other testable settings: 2, with the same verdict: 1, on "
                        "the paper's side: 1 (called plateau 2).")
-    assert len(said) == 6 and "quarter of 12 sampled neurons" in said[-1] and "in 0 of 1 earlier layers" in said[-1]
+    assert len(said) == 6 and "quarter of 12 sampled neurons" in said[-1] and "in none of 1 earlier layers" in said[-1]
     assert f"windows of {claims.WINDOW} tokens" in said[-1]
     assert "half of one is 1.00 in the median, by default 0.10" in said[-1]
 
