@@ -8,8 +8,8 @@ steps (`curve.heads`). `promises` says how often these tests answer rightly wher
 
 import argparse
 import signal
-from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache, partial
+from multiprocessing import Pool
 
 import numpy as np
 import pandas as pd
@@ -237,10 +237,10 @@ def calibrate(argv=None):
     arguments = parser.parse_args(argv)
     if min(arguments.runs, arguments.jobs) < 1:
         parser.error("runs and jobs must be at least 1")
-    with ProcessPoolExecutor(arguments.jobs, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_DFL)) as pool:
+    with Pool(arguments.jobs, signal.signal, (signal.SIGINT, signal.SIG_DFL)) as pool:
         for name, (_, samples) in COUNTED.items():
             parts = []
-            for sample, part in zip(samples, pool.map(partial(_counted, name, arguments.runs), samples)):
+            for sample, part in zip(samples, pool.imap(partial(_counted, name, arguments.runs), samples)):
                 print(f"{name}: {sample}", flush=True)
                 parts.append(part)
             files.write_table(paths.RESULTS / f"{name}.parquet", pd.concat(parts, ignore_index=True))
