@@ -1,7 +1,7 @@
 """Null curves of positions, and the measured head against them; the full counts of the calibration; shares of
 token-frequency neurons."""
 
-from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.pool import ThreadPool
 
 import numpy as np
 import pandas as pd
@@ -166,7 +166,7 @@ def test_the_calibration_goes_on_sample_by_sample(monkeypatch, tmp_path, capsys)
     for name, (_, samples) in null_tables.COUNTED.items():
         told = lambda runs, names, name=name: counted[name].append(names) or [{"sample": names[0], "runs": runs}]
         monkeypatch.setitem(null_tables.COUNTED, name, (told, samples[:2]))
-    monkeypatch.setattr(null_tables, "ProcessPoolExecutor", lambda jobs, **_: ThreadPoolExecutor(jobs))
+    monkeypatch.setattr(null_tables, "Pool", lambda jobs, *_: ThreadPool(jobs))
     assert null_tables.calibrate(["--runs", "3"]) == null_tables.calibrate(["--runs", "3"]) == 0
     for name, (_, samples) in null_tables.COUNTED.items():
         assert counted[name] == [[sample] for sample in samples]  # once each
