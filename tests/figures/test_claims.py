@@ -148,5 +148,5 @@ def test_what_the_models_say_together_names_all_some_or_none(monkeypatch):
 @pytest.mark.parametrize("share, said", [(0.18, "not shown"), (0.03, "no")])
 def test_a_decay_in_some_of_the_draws_is_neither_there_nor_absent(share, said):
     decay = row("C2 decay").copy()
-    decay[["verdict", "value"]] = claims.NOT, share
+    decay[["verdict", "value"]] = NOT, share
     assert claim_figures.answer(decay) == said

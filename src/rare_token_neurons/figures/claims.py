@@ -7,10 +7,9 @@ from matplotlib.ticker import LogLocator, MaxNLocator, ScalarFormatter
 
 from rare_token_neurons.figures import axes, portraits
 from rare_token_neurons.figures.axes import title  # for the notebook, as EVERY, EMBEDDED, GRID and grid are
-from rare_token_neurons.figures.influence import STEEP
 from rare_token_neurons.figures.words import between
 from rare_token_neurons.packages import EMBEDDED
-from rare_token_neurons.statistics.claims import EVERY, NOT, PARTLY, REPRODUCED, UNDECIDED, UNTESTED, VERDICTS
+from rare_token_neurons.statistics.claims import ALWAYS, EVERY, NOT, PARTLY, REPRODUCED, UNDECIDED, UNTESTED, VERDICTS
 from rare_token_neurons.tables.claims import GRID, PENDING, from_commit, grid, linearity
 
 FILLS = {REPRODUCED: "full", PARTLY: "left", NOT: "none", UNTESTED: "none"}
@@ -44,7 +43,7 @@ def answer(row):
 
     An interval that holds the null answers neither yes nor no, and a decay in some of the draws neither.
     """
-    in_some = row["direction"] == "decay" and row["verdict"] == NOT and row["value"] > 1 - STEEP
+    in_some = row["direction"] == "decay" and row["verdict"] == NOT and row["value"] > 1 - ALWAYS
     return "not shown" if in_some or row["reason"] == UNDECIDED else ANSWERS[row["verdict"]]
 
 

@@ -7,6 +7,7 @@ from rare_token_neurons.curve import heads
 from rare_token_neurons.figures.axes import COLORS, DECIDES, last_ranks, legend_below, rank_curve, title
 from rare_token_neurons.figures.rare_tokens import context
 from rare_token_neurons.figures.words import UNTOLD, between, level, many, named, percent, stretches
+from rare_token_neurons.statistics.claims import ALWAYS
 from rare_token_neurons.statistics.rankings import SIDES
 from rare_token_neurons.tables.stage import GROUPS
 
@@ -22,7 +23,6 @@ RANKED = 1 / 1_001  # of one against ranked half-normal numbers (`nulls.ranked_n
 PLACES = (1, 3, 10, 30, 100, 300, 1000)  # ranks at which a curve is set beside its law by hand
 PLATEAU = dict(zip(heads.WORDS, ("yes", "undecided", "no", "undecided")))  # whether there is one, by the head's word
 STRAIGHT = {"not rejected": "yes", "rejected": "no"}  # whether the law is a power law, by the verdict of its test
-STEEP = 0.95  # of the draws of documents: a decay is seen; of the null curves: any sample has one
 
 
 ALIKE = 0.001  # nats: two changes that differ by less are the same number in three digits
@@ -225,8 +225,7 @@ def largest(fit):
 
 def doubt(fit):
     """What speaks against a raised head: the largest p value or, where each is small enough, the interval of Delta."""
-    small = max(fit[f"p_{null}"] for null in NULLS) < heads.LEVEL
-    return "interval holds 0" if small else largest(fit)
+    return "interval holds 0" if max(fit[f"p_{null}"] for null in NULLS) < heads.LEVEL else largest(fit)
 
 
 def of_heads(found):
@@ -342,7 +341,7 @@ def seen(found, prominence):
     if not row["word"]:
         return f"The three phases {UNTOLD}: {MEANS[UNTOLD]}."
     draws, null = row["decay_draws"], row["decay_null"]  # of random numbers: the null that has it most often
-    steep = "yes" if draws >= STEEP > null else "no" if draws <= 1 - STEEP else "undecided"
+    steep = "yes" if draws >= ALWAYS > null else "no" if draws <= 1 - ALWAYS else "undecided"
     return (f"**Plateau: {PLATEAU[row['word']]}** (the head is called *{row['word']}*; {MEANS[row['word']]}); **power "
             f"law: {STRAIGHT.get(verdict, 'undecided')}** (its test: {verdict}); **rapid decay: {steep}** "
             f"({of_end(row)}).")
