@@ -90,3 +90,12 @@ def test_a_checkpoints_cost_grows_to_that_of_a_sweep(monkeypatch):
     grid = pd.DataFrame({"model": ["a/pythia-70m-deduped", "a/pythia-1b"], "steps": ["[0, 4, 8]", "[0]"]})
     made = bench.sweeps(pd.DataFrame({"model": ["pythia-70m"] * 2, "seconds": [1800.0, 1800.0]}), grid)
     assert made == {"the paper's grid": (3, 3.0), "every checkpoint of pythia-70m": (154, 154.0)}
+
+
+@pytest.mark.parametrize("arguments, spins", [([], "ACTIVE"), (["--as-here"], "PASSIVE")])
+def test_the_ways_are_measured_as_elsewhere_unless_asked_otherwise(monkeypatch, arguments, spins):
+    for name in bench.AS_ELSEWHERE:
+        monkeypatch.setenv(name, "PASSIVE" if name == "OMP_WAIT_POLICY" else "1")
+    found = []
+    monkeypatch.setattr(bench, "bench", lambda *_, **__: found.append(os.environ["OMP_WAIT_POLICY"]))
+    assert bench.main(["pythia-70m", *arguments]) == 0 and found == [spins]

@@ -1,8 +1,8 @@
 """How long ablating every neuron takes: this kernel, one forward pass, and the two usual ways.
 
 Each measurement is a process of its own, since a process' peak memory never falls. Extrapolated seconds say from what. From
-the command line all of them have memory as torch lays it out by itself, and threads that spin while they wait: the usual ways
-are measured as they are run elsewhere, and nothing else is to run beside them.
+the command line all of them have memory as torch lays it out by itself, and threads that spin while they wait, unless
+`--as-here` is given: the usual ways are measured as they are run elsewhere, and nothing else is to run beside them.
 """
 
 import argparse
@@ -43,7 +43,7 @@ FORWARD, HOOKED = 4096, 1024  # tokens of (a) and (b)
 UNEMBEDDED = 4  # neurons of (c)
 MODELS = (*SHAPES, *(name for name in packages.NAMED  # others are fetched on request alone
                      if name in packages.EMBEDDED or packages.folder(name).exists()))
-AS_ELSEWHERE = {"OMP_WAIT_POLICY": "ACTIVE", "THP_MEM_ALLOC_ENABLE": "0"}  # the package asks for the opposite
+AS_ELSEWHERE = {"OMP_WAIT_POLICY": "ACTIVE", "THP_MEM_ALLOC_ENABLE": "0"}  # the package asks for the opposite of both
 GROUP, DOCUMENTS = 2_000, 300  # positions of a group in one checkpoint, and documents that they lie in
 CHECKPOINTS = 154  # of a Pythia model
 
@@ -359,6 +359,7 @@ def main(argv=None):
                         help=f"{', '.join(SHAPES)}, or a model such as smollm2 (default: {', '.join(MODELS)})")
     parser.add_argument("--positions", type=int, nargs="+", default=POSITIONS)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--as-here", action="store_true", help="with huge pages and sleeping threads, as the package runs")
     parser.add_argument("--growth", action="store_true", help="what one checkpoint costs by stage, and a sweep of them")
     arguments = parser.parse_args(argv)
     if min(arguments.positions) < 1:
@@ -370,7 +371,8 @@ def main(argv=None):
             parser.error(str(error))
     if arguments.growth:
         return _grown(arguments.threads)
-    os.environ |= AS_ELSEWHERE  # of the processes that measure
+    if not arguments.as_here:
+        os.environ |= AS_ELSEWHERE  # of the processes that measure
     print("| model | what | positions | seconds | peak memory (GB) | note |\n|---|---|---|---|---|---|")
     bench(arguments.models, arguments.positions, threads=arguments.threads,
           say=lambda line: print(f"| {line} |", flush=True))

@@ -177,7 +177,8 @@ def speed():
     hours = "; ".join(f"{what[0].lower()}{what[1:]} ({number} checkpoints) {time} hours" for what, number, time in needed)
     return "All neurons are measured from one forward pass: by a closed form in moments with a bounded error, and by " \
         "the exact sum where the bound is not met. Recomputing the unembedding for each neuron takes " \
-        f"{said} times as long. The ranked curves of the paper's own models take, on the benchmark's two cores and without downloads: {hours}."
+        f"{said} times as long. The ranked curves of the paper's own models take, on the benchmark's two cores and " \
+        f"without downloads: {hours}."
 
 
 # ---- writing

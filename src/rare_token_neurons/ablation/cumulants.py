@@ -323,10 +323,11 @@ def _tops(predictions, where, shifted, b, which):
 def _tilted(predictions, where, shifted, b, which):
     """Yield (pairs, t = log p + h in bits, room as large), a span of the vocabulary and a position at a time."""
     rho, tau, sigma = shifted.map(lambda part: LOG2_E * part[:, None])
-    tiles = list(_tiles(where, max(1, min(TILE, b.numel() // 2) // SPAN)))  # both buffers take no more than the rows
-    buffers = b.new_empty(2, max((pairs.stop - pairs.start for _, pairs in tiles), default=0), SPAN)
-    for start in range(0, b.shape[1], SPAN):
-        span = slice(start, min(start + SPAN, b.shape[1]))
+    width = min(SPAN, b.shape[1])
+    tiles = list(_tiles(where, max(1, min(TILE, b.numel() // 2) // width)))  # both buffers take no more than the rows
+    buffers = b.new_empty(2, max((pairs.stop - pairs.start for _, pairs in tiles), default=0), width)
+    for start in range(0, b.shape[1], width):
+        span = slice(start, min(start + width, b.shape[1]))
         rows, log_p, f = b[:, span], predictions.log_p[:, span], predictions.f[:, span]
         for position, pairs in tiles:
             tilted, room = buffers[:, :pairs.stop - pairs.start, :span.stop - start]
