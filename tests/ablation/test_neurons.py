@@ -204,6 +204,21 @@ def test_hard_cases_match_float64_on_the_same_capture_and_there_the_whole_model(
     assert (error <= 1e-9 * expected.abs().clamp_min(1)).all()
 
 
+@pytest.mark.parametrize("how", ["unembedding x 10", "unembedding x 1000", "one dominant neuron"])
+@pytest.mark.parametrize("kind", ["llama-tied", "olmo2"])
+def test_exact_sums_are_the_same_in_small_spans_and_tiles(tiny, tokens, monkeypatch, kind, how):
+    """Spans that do not divide the vocabulary, and tiles smaller than a position has pairs; loss and entropy."""
+    subject = harden(tiny(kind, torch.float64), how)
+    kept, found = captured(subject, tokens), []
+    for span, tile in ((cumulants.SPAN, cumulants.TILE), (7, 7 * 5)):
+        monkeypatch.setattr(cumulants, "SPAN", span)
+        monkeypatch.setattr(cumulants, "TILE", tile)
+        found.append(influence(subject, kept, POSITIONS, ablation=taken(how)))
+    assert found[0].fallback > 0.2, "too few pairs need the exact sum"
+    for name in ("change_sum", "entropy_sum"):
+        torch.testing.assert_close(*(getattr(one, name) for one in found), rtol=1e-9, atol=1e-9)
+
+
 def test_sums_outside_the_range_of_float32_are_taken_from_their_largest_term(tiny, tokens):
     how = "unembedding x 1000"
     assert errors_allowed(harden(tiny("llama-tied"), how), tokens, how)().all()
