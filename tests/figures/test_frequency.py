@@ -39,12 +39,12 @@ def test_titles_table_and_sentences_take_each_number_from_the_overlaps():
     row = overlap().iloc[0]
     assert frequency.of_score(row) == "1 of 10 act through\ntoken frequency (chance 0.5)"
     shown = frequency.by_score(overlap())
-    assert shown.index[0] == "share through the unigram direction" and shown["shared"].tolist() == [1, 2, 3, 4]
+    assert shown.index[0] == "share through the unigram direction" and shown["of the rare group"].tolist() == [1, 2, 3, 4]
     assert shown["median, the others"].tolist() == ["0.004"] * 4
     said = frequency.of_sides(overlap())
-    assert "1 of the top 10 boost neurons (chance 0.5) and 1 of the top 10 suppress neurons" in said
+    assert "1 of the rare group's 10 boost neurons (chance 0.5) and 1 of the rare group's 10 suppress neurons" in said
     said = frequency.of_frequency(overlap())
-    for words in ("**1 of the 10** most influential", "Chance gives 0.5.", "that share is 25 % of their effect",
+    for words in ("**1 of the 10** neurons of the rare group", "Chance gives 0.5.", "that share is 25 % of their effect",
                   "of the other neurons it is 0.4 %", "influence 2 of 10 stand out, by that of the entropy 3",
                   "In nats it would be 6 and 7, by size alone"):
         assert words in said

@@ -135,7 +135,8 @@ def test_overlap_is_whole_where_share_is_influence_and_chance_where_not():
     assert found.loc[("unigram_share", "all"), "correlation"] == pytest.approx(1)
     assert found.loc[("unigram_share", "all"), "p"] < 1e-6 and found.loc[("scale_share", "all"), "p"] > 0.01
     assert found.loc[("entropy", "all"), "chance"] == pytest.approx(0.5)
-    assert found.loc[("kl", "boost"), "neurons"] == 150 and found.loc[("kl", "suppress"), "k"] == 2
+    assert found.loc[("kl", "boost"), "neurons"] == 150 and found.loc[("kl", "all"), "k"] == 10
+    assert found.loc[("kl", "boost"), "k"] + found.loc[("kl", "suppress"), "k"] == 10
     for share in ("unigram_share", "scale_share"):
         assert (found.loc[share, "relative"] == found.loc[share, "shared"]).all()
 

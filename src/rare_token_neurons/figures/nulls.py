@@ -306,7 +306,7 @@ FOUND = {"unigram_share": "act through\ntoken frequency", "kl": "stand out by\nt
 
 
 def of_score(row):
-    """Title: how many of the most influential neurons have the largest scores; row: of `overlaps`."""
+    """Title: how many of the rare group have the largest scores; row: of `overlaps`."""
     return f"{row['relative']} of {row['k']} {FOUND[row['score']]} (chance {row['chance']:.1f})"
 
 
@@ -347,16 +347,16 @@ def by_score(overlap):
     from `overlaps`."""
     rows = overlap[overlap["side"] == "all"]
     return pd.DataFrame({
-        "score": rows["score"].map(NAMES).str.replace("\n", " "), "shared": rows["relative"], "of the top": rows["k"],
+        "score": rows["score"].map(NAMES).str.replace("\n", " "), "of the rare group": rows["relative"], "among the top": rows["k"],
         "by chance": rows["chance"].round(1), "p": rows["p"].map("{:.1g}".format),
-        "median, the top": rows["group"].map("{:.2g}".format),
+        "median, rare group": rows["group"].map("{:.2g}".format),
         "median, the others": rows["others"].map("{:.2g}".format)}).set_index("score")
 
 
 def of_sides(overlap):
     """The overlap by the unigram direction, boost and suppress apart, in Markdown; overlap: from `overlaps`."""
-    rows = overlap[overlap["score"] == "unigram_share"].set_index("side").loc[list(SIDES)]
-    told = " and ".join(f"{row['relative']} of the top {row['k']} {side} neurons (chance {row['chance']:.1f})"
+    rows = overlap[(overlap["score"] == "unigram_share") & (overlap["side"] != "all")].set_index("side")
+    told = " and ".join(f"{row['relative']} of the rare group's {row['k']} {side} neurons (chance {row['chance']:.1f})"
                         for side, row in rows.iterrows())
     return (f"Boost and suppress neurons apart: {told} are among those with the largest share through the unigram "
             "direction.")
@@ -368,7 +368,7 @@ def of_frequency(overlap):
                         for score in ("unigram_share", "kl", "entropy"))
     return (
         "The paper does not ask this; its critics do. Here:\n\n"
-        f"- **{top['relative']} of the {top['k']}** most influential neurons are among the {top['k']} with the largest "
+        f"- **{top['relative']} of the {top['k']}** neurons of the rare group are among the {top['k']} with the largest "
         f"share through the unigram direction. Chance gives {top['chance']:.1f}.\n"
         f"- In the median that share is {percent(top['group'])} of their effect; of the other neurons it is "
         f"{percent(top['others'], 1)}.\n"

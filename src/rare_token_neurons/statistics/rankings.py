@@ -185,7 +185,7 @@ def per_nat(neurons, score):
 
 
 def overlaps(neurons):
-    """How far the most influential neurons are those with the largest scores, boost and suppress apart.
+    """How far the neurons of the rare group are those with the largest scores, boost and suppress apart.
 
     The changes of KL and entropy are in nats and grow with any effect that a neuron has, so their `shared` is far above
     chance whatever the neurons do. What tests something is `relative`: the same overlap, by the scores per nat of influence.
@@ -196,17 +196,19 @@ def overlaps(neurons):
 
     Returns
     -------
-    DataFrame, one row (score, side): k (neurons in the rare group's size), shared (of the top k by influence and by the
-    score's absolute value; shares by themselves), relative (of the top k by influence and by |score| per nat of influence;
-    for the two shares the same as shared), chance (expected of relative), p (hypergeometric, of relative), correlation
-    (Spearman's, of influence and |score|), group (median signed score per nat of influence of the top k by influence; of
-    the two shares the median share), others (of the rest)
+    DataFrame, one row (score, side): k (neurons of the rare group on that side; none: no row), shared (of these among the top
+    k by the score's absolute value; shares by themselves), relative (the same by |score| per nat of influence; for the two
+    shares the same as shared), chance (expected of relative), p (hypergeometric, of relative), correlation
+    (Spearman's, of influence and |score|), group (median signed score per nat of influence of the rare group; of the two
+    shares the median share), others (of the rest)
     """
-    rows, size = [], int(neurons["rare"].sum())
+    rows = []
     for side in ("all", *SIDES):
         part = neurons if side == "all" else neurons[neurons["side"] == side]
-        k = max(1, round(size * len(part) / len(neurons)))
-        inside = np.isin(np.arange(len(part)), top(part["influence"], k))
+        inside = part["rare"].to_numpy(bool)
+        k = int(inside.sum())
+        if not k:
+            continue
         for score in SCORES:
             alike = per_nat(part, score)
             sizes = [one if score.endswith("share") else one.abs() for one in (part[score], alike)]
