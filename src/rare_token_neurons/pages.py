@@ -27,7 +27,7 @@ FINDINGS = {
     "C3 emergence": ("Does the height of the first neurons grow in training?", "{} times that at the start"),
 }
 PLAIN = {  # reasons of verdicts, shorter or without a claim's name
-    "needs C2 head": "rare words show no plateau to compare with", "not beyond two laws": "as two samples of one line",
+    "needs C2 head": "rare words show no plateau to compare with", "not beyond two laws": "two samples of one line differ as much",
     "the model has no checkpoints": "no checkpoints", "cannot be tested against matched groups": "no well-matched groups"}
 
 
